@@ -1,0 +1,104 @@
+"""The one object through which everything above ``arrays`` makes, fills and reads arrays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gridnn.arrays import random
+
+Array = Any
+WORKSPACE_BYTES = 4 << 20  # a tile of the convolutions: large enough for the GEMM, small enough for the cache
+
+
+class Backend:
+    """An array library on one device (abstract).
+
+    Attributes
+    ----------
+    name : str
+        What the user calls it.
+    xp : namespace
+        The array library: NumPy, or one with its interface.
+    kernels : ReferenceKernels
+        The local mathematics on arrays of this library.
+    """
+
+    name: str
+    xp: Any
+    kernels: Any
+
+    def __init__(self):
+        self._workspaces: dict[str, Array] = {}
+
+    def empty(self, shape: tuple[int, ...], dtype) -> Array:
+        """A device array whose contents are arbitrary."""
+        return self.xp.empty(shape, dtype=dtype)
+
+    def zeros(self, shape: tuple[int, ...], dtype) -> Array:
+        """A device array of zeros."""
+        return self.xp.zeros(shape, dtype=dtype)
+
+    def full(self, shape: tuple[int, ...], value: float, dtype) -> Array:
+        """A device array that holds ``value`` everywhere."""
+        return self.xp.full(shape, value, dtype=dtype)
+
+    def uniform(self, key: tuple[int, ...], box, shape: tuple[int, ...], dtype, out: Array | None = None) -> Array:
+        """The part ``box`` of the tensor of random numbers in [0, 1) that ``key`` names: see ``random.uniform``."""
+        return random.uniform(self.xp, key, box, shape, dtype, out)
+
+    def workspace(self, dtype) -> Array:
+        """A flat array of 4 MiB for the temporaries of one kernel call; the next call overwrites it.
+
+        It belongs to the backend, so that all layers and the update share one that stays in the cache.
+        """
+        name = str(dtype)
+        if name not in self._workspaces:
+            array = self.xp.empty(WORKSPACE_BYTES // 8, dtype=self.xp.float64)
+            self._workspaces[name] = array.view(dtype)
+        return self._workspaces[name]
+
+    def asarray(self, host) -> Array:
+        """A device array with the contents of the host array ``host``; copied only where it must be."""
+        raise NotImplementedError
+
+    def to_host(self, array: Array):
+        """``array`` as a host array of NumPy; the only way from the device to the host."""
+        raise NotImplementedError
+
+    def from_host(self, host, out: Array) -> None:
+        """Copy the host array ``host`` into the device array ``out`` of the same shape.
+
+        Raises
+        ------
+        ValueError
+            If the shapes differ.
+        """
+        raise NotImplementedError
+
+    def host_view(self, array: Array):
+        """What MPI may read and write for ``array``.
+
+        Raises
+        ------
+        ValueError
+            If ``array`` is not contiguous.
+        """
+        raise NotImplementedError
+
+    def synchronize(self) -> None:
+        """Wait until the device has done everything that was asked of it."""
+        raise NotImplementedError
+
+
+def require_contiguous(array) -> None:
+    """Refuse an array that MPI cannot take as one run of memory."""
+    if not array.flags.c_contiguous:
+        raise ValueError(
+            f"array of shape {array.shape} with strides {array.strides} is not contiguous: pack it into a buffer first"
+        )
+
+
+def require_shape(host, out) -> None:
+    """Refuse a copy between arrays of different shapes (no broadcasting between host and device)."""
+    if tuple(host.shape) != tuple(out.shape):
+        raise ValueError(f"from_host: host shape {tuple(host.shape)} != device shape {tuple(out.shape)}")

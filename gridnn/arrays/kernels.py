@@ -1,0 +1,23 @@
+"""The local kernels in their readable reference form, on any array library with NumPy's interface.
+
+Conventions: NHWC; results go into the caller's ``out`` arrays, and temporaries into the caller's flat ``workspace`` of
+the same dtype, so nothing of the size of an activation is allocated. Inputs and gradients may be views with any
+strides, such as the inside of a frame. Empty arrays are fine everywhere. A faster backend overrides what it can do
+better.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gridnn.arrays.convolution import Convolution
+from gridnn.arrays.elementwise import Elementwise
+from gridnn.arrays.pooling import Pooling
+from gridnn.arrays.updates import Updates
+
+
+class ReferenceKernels(Convolution, Pooling, Elementwise, Updates):
+    """All local kernels on the array library ``xp``."""
+
+    def __init__(self, xp: Any):
+        self.xp = xp

@@ -1,0 +1,66 @@
+"""``gridnn audit``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from gridnn.cli.console import console
+from gridnn.cli.options import NETWORK, STEPS, configured
+from gridnn.cli.train import prepare
+from gridnn.comm.job import FAILED, Job, run
+from gridnn.errors import UserError, user_mistakes
+from gridnn.train.config import RunConfig
+from gridnn.train.log import valid
+
+Json = Annotated[str | None, typer.Option("--json", metavar="FILE", help="write the table as JSON")]
+
+
+@configured({**NETWORK, **STEPS}, steps=2)
+def audit(config: RunConfig, path: Json = None) -> None:
+    """Run a few steps and compare words and messages with the prediction; exit 1 if an integer differs."""
+    run(lambda job: _audit(job, config, path))
+
+
+def _audit(job: Job, config: RunConfig, path: str | None) -> int:
+    from gridnn.train.audit import audit as measure
+
+    prepare(job, config)
+    file = job.only_first(lambda: _open(path))
+    with user_mistakes():
+        result = measure(config, job)
+    if job.rank == 0:
+        show(result, console())
+        if file:
+            content = {"config": config.as_dict(), "equal": result.equal, "rows": [asdict(row) for row in result.rows]}
+            with file:
+                json.dump(valid(content), file, indent=2, allow_nan=False)
+    return 0 if result.equal else FAILED
+
+
+def _open(path: str | None) -> Any:
+    if path is None:
+        return None
+    try:
+        return open(path, "w", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--json {path} cannot be written: {error.strerror}") from error
+
+
+def show(result: Any, out: Console) -> None:
+    """Print the rows of an audit, predicted beside measured, and the verdict."""
+    table = Table("layer", "phase", "dimension", "kind", title="words and messages, summed over ranks and steps")
+    for name in ("words predicted", "measured", "messages predicted", "measured", "seconds"):
+        table.add_column(name, justify="right")
+    for row in result.rows:
+        integers = (row.predicted_words, row.measured_words, row.predicted_messages, row.measured_messages)
+        texts = (row.layer, row.phase, row.dimension, row.kind, *(f"{value:,}" for value in integers))
+        table.add_row(*texts, f"{row.seconds:.4f}", style=None if row.equal else "red")
+    out.print(table)
+    wrong = [f"{row.layer} {row.phase} {row.dimension} {row.kind}" for row in result.rows if not row.equal]
+    out.print(f"not as predicted: {'; '.join(wrong)}" if wrong else "measured as predicted, on every rank")

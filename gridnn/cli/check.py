@@ -1,0 +1,188 @@
+"""``gridnn check``: what a run would find here, and what is wrong with it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+
+from gridnn.cli.console import console
+from gridnn.comm.cuda import cuda_aware
+from gridnn.comm.job import FAILED, Job, run
+from gridnn.comm.launcher import vendor
+from gridnn.comm.threads import Blas, affinity, libraries, limit_threads
+from gridnn.errors import UserError
+
+LISTED_RANKS = 16
+OLDER_KERNELS = ("haswell", "zen", "excavator", "steamroller", "piledriver", "bulldozer", "sandybridge", "nehalem")
+OWNERS = {"Open MPI": "Open MPI", "Intel": "Intel MPI", "HYDRA": "MPICH"}
+
+
+class Problem(NamedTuple):
+    """Something that is wrong, with its remedy; ``stops`` if nothing can be trained before it is mended."""
+
+    text: str
+    stops: bool = False
+
+
+class Place(NamedTuple):
+    """Where one rank runs, and how fast it multiplies matrices on one core (GFLOP/s, float32)."""
+
+    node: str
+    local_rank: int
+    cores: int
+    threads: int
+    speed: float
+
+
+def check() -> None:
+    """Show MPI, launcher, ranks, cores, threads, BLAS and GPUs, and what is wrong with each remedy."""
+    run(_check)
+
+
+def _check(job: Job) -> int:
+    limit_threads(1)
+    speed = gemm_speed()
+    job.use_threads()
+    place = Place(platform.node(), job.local_rank, len(affinity()), job.threads, speed)
+    places, overload = job.comm.gather(place), job.overload()
+    problems = _launch_problems(job)
+    status = FAILED if any(problem.stops for problem in problems) else 0
+    if not job.speaks:
+        return status
+    found, blas = gpus(), libraries()
+    problems += [*_cpu_problems(blas, cpu_flags(), os.environ), *_package_problems()]
+    problems += [Problem(overload)] if overload else []
+    aware = cuda_aware(os.environ, vendor(job.library))
+    if found and aware is False:
+        problems.append(Problem(f"{vendor(job.library)} takes no GPU memory: build or load one with CUDA support"))
+    out = console()
+    out.print(_facts(job, places, blas, found, aware))
+    out.print(_ranks(places))
+    _show_problems(problems, out)
+    return status
+
+
+def gemm_speed(size: int = 1024, seconds: float = 0.3) -> float:
+    """The best GFLOP/s of a square float32 product of ``size``, with the threads that are set."""
+    from gridnn.arrays import get_backend
+
+    xp = get_backend("numpy").xp
+    a, out = xp.ones((size, size), dtype="float32"), xp.empty((size, size), dtype="float32")
+    best, end = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < end or best == float("inf"):
+        start = time.perf_counter()
+        xp.matmul(a, a, out=out)
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best / 1e9
+
+
+def cpu_flags() -> frozenset[str]:
+    """The instruction sets of this CPU; none where the system does not say."""
+    try:
+        flags = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        return frozenset()
+    return frozenset(flags.group(1).split()) if flags else frozenset()
+
+
+def gpus() -> list[str]:
+    """The NVIDIA GPUs of this node, by name where the driver says it."""
+    described = [path.read_text() for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))]
+    names = [match.group(1).strip() for text in described if (match := re.search(r"^Model:(.*)$", text, re.MULTILINE))]
+    devices = [path.name for path in sorted(Path("/dev").glob("nvidia[0-9]*"))]
+    return names if len(names) == len(devices) else devices
+
+
+def _launch_problems(job: Job) -> list[Problem]:
+    try:
+        job.check_ranks()
+    except UserError as error:
+        return [Problem(str(error), stops=True)]
+    return [] if job.launch.launcher else _mpirun_problems(vendor(job.library), os.environ)
+
+
+def _mpirun_problems(library: str, env: Any) -> list[Problem]:
+    """What a later ``mpirun`` would meet; it is only asked where this process was not started by one."""
+    path = shutil.which("mpirun")
+    if path is None:
+        return [Problem(f"no mpirun in PATH: add the directory of {library}'s mpirun, or use srun")]
+    said = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=20, check=False).stdout
+    owner = next((name for mark, name in OWNERS.items() if mark in said), None)
+    if owner and owner != library:
+        return [Problem(f"mpirun in PATH ({path}) is {owner}'s, but MPI is {library}: use the mpirun of {library}")]
+    allowed = env.get("OMPI_ALLOW_RUN_AS_ROOT") and env.get("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM")
+    if owner == "Open MPI" and os.geteuid() == 0 and not allowed:
+        remedy = "export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1, or use another user"
+        return [Problem(f"Open MPI's mpirun refuses root: {remedy}")]
+    return []
+
+
+def _cpu_problems(blas: list[Blas], flags: frozenset[str], env: Any) -> list[Problem]:
+    problems = [] if blas else [Problem("no BLAS whose threads can be set was found: bind each rank to its cores")]
+    for library in blas:
+        if library.name == "openblas" and "avx512f" in flags and library.kernel.lower() in OLDER_KERNELS:
+            pinned = env.get("OPENBLAS_CORETYPE")
+            remedy = "unset OPENBLAS_CORETYPE" if pinned else "install a newer NumPy, or try OPENBLAS_CORETYPE=SkylakeX"
+            cause = f" because OPENBLAS_CORETYPE={pinned}" if pinned else ""
+            problems.append(
+                Problem(f"this CPU has AVX-512, but the BLAS uses its {library.kernel} kernel{cause}: {remedy}")
+            )
+    return problems
+
+
+def _package_problems() -> list[Problem]:
+    if find_spec("sklearn") is None:
+        return [Problem("the digits of scikit-learn, the default data set, are missing: pip install 'gridnn[data]'")]
+    return []
+
+
+def _facts(job: Job, places: list[Place], blas: list[Blas], found: list[str], aware: bool | None) -> Table:
+    per_node = sorted({sum(other.node == place.node for other in places) for place in places})
+    speeds = [place.speed for place in places]
+    table = Table(show_header=False, title="gridnn check", title_justify="left")
+    rows = {
+        "MPI library": job.library,
+        "launcher": job.launch.launcher or "none",
+        "ranks": f"{job.size} on {job.nodes} nodes, {_range(per_node)} a node",
+        "threads per rank": _range([place.threads for place in places]),
+        "cores of a node": f"{job.cores} usable by its ranks, {os.cpu_count()} hardware threads in all",
+        "BLAS": "; ".join(map(str, blas)) or "unknown",
+        "GEMM, one core": f"{_range([round(speed) for speed in speeds])} GFLOP/s (float32, 1024 x 1024)",
+        "GPUs": ", ".join(found) or "none",
+        "CUDA-aware MPI": {True: "yes", False: "no", None: "unknown"}[aware],
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table
+
+
+def _ranks(places: list[Place]) -> Table:
+    table = Table("rank", "node", "local rank", "cores", "threads")
+    for rank, place in enumerate(places[:LISTED_RANKS]):
+        table.add_row(str(rank), place.node, str(place.local_rank), str(place.cores), str(place.threads))
+    if len(places) > LISTED_RANKS:
+        table.add_row("...", f"{len(places) - LISTED_RANKS} more", "", "", "")
+    return table
+
+
+def _range(values: list[int]) -> str:
+    low, high = min(values), max(values)
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def _show_problems(problems: list[Problem], out: Console) -> None:
+    for number, problem in enumerate(sorted(problems, key=lambda problem: not problem.stops), 1):
+        weight = "stops training" if problem.stops else "warning"
+        out.print(f"{number}. {weight}: {problem.text}", markup=False, soft_wrap=True)
+    if not problems:
+        out.print("no problems found")

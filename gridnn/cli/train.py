@@ -1,0 +1,43 @@
+"""``gridnn train``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from gridnn.cli.console import console
+from gridnn.cli.options import NETWORK, TRAINING, configured
+from gridnn.comm.job import Job, run
+from gridnn.errors import user_mistakes
+from gridnn.train.config import RunConfig
+
+Log = Annotated[str | None, typer.Option("--log", metavar="FILE.jsonl", help="one JSON object a step and an epoch")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="show nothing but errors")]
+
+
+@configured({**NETWORK, **TRAINING})
+def train(config: RunConfig, log: Log = None, quiet: Quiet = False) -> None:
+    """Train a network on a Pr x Pc grid of ranks."""
+    run(lambda job: _train(job, config, log, quiet))
+
+
+def _train(job: Job, config: RunConfig, log: str | None, quiet: bool) -> None:
+    from gridnn.train.report import Reporter
+    from gridnn.train.trainer import Trainer
+
+    prepare(job, config)
+    warning = job.overload()
+    reporter = job.only_first(lambda: Reporter(console(quiet), log))
+    if warning and reporter:
+        reporter.note(warning)
+    with user_mistakes():
+        trainer = Trainer(config, job, reporter)
+    trainer.train()
+
+
+def prepare(job: Job, config: RunConfig) -> None:
+    """Refuse what can be refused before anything is allocated, and share the cores out."""
+    job.check_ranks()
+    config.validate()
+    job.use_threads(config.threads)

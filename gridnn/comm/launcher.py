@@ -1,0 +1,106 @@
+"""What the program that started this process says about the job, read from the environment.  Needs no MPI."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gridnn.errors import UserError
+
+# Who started the process, and the variables that tell it apart, the rank and the number of ranks.  The first row whose
+# variables are there is believed: a mpirun inside a Slurm job starts the ranks, not Slurm, and srun speaks PMI too.
+SOURCES = (
+    ("Open MPI's mpirun", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+    ("The mpirun of MPICH or Intel MPI", "MPI_LOCALNRANKS", "PMI_RANK", "PMI_SIZE"),
+    ("Slurm", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
+    ("Slurm", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_NTASKS"),
+    ("A PMI launcher", "PMI_SIZE", "PMI_RANK", "PMI_SIZE"),
+    ("A PMIx launcher", "PMIX_RANK", "PMIX_RANK", None),
+)
+PMI = {"Open MPI": "pmix", "MPICH": "pmi2", "Intel MPI": "pmi2"}
+
+
+@dataclass(frozen=True)
+class Launch:
+    """The launcher's word.
+
+    Attributes
+    ----------
+    launcher : str, optional
+        Who started this process; None for a process started by hand.
+    rank, size : int, optional
+        Its number and how many there are, where the launcher says so.
+    """
+
+    launcher: str | None = None
+    rank: int | None = None
+    size: int | None = None
+
+
+def launch(env: Mapping[str, str]) -> Launch:
+    """Who started this process, as the environment ``env`` says."""
+    for name, mark, rank, size in SOURCES:
+        if env.get(mark, "").isdecimal():
+            return Launch(name, int(env.get(rank, "0")), int(env[size]) if size in env else None)
+    return Launch()
+
+
+def expected_ranks(env: Mapping[str, str]) -> int | None:
+    """How many ranks the launcher started; None if it does not say."""
+    return launch(env).size
+
+
+def at_terminal(env: Mapping[str, str]) -> bool:
+    """Whether somebody watches what this process prints.
+
+    Open MPI gives its ranks a pseudo-terminal of their own even where its output goes to a file, so there it is the
+    output of mpirun, this process's parent, that is looked at.
+    """
+    if not sys.stdout.isatty():
+        return False
+    if launch(env).launcher is None:
+        return True
+    try:
+        return bool(re.match("/dev/(pts/|tty)", os.readlink(f"/proc/{os.getppid()}/fd/1")))
+    except OSError:
+        return False
+
+
+def vendor(library: str) -> str:
+    """The name of an MPI library from its version text."""
+    if library.startswith("Intel"):
+        return "Intel MPI"
+    return next((name for name in PMI if name in library), library.split(",")[0])
+
+
+def check_ranks(env: Mapping[str, str], ranks: int, library: str) -> None:
+    """Refuse a job whose processes do not see each other.
+
+    Parameters
+    ----------
+    env : mapping
+        The environment.
+    ranks : int
+        The size of the world communicator.
+    library : str
+        The version text of the MPI library.
+
+    Raises
+    ------
+    UserError
+        If the launcher started more processes than the world communicator has; the text names the launchers that fit.
+    """
+    said, name = launch(env), vendor(library)
+    if said.size is None or said.size <= ranks:
+        return
+    fits, one = f"the mpirun that belongs to {name} (mpirun -n {said.size} ...)", "mpirun -n 1"
+    if said.launcher == "Slurm":
+        fits = f"srun --mpi={PMI.get(name, 'pmix')} (srun --mpi=list names what this site has), or {fits}"
+        one = "srun -n 1"
+    raise UserError(
+        f"{said.launcher} started {said.size} processes, but each sees {ranks} in MPI ({name}): "
+        f"they would train {said.size} times beside each other. Use {fits}. For one process on purpose use {one}."
+    )

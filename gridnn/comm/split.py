@@ -1,0 +1,117 @@
+"""Into how many parts each loop of a layer is divided, and which rank has which parts."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+AXES = ("n", "d", "h", "w", "co", "ci")
+COPIES = "copies"
+
+
+@dataclass(frozen=True)
+class Split:
+    """The division of one layer's loops over P ranks.
+
+    A split is a mixed-radix number: rank ``index`` (counted down the columns of the grid, column after column) is
+    written with one digit per factor, the slowest first, and its digit is the part that it has of that axis.  So
+    ``n=4,co=2`` gives ranks 0 and 1 the first quarter of the batch and divides the model between them.
+
+    Attributes
+    ----------
+    factors : tuple of (axis, parts)
+        The axes are ``n`` sample, ``d h w`` space, ``co`` out-channel, ``ci`` in-channel and ``copies``, the ranks that
+        repeat the same work.  Their product is P.
+    """
+
+    factors: tuple[tuple[str, int], ...]
+
+    def __post_init__(self):
+        for axis, parts in self.factors:
+            if axis not in AXES and axis != COPIES:
+                raise ValueError(f"split {self}: unknown axis {axis!r}; the axes are {', '.join(AXES)} and {COPIES}")
+            if parts < 1:
+                raise ValueError(f"split {self}: {axis}={parts}, but an axis has at least one part")
+
+    @classmethod
+    def of(cls, **parts: int) -> Split:
+        """A split from keywords, the slowest axis first: ``Split.of(n=4, co=2)``."""
+        return cls(tuple((axis, count) for axis, count in parts.items() if count != 1))
+
+    @classmethod
+    def parse(cls, text: str) -> Split:
+        """A split from its text, ``n=4,co=2``; ``1`` or nothing is the undivided one.
+
+        Raises
+        ------
+        ValueError
+            If a term is not of the form ``axis=parts``.
+        """
+        factors = []
+        for term in filter(None, (part.strip() for part in text.split(","))):
+            if term == "1":
+                continue
+            axis, equals, count = term.partition("=")
+            if not equals or not count.strip().isdigit():
+                raise ValueError(f"split {text!r}: cannot read {term!r}; write axis=parts, e.g. n=4,co=2")
+            factors.append((axis.strip(), int(count)))
+        return cls(tuple(factor for factor in factors if factor[1] != 1))
+
+    def __str__(self) -> str:
+        return ",".join(f"{axis}={parts}" for axis, parts in self.factors) or "1"
+
+    @property
+    def mesh(self) -> tuple[int, ...]:
+        """The radix of every digit, the slowest first."""
+        return tuple(parts for _, parts in self.factors)
+
+    @property
+    def ranks(self) -> int:
+        """P, the product of all factors."""
+        return math.prod(self.mesh)
+
+    def parts(self, axis: str) -> int:
+        """Into how many parts ``axis`` is divided."""
+        return math.prod(parts for name, parts in self.factors if name == axis)
+
+    def digits(self, *axes: str) -> tuple[int, ...]:
+        """The positions of the digits that belong to ``axes``."""
+        return tuple(i for i, (name, _) in enumerate(self.factors) if name in axes)
+
+    def over(self, ranks: int) -> Split:
+        """This split on ``ranks`` ranks: what its factors leave over are copies, on neighbouring ranks.
+
+        Raises
+        ------
+        ValueError
+            If the product of the factors does not divide ``ranks``.
+        """
+        if ranks % self.ranks:
+            product = " x ".join(map(str, self.mesh))
+            raise ValueError(
+                f"split {self} has {product} = {self.ranks} parts, which do not divide {ranks} ranks: "
+                f"use parts whose product divides {ranks}"
+            )
+        left = ranks // self.ranks
+        return self if left == 1 else Split((*self.factors, (COPIES, left)))
+
+    def renamed(self, old: str, new: str) -> Split:
+        """The same digits with ``old`` called ``new``."""
+        return Split(tuple((new if axis == old else axis, parts) for axis, parts in self.factors))
+
+
+def digits_of(index: int, mesh: tuple[int, ...]) -> tuple[int, ...]:
+    """``index`` as a mixed-radix number over ``mesh``, the slowest digit first."""
+    out = []
+    for radix in reversed(mesh):
+        index, digit = divmod(index, radix)
+        out.append(digit)
+    return tuple(reversed(out))
+
+
+def index_of(digits: tuple[int, ...], mesh: tuple[int, ...]) -> int:
+    """The number whose mixed-radix digits over ``mesh`` are ``digits``."""
+    index = 0
+    for digit, radix in zip(digits, mesh, strict=True):
+        index = index * radix + digit
+    return index

@@ -1,0 +1,37 @@
+"""The user's mistakes, and the names that they nearly got right."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+
+class UserError(ValueError):
+    """A mistake of the user's: values and remedy in one text, which is all that is shown of it."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
+    """The error for a name that is none of ``known``; it names the nearest one.
+
+    Examples
+    --------
+    >>> str(unknown("model", "lenett", ["mlp", "lenet"]))
+    "unknown model 'lenett': did you mean lenet? The models are mlp, lenet"
+    """
+    known = list(known)
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean {nearest[0]}? The" if nearest else "the"
+    plural = kind[:-1] + "ies" if kind.endswith("y") else kind + ("es" if kind.endswith(("s", "x")) else "s")
+    return UserError(f"unknown {kind} {name!r}: {hint} {plural} are {', '.join(known)}")
+
+
+@contextmanager
+def user_mistakes() -> Iterator[None]:
+    """Inside, where everything is set up from what the user gave, a `ValueError` is the user's mistake."""
+    try:
+        yield
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(str(error)) from error

@@ -1,0 +1,67 @@
+"""Activations: element by element, so any axis may be divided."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gridnn.layers.base import Array, Layer, Local
+
+
+@dataclass(frozen=True)
+class ReLU(Layer):
+    """max(x, 0)."""
+
+    def forward(self, local: Local, *inputs: Array) -> Array:
+        y = local.saved["y"] = local.buffer("y", inputs[0].shape)
+        local.backend.kernels.relu(inputs[0], y)
+        return y
+
+    def backward(self, local: Local, gradient: Array) -> tuple[Array | None, ...]:
+        dx = local.buffer("dx", gradient.shape)
+        local.backend.kernels.relu_grad(local.saved["y"], gradient, dx)
+        return (dx,)
+
+
+@dataclass(frozen=True)
+class Tanh(Layer):
+    """The hyperbolic tangent."""
+
+    def forward(self, local: Local, *inputs: Array) -> Array:
+        y = local.saved["y"] = local.buffer("y", inputs[0].shape)
+        local.backend.xp.tanh(inputs[0], out=y)
+        return y
+
+    def backward(self, local: Local, gradient: Array) -> tuple[Array | None, ...]:
+        dx = local.buffer("dx", gradient.shape)
+        local.backend.kernels.tanh_grad(local.saved["y"], gradient, dx)
+        return (dx,)
+
+
+@dataclass(frozen=True)
+class GELU(Layer):
+    """x * Phi(x), Phi the normal distribution function (Hendrycks and Gimpel 2016).
+
+    Attributes
+    ----------
+    approximate : str
+        "none": by the error function; "tanh": by the paper's approximation.
+    """
+
+    approximate: str = "none"
+
+    def __post_init__(self):
+        if self.approximate not in ("none", "tanh"):
+            raise ValueError(f"GELU(approximate={self.approximate!r}): choose 'none' or 'tanh'")
+
+    def forward(self, local: Local, *inputs: Array) -> Array:
+        x = inputs[0]
+        y = local.buffer("y", x.shape)
+        slope = local.buffer("slope", x.shape) if local.training else None
+        local.saved["slope"] = slope
+        local.backend.kernels.gelu(x, y, slope, self.approximate)
+        return y
+
+    def backward(self, local: Local, gradient: Array) -> tuple[Array | None, ...]:
+        dx = local.buffer("dx", gradient.shape)
+        local.backend.xp.multiply(gradient, local.saved["slope"], out=dx)
+        return (dx,)

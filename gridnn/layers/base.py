@@ -1,0 +1,193 @@
+"""What a layer is: local mathematics, and what its split asks of its inputs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+from gridnn.comm.partition import Even, Partition, Window, Windowed
+from gridnn.comm.split import Split
+
+Shape = tuple[int, ...]
+Array = Any
+SPACE = {2: (), 3: ("w",), 4: ("h", "w"), 5: ("d", "h", "w")}
+
+
+def tensor_axes(ndim: int, channel: str) -> tuple[str, ...]:
+    """The axes of a batch of samples: ``n``, then space, then the channel (NHWC)."""
+    return ("n", *SPACE[ndim], channel)
+
+
+class Cut(NamedTuple):
+    """One dimension of a tensor: the axis of the split that divides it (None: nobody), and how."""
+
+    axis: str | None
+    partition: Partition
+
+
+class Shapes(NamedTuple):
+    """The global shapes of one layer's inputs and output, the batch included."""
+
+    inputs: tuple[Shape, ...]
+    output: Shape
+
+
+class Parameter(NamedTuple):
+    """A trained tensor: its global shape, the split axis of each dimension, and its first value.
+
+    ``fan_in`` set: uniform in +-sqrt(6 / fan_in) (He et al. 2015, for the global fan-in); otherwise ``value`` everywhere.
+    """
+
+    shape: Shape
+    axes: tuple[str | None, ...]
+    fan_in: int | None = None
+    value: float = 0.0
+
+
+class Reduction(NamedTuple):
+    """A global sum or maximum that a layer asks for in one step: ``words`` elements over the ranks of ``axes``."""
+
+    phase: str
+    axes: tuple[str, ...]
+    words: int
+
+
+class Local(Protocol):
+    """What a layer sees of the run: its part of the global index space, and nothing of who has the rest."""
+
+    backend: Any  # arrays.Backend: xp, kernels, uniform
+    dtype: Any
+    training: bool
+    needs_gradient: bool  # whether anybody asks for the gradient of the input
+    key: tuple[int, ...]  # (seed, layer, step): names the random numbers of this layer in this step
+    shapes: Shapes  # global
+    input_boxes: tuple[tuple[tuple[int, int], ...], ...]  # this rank's part of every input, without frames
+    output_box: tuple[tuple[int, int], ...]  # this rank's part of the output
+    saved: dict[str, Any]  # from forward to backward
+    parameters: Mapping[str, Array]  # this rank's parts
+    gradients: Mapping[str, Array]  # to be overwritten by backward
+    state: Mapping[str, Array]  # kept between steps and in checkpoints (running statistics), updated in place
+
+    def buffer(self, name: str, shape: Shape, dtype: Any = None) -> Array:
+        """An array that this layer owns; the same one in every step. Contents are what was left there."""
+
+    def part(self, axis: str) -> int:
+        """Which part of ``axis`` this rank has."""
+
+    def sum(self, array: Array, axes: tuple[str, ...]) -> Array:
+        """``array`` summed over the ranks that divide ``axes``; in place, and returned."""
+
+    def max(self, array: Array, axes: tuple[str, ...]) -> Array:
+        """The maximum of ``array`` over the ranks that divide ``axes``; in place, and returned."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer without its data: frozen, comparable, knows nothing of ranks.
+
+    The defaults below are those of a layer that works element by element. ``n`` is the first axis of every tensor.
+    """
+
+    fill: ClassVar[float] = 0.0  # what stands in the padding
+
+    def infer(self, *shapes: Shape) -> Shape:
+        """The output's shape per sample from the inputs' shapes per sample.
+
+        Raises
+        ------
+        ValueError
+            If the layer does not fit these inputs; the text is an equation with values.
+        """
+        return shapes[0]
+
+    def input_axes(self, index: int, shapes: Shapes) -> tuple[str, ...]:
+        """The axis of every dimension of input ``index``."""
+        return tensor_axes(len(shapes.inputs[index]), "co")
+
+    def output_axes(self, shapes: Shapes) -> tuple[str, ...]:
+        """The axis of every dimension of the output."""
+        return tensor_axes(len(shapes.output), "co")
+
+    def axes(self, shapes: Shapes) -> tuple[str, ...]:
+        """The axes that a split of this layer may divide."""
+        return tuple(dict.fromkeys((*self.output_axes(shapes), *self.contracted(shapes))))
+
+    def contracted(self, shapes: Shapes) -> tuple[str, ...]:
+        """The axes of the inputs that the output lacks: divided, they leave partial sums."""
+        return tuple(axis for axis in self.input_axes(0, shapes) if axis not in self.output_axes(shapes))
+
+    def windows(self, shapes: Shapes) -> dict[str, Window]:
+        """The sliding window over each spatial axis that has one."""
+        return {}
+
+    def cut_output(self, shapes: Shapes, split: Split) -> tuple[Cut, ...]:
+        """How ``split`` cuts the output: evenly."""
+        axes = self.output_axes(shapes)
+        return tuple(Cut(a, Even(size, split.parts(a))) for a, size in zip(axes, shapes.output, strict=True))
+
+    def cut_input(self, index: int, shapes: Shapes, split: Split) -> tuple[Cut, ...]:
+        """How input ``index`` must be cut so that every rank can compute its part of the output."""
+        outputs = {cut.axis: cut.partition for cut in self.cut_output(shapes, split)}
+        windows = self.windows(shapes)
+        cuts = []
+        for axis, size in zip(self.input_axes(index, shapes), shapes.inputs[index], strict=True):
+            partition = outputs.get(axis) or Even(size, split.parts(axis))
+            cuts.append(Cut(axis, Windowed.of(partition, windows[axis], size) if axis in windows else partition))
+        return tuple(cuts)
+
+    def weights(self, shapes: Shapes) -> dict[str, Parameter]:
+        """The trained tensors by name."""
+        return {}
+
+    def states(self, shapes: Shapes) -> dict[str, Parameter]:
+        """The tensors that are kept but not trained (running statistics) by name."""
+        return {}
+
+    def reductions(self, shapes: Shapes, output_box: tuple[tuple[int, int], ...], training: bool) -> list[Reduction]:
+        """The global sums that one step asks for on a rank with this part of the output."""
+        return []
+
+    def check(self, shapes: Shapes, split: Split) -> None:
+        """Refuse a split that this layer cannot have.
+
+        Raises
+        ------
+        ValueError
+            If an axis is divided that the layer lacks; the text names the axes that it has.
+        """
+        for axis, parts in split.factors:
+            if axis not in self.axes(shapes) and axis != "copies":
+                kind, axes = type(self).__name__, ", ".join(self.axes(shapes))
+                raise ValueError(f"split {axis}={parts}: a {kind} layer has no axis {axis}; it can divide {axes}")
+
+    def flops(self, shapes: Shapes) -> int:
+        """The floating-point operations of one forward pass over the whole batch."""
+        return math.prod(shapes.output)
+
+    def forward(self, local: Local, *inputs: Array) -> Array:
+        """This rank's part of the output from framed local inputs."""
+        raise NotImplementedError
+
+    def backward(self, local: Local, gradient: Array) -> tuple[Array | None, ...]:
+        """The gradients of the framed local inputs; overwrites ``local.gradients``.
+
+        ``local.needs_gradient`` is False where nobody asks for them (the first layer): then None may be returned.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Loss(Layer):
+    """The last layer: compares an output with its targets.
+
+    ``forward`` gives a float64 array of two elements, this rank's share of (the sum over samples of the loss, the number of
+    right answers), counted only on the ranks whose ``local.counts`` is True, so that the sum over all ranks counts every
+    sample once. ``local.saved["target"]`` holds this rank's targets: the global class of each local sample (int64, shape
+    (n,)), or an array like the local input. ``backward(local, scale)`` gives ``scale`` times the gradient of the summed loss.
+    Its ``output`` shape is that of its input.
+    """
+
+    def backward(self, local: Local, scale: float) -> tuple[Array]:
+        raise NotImplementedError

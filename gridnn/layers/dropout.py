@@ -1,0 +1,44 @@
+"""Dropout, the same elements on every grid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gridnn.layers.base import Array, Layer, Local
+
+
+@dataclass(frozen=True)
+class Dropout(Layer):
+    """Zero with probability p, else x / (1 - p); nothing outside training (Srivastava et al. 2014).
+
+    Which elements is a function of (seed, layer, step, global index).
+
+    Attributes
+    ----------
+    p : float
+        In [0, 1).
+    """
+
+    p: float = 0.5
+
+    def __post_init__(self):
+        if not 0 <= self.p < 1:
+            raise ValueError(f"Dropout({self.p}): the probability is at least 0 and less than 1")
+
+    def forward(self, local: Local, *inputs: Array) -> Array:
+        x = inputs[0]
+        if not local.training:
+            return x
+        xp = local.backend.xp
+        mask = local.saved["mask"] = local.buffer("mask", x.shape)
+        local.backend.uniform(local.key, local.output_box, local.shapes.output, local.dtype, out=mask)
+        xp.greater_equal(mask, self.p, out=mask)
+        mask *= 1 / (1 - self.p)
+        y = local.buffer("y", x.shape)
+        xp.multiply(x, mask, out=y)
+        return y
+
+    def backward(self, local: Local, gradient: Array) -> tuple[Array | None, ...]:
+        dx = local.buffer("dx", gradient.shape)
+        local.backend.xp.multiply(gradient, local.saved["mask"], out=dx)
+        return (dx,)

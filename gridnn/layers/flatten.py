@@ -1,0 +1,43 @@
+"""From images to vectors."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from gridnn.comm.partition import Even, Scaled
+from gridnn.comm.split import Split
+from gridnn.layers.base import Array, Cut, Layer, Local, Shape, Shapes
+
+
+@dataclass(frozen=True)
+class Flatten(Layer):
+    """[n, h, w, c] -> [n, h * w * c], c the fastest. What is divided over h stays where it is; vectors pass through."""
+
+    def infer(self, *shapes: Shape) -> Shape:
+        return (math.prod(shapes[0]),)
+
+    def output_axes(self, shapes: Shapes) -> tuple[str, ...]:
+        return ("n", self.input_axes(0, shapes)[1])
+
+    def contracted(self, shapes: Shapes) -> tuple[str, ...]:
+        return ()
+
+    def cut_output(self, shapes: Shapes, split: Split) -> tuple[Cut, ...]:
+        lines, inner = shapes.inputs[0][1], math.prod(shapes.inputs[0][2:])
+        samples, axis = Even(shapes.output[0], split.parts("n")), self.output_axes(shapes)[1]
+        return Cut("n", samples), Cut(axis, Scaled.of(Even(lines, split.parts(axis)), inner))
+
+    def cut_input(self, index: int, shapes: Shapes, split: Split) -> tuple[Cut, ...]:
+        axes = self.input_axes(index, shapes)
+        return tuple(Cut(a, Even(size, split.parts(a))) for a, size in zip(axes, shapes.inputs[index], strict=True))
+
+    def flops(self, shapes: Shapes) -> int:
+        return 0
+
+    def forward(self, local: Local, *inputs: Array) -> Array:
+        shape = local.saved["shape"] = inputs[0].shape
+        return inputs[0].reshape(shape[0], math.prod(shape[1:]))
+
+    def backward(self, local: Local, gradient: Array) -> tuple[Array | None, ...]:
+        return (gradient.reshape(local.saved["shape"]),)

@@ -1,0 +1,77 @@
+"""The fully connected layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gridnn.comm.layout import box_shape
+from gridnn.layers.base import Array, Layer, Local, Parameter, Shape, Shapes
+
+
+@dataclass(frozen=True)
+class Linear(Layer):
+    """y = x W + b, with x [n, ci], W [ci, co], b [co].
+
+    Divided over ``ci`` the output is a partial sum; divided over ``co`` the gradient of the input is.
+
+    Attributes
+    ----------
+    features : int
+        Outputs per sample.
+    bias : bool
+        Whether there is a b.
+    """
+
+    features: int
+    bias: bool = True
+
+    def __post_init__(self):
+        if self.features < 1:
+            raise ValueError(f"Linear({self.features}): at least one feature is needed")
+
+    def infer(self, *shapes: Shape) -> Shape:
+        if len(shapes[0]) != 1:
+            raise ValueError(
+                f"Linear needs samples of shape (features,), this one is {shapes[0]}: put a Flatten before"
+            )
+        return (self.features,)
+
+    def input_axes(self, index: int, shapes: Shapes) -> tuple[str, ...]:
+        return ("n", "ci")
+
+    def weights(self, shapes: Shapes) -> dict[str, Parameter]:
+        inputs = shapes.inputs[0][1]
+        weights = {"weight": Parameter((inputs, self.features), ("ci", "co"), fan_in=inputs)}
+        if self.bias:
+            weights["bias"] = Parameter((self.features,), ("co",))
+        return weights
+
+    def flops(self, shapes: Shapes) -> int:
+        return 2 * shapes.inputs[0][0] * shapes.inputs[0][1] * self.features
+
+    def forward(self, local: Local, *inputs: Array) -> Array:
+        local.saved["x"] = inputs[0]
+        y = local.buffer("y", box_shape(local.output_box))
+        local.backend.xp.matmul(inputs[0], local.parameters["weight"], out=y)
+        if self.bias and local.part("ci") == 0:
+            y += local.parameters["bias"]
+        return y
+
+    def backward(self, local: Local, gradient: Array) -> tuple[Array | None, ...]:
+        x, xp = local.saved["x"], local.backend.xp
+        xp.matmul(x.T, gradient, out=local.gradients["weight"])
+        if self.bias:
+            bias_gradient(local, gradient)
+        if not local.needs_gradient:
+            return (None,)
+        dx = local.buffer("dx", x.shape)
+        xp.matmul(gradient, local.parameters["weight"].T, out=dx)
+        return (dx,)
+
+
+def bias_gradient(local: Local, gradient: Array) -> None:
+    """The gradient of a bias that is added where ``ci`` begins."""
+    if local.part("ci") == 0:
+        local.backend.kernels.sum_rows(gradient, local.gradients["bias"])
+    else:
+        local.gradients["bias"][...] = 0

@@ -1,0 +1,98 @@
+"""The losses, summed over samples."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from gridnn.layers.base import Array, Local, Loss, Reduction, Shape, Shapes
+
+WIDE = "float64"
+
+
+@dataclass(frozen=True)
+class SoftmaxCrossEntropy(Loss):
+    """log(sum(exp(x))) - x[label] for logits x [n, co].
+
+    The classes may be divided: their maximum and two sums a sample are exchanged, never the logits. A right answer is
+    a label whose logit is the largest one.
+    """
+
+    def infer(self, *shapes: Shape) -> Shape:
+        if len(shapes[0]) != 1:
+            raise ValueError(f"SoftmaxCrossEntropy needs logits of shape (classes,) a sample, these are {shapes[0]}")
+        return shapes[0]
+
+    def reductions(self, shapes: Shapes, output_box: tuple[tuple[int, int], ...], training: bool) -> list[Reduction]:
+        if not _divided(shapes, output_box):
+            return []
+        samples = output_box[0][1] - output_box[0][0]
+        return [Reduction("forward", ("co",), samples), Reduction("forward", ("co",), 2 * samples)]
+
+    def flops(self, shapes: Shapes) -> int:
+        return 5 * math.prod(shapes.output)
+
+    def forward(self, local: Local, *inputs: Array) -> Array:
+        x, xp = inputs[0], local.backend.xp
+        divided = _divided(local.shapes, local.output_box)
+        largest = local.buffer("largest", x.shape[:1], WIDE)
+        largest[...] = x.max(axis=1) if x.shape[1] else -math.inf
+        if divided:
+            local.max(largest, ("co",))
+        exponentials = local.saved["exponentials"] = local.buffer("exponentials", x.shape, WIDE)
+        xp.subtract(x, largest[:, None], out=exponentials)
+        hot = local.saved["hot"] = local.buffer("hot", x.shape, "bool")
+        xp.equal(xp.arange(*local.output_box[1]), local.saved["target"][:, None], out=hot)
+        sums = local.buffer("sums", (x.shape[0], 2), WIDE)
+        sums[:, 1] = xp.where(hot, exponentials, 0).sum(axis=1)  # the label's logit, less the largest one
+        xp.exp(exponentials, out=exponentials)
+        sums[:, 0] = exponentials.sum(axis=1)
+        if divided:
+            local.sum(sums, ("co",))
+        local.saved["total"] = sums[:, 0]
+        return _share(local, (xp.log(sums[:, 0]) - sums[:, 1]).sum(), (sums[:, 1] == 0).sum())
+
+    def backward(self, local: Local, scale: float) -> tuple[Array]:
+        exponentials, hot, total = (local.saved[name] for name in ("exponentials", "hot", "total"))
+        dx = local.buffer("dx", hot.shape)
+        local.backend.xp.multiply(exponentials, (scale / total)[:, None], out=dx, casting="same_kind")
+        dx -= scale * hot
+        return (dx,)
+
+
+@dataclass(frozen=True)
+class MeanSquaredError(Loss):
+    """The mean over a sample's elements of (x - target)**2; there are no right answers to count."""
+
+    def flops(self, shapes: Shapes) -> int:
+        return 3 * math.prod(shapes.output)
+
+    def forward(self, local: Local, *inputs: Array) -> Array:
+        xp = local.backend.xp
+        difference = local.saved["difference"] = local.buffer("difference", inputs[0].shape)
+        xp.subtract(inputs[0], local.saved["target"], out=difference)
+        total = xp.sum(difference * difference, dtype=WIDE) / math.prod(local.shapes.output[1:])
+        result = local.backend.zeros((2,), WIDE)
+        if local.counts:  # every rank that shares a sample counts its own elements
+            result[0] = total
+        return result
+
+    def backward(self, local: Local, scale: float) -> tuple[Array]:
+        dx = local.buffer("dx", local.saved["difference"].shape)
+        factor = 2 * scale / math.prod(local.shapes.output[1:])
+        local.backend.xp.multiply(local.saved["difference"], factor, out=dx)
+        return (dx,)
+
+
+def _divided(shapes: Shapes, output_box: tuple[tuple[int, int], ...]) -> bool:
+    """Whether this rank has some of the classes only."""
+    start, stop = output_box[1]
+    return stop - start < shapes.output[1]
+
+
+def _share(local: Local, loss: Array, right: Array) -> Array:
+    """(loss, right answers) where they count: once among copies and among the ranks that divide the classes."""
+    result = local.backend.zeros((2,), WIDE)
+    if local.counts and local.part("co") == 0:
+        result[0], result[1] = loss, right
+    return result

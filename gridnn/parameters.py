@@ -1,0 +1,130 @@
+"""The trained tensors of one rank, in flat arrays that the update and the gradient sums run over."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+from gridnn.comm.layout import Box, Layout, box_shape, box_size
+from gridnn.comm.ledger import Where
+from gridnn.grid import Grid
+from gridnn.layers.base import Parameter
+from gridnn.program import Bucket, Program
+
+Array = Any
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One trained or kept tensor: its global description and this rank's box of it."""
+
+    layer: str
+    name: str
+    parameter: Parameter
+    layout: Layout
+    box: Box
+
+    @property
+    def key(self) -> str:
+        """Its name in the network: ``layer.tensor``."""
+        return f"{self.layer}.{self.name}"
+
+
+def layer_key(name: str) -> int:
+    """The number that stands for a layer's name in random keys: the same in every run and on every rank."""
+    return zlib.crc32(name.encode())
+
+
+class Parameters:
+    """Values and gradients of all parameters of this rank, flat, in the order in which backward completes the gradients.
+
+    So every bucket is one range of `gradients`, and nothing is packed before it is summed.
+
+    Parameters
+    ----------
+    program : Program
+        Any program of the network and plan (parameters do not depend on the batch).
+    grid : Grid
+        This rank's place.
+    dtype : dtype
+        Of values and gradients.
+    seed : int
+        First values are keyed by (seed, layer and name, global index), so they are the same on every grid.
+    """
+
+    def __init__(self, program: Program, grid: Grid, dtype: Any, seed: int) -> None:
+        self.backend, self.grid, self.dtype = grid.backend, grid, dtype
+        self.buckets = program.buckets(grid.index)
+        described = {
+            (step.name, name): Entry(step.name, name, p, layout, layout.box(grid.index))
+            for step in program.steps
+            for name, (p, layout) in step.weights.items()
+        }
+        self.entries = [described[g.layer, g.name] for bucket in self.buckets for g in bucket.gradients]
+        size = sum(box_size(entry.box) for entry in self.entries)
+        self.values = self.backend.zeros((size,), dtype)
+        self.gradients = self.backend.zeros((size,), dtype)
+        self._views: dict[str, slice] = {}
+        self.ranges: list[slice] = []
+        self._place()
+        for entry in self.entries:
+            self.value(entry)[...] = self._first_value(entry, seed)
+        self.states = self._make_states(program, seed)
+
+    def _place(self) -> None:
+        start, entries = 0, iter(self.entries)
+        for bucket in self.buckets:
+            first = start
+            for _ in bucket.gradients:
+                entry = next(entries)
+                stop = start + box_size(entry.box)
+                self._views[entry.key] = slice(start, stop)
+                start = stop
+            self.ranges.append(slice(first, start))
+
+    def _first_value(self, entry: Entry, seed: int) -> Array:
+        parameter = entry.parameter
+        if parameter.fan_in is None:
+            return self.backend.full(box_shape(entry.box), parameter.value, self.dtype)
+        bound = math.sqrt(6.0 / parameter.fan_in)
+        random = self.backend.uniform((seed, layer_key(entry.key)), entry.box, parameter.shape, self.dtype)
+        return (2.0 * random - 1.0) * bound
+
+    def _make_states(self, program: Program, seed: int) -> dict[str, dict[str, Array]]:
+        states: dict[str, dict[str, Array]] = {}
+        for step in program.steps:
+            for name, (p, layout) in step.states.items():
+                entry = Entry(step.name, name, p, layout, layout.box(self.grid.index))
+                states.setdefault(step.name, {})[name] = self._first_value(entry, seed)
+        return states
+
+    def value(self, entry: Entry) -> Array:
+        """This rank's part of a parameter, a view of `values`."""
+        return self.values[self._views[entry.key]].reshape(box_shape(entry.box))
+
+    def of(self, layer: str, flat: Array) -> dict[str, Array]:
+        """The parameters of one layer by name, as views of ``flat`` (values, gradients, or an array like them)."""
+        return {
+            e.name: flat[self._views[e.key]].reshape(box_shape(e.box)) for e in self.entries if e.layer == layer
+        }
+
+    def range_of(self, layer: str) -> list[slice]:
+        """The ranges of the flat arrays that belong to ``layer``."""
+        return [self._views[entry.key] for entry in self.entries if entry.layer == layer]
+
+    def shares(self, bucket: Bucket) -> list[tuple[Where, int]]:
+        """Whose gradients a bucket holds, for the ledger."""
+        return [(Where(gradient.layer, "update"), gradient.size) for gradient in bucket.gradients]
+
+    def norm(self, where: Where) -> float:
+        """The Euclidean norm of the whole gradient: every parameter counts once, however many ranks hold it."""
+        xp = self.backend.xp
+        total = self.backend.zeros((1,), "float64")
+        for bucket, flat in zip(self.buckets, self.ranges, strict=True):
+            if bucket.members[0] == self.grid.index:
+                part = self.gradients[flat]
+                total += xp.sum(xp.square(part, dtype="float64"))
+        self.grid.all.all_reduce(total, where)
+        return math.sqrt(float(self.backend.to_host(total)[0]))

@@ -1,0 +1,170 @@
+"""A plan: the grid, and a split for every layer of a network."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from gridnn.comm.gridshape import GridShape
+from gridnn.comm.split import COPIES, Split
+from gridnn.errors import unknown
+from gridnn.layers.base import Shapes
+from gridnn.network import INPUT, Network, Node
+
+VERSION = 1
+DIVIDED = {"n": "batch", "d": "domain", "h": "domain", "w": "domain", "co": "model", "ci": "model"}
+BACKWARD = ("reduce-scatter", "all-reduce")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a network is divided.
+
+    Attributes
+    ----------
+    strategy : str
+        The rule that made it, or ``file``.
+    grid : GridShape
+        Pr x Pc.
+    splits : mapping of str to Split
+        One for every layer, each over all P ranks.
+    gather_backward : {"reduce-scatter", "all-reduce"}
+        How the gradient of a gathered activation is summed: each rank its part, or the whole as in Gholami et al. 2018.
+    """
+
+    strategy: str
+    grid: GridShape
+    splits: Mapping[str, Split]
+    gather_backward: str = "reduce-scatter"
+
+    @property
+    def full_sum(self) -> bool:
+        """Whether gathered activations are summed whole backwards."""
+        return self.gather_backward == "all-reduce"
+
+    def divided(self) -> tuple[str, str]:
+        """What the ranks of a column (along the rows of the grid) and of a row divide, in words, for a picture."""
+        fast: dict[str, None] = {}
+        slow: dict[str, None] = {}
+        for split in self.splits.values():
+            position = 1
+            for axis, parts in reversed(split.factors):
+                words = DIVIDED.get(axis)
+                if words and position < self.grid.rows:
+                    fast[words] = None
+                if words and position * parts > self.grid.rows:
+                    slow[words] = None
+                position *= parts
+        return " and ".join(fast) or "nothing", " and ".join(slow) or "nothing"
+
+    def save(self, path: str | Path) -> None:
+        """Write the plan as JSON."""
+        Path(path).write_text(json.dumps(self.as_dict(), indent=2) + "\n")
+
+    def as_dict(self) -> dict:
+        """The plan as plain data."""
+        return {
+            "version": VERSION,
+            "strategy": self.strategy,
+            "grid": str(self.grid),
+            "gather_backward": self.gather_backward,
+            "splits": {name: str(split) for name, split in self.splits.items()},
+        }
+
+
+def complete(network: Network, chosen: Mapping[str, Split], ranks: int, batch: int) -> dict[str, Split]:
+    """A split for every layer: those ``chosen``, and for the others the one in which their input comes out.
+
+    Raises
+    ------
+    ValueError
+        If a split does not fit its layer: an axis that it lacks, more parts than elements, a product that does not divide P.
+    """
+    splits: dict[str, Split] = {}
+    for node in network.nodes:
+        shapes = network.sizes(node, batch)
+        try:
+            split = chosen[node.name].over(ranks) if node.name in chosen else _following(node, splits, shapes, ranks)
+            node.layer.check(shapes, split)
+            _check_parts(node, shapes, split)
+        except ValueError as error:
+            raise ValueError(f"layer {node.name!r}: {error}") from error
+        splits[node.name] = split
+    return splits
+
+
+def _following(node: Node, splits: Mapping[str, Split], shapes: Shapes, ranks: int) -> Split:
+    """The split of a layer without one of its own: its input stays where it is, as far as the layer can have it so."""
+    known = [splits[source] for source in node.inputs if source != INPUT]
+    if not known:
+        return Split.of(n=ranks)
+    axes = node.layer.axes(shapes)
+    factors = []
+    for axis, parts in known[0].factors:
+        if axis == "ci":  # partial sums come out: divide the channels, a reduce-scatter
+            axis = "co"
+        factors.append((axis if axis in axes else COPIES, parts))
+    return Split(tuple(factors))
+
+
+def _check_parts(node: Node, shapes: Shapes, split: Split) -> None:
+    """Refuse more parts than an axis has elements."""
+    layer = node.layer
+    sizes = dict(zip(layer.input_axes(0, shapes), shapes.inputs[0], strict=True))
+    sizes.update(zip(layer.output_axes(shapes), shapes.output, strict=True))
+    for axis in dict.fromkeys(axis for axis, _ in split.factors if axis != COPIES):
+        size, parts = sizes[axis], split.parts(axis)
+        if parts > size:
+            what = {"n": "samples in the batch", "co": "out-channels", "ci": "in-channels"}.get(axis, f"places along {axis}")
+            remedy = f"--batch {parts} or more, or " if axis == "n" else ""
+            raise ValueError(
+                f"split {split} divides {axis} into {parts} parts, but there are {size} {what}: "
+                f"use {remedy}at most {size} parts of {axis} (another --grid or --strategy, or --plan)"
+            )
+
+
+def load_plan(path: str | Path, network: Network, grid: GridShape, batch: int, gather_backward: str) -> Plan:
+    """Read the plan in the JSON file ``path`` for ``network`` on ``grid``.
+
+    The file holds ``{"version": 1, "splits": {"conv1": "n=2,h=2", ...}}`` and may hold ``grid`` and ``gather_backward``; layers
+    that it does not name follow their inputs.
+
+    Raises
+    ------
+    ValueError
+        If the file cannot be read, is of another grid, or names a layer that the network lacks.
+    """
+    data = _read_json(path)
+    if data.get("version") != VERSION:
+        raise ValueError(f"plan {path}: version {data.get('version')!r}, but this gridnn reads version {VERSION}")
+    if data.get("grid", str(grid)) != str(grid):
+        raise ValueError(f"plan {path} is for grid {data['grid']}, this run has {grid}: use --grid {data['grid']}")
+    texts = data.get("splits")
+    if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
+        raise ValueError(f'plan {path}: "splits" must be an object such as {{"conv1": "n=2,co=2"}}')
+    names = [node.name for node in network.nodes]
+    for name in texts:
+        if name not in names:
+            raise unknown("layer", name, names)
+    gather = data.get("gather_backward", gather_backward)
+    if gather not in BACKWARD:
+        raise ValueError(f"plan {path}: gather_backward {gather!r} is not one of {', '.join(BACKWARD)}")
+    try:
+        splits = complete(network, {name: Split.parse(text) for name, text in texts.items()}, grid.size, batch)
+    except ValueError as error:
+        raise ValueError(f"plan {path}: {error}") from error
+    return Plan(data.get("strategy", "file"), grid, splits, gather)
+
+
+def _read_json(path: str | Path) -> dict:
+    try:
+        data = json.loads(Path(path).read_text())
+    except OSError as error:
+        raise ValueError(f"plan {path}: {error.strerror}") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"plan {path} is no JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise ValueError(f"plan {path}: expected an object at the top, found {type(data).__name__}")
+    return data

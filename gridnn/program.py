@@ -1,0 +1,232 @@
+"""network + plan + batch -> who computes what and what must move: pure integers, without MPI.
+
+The same program is run (`execute`), priced (`predict`) and explained, so the three cannot drift apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gridnn.comm.counts import bucket, collective
+from gridnn.comm.layout import Dim, Layout, box_size
+from gridnn.comm.ledger import Ledger, Where
+from gridnn.comm.partition import Even, window_frame
+from gridnn.comm.split import Split
+from gridnn.comm.transfer import Stage, Transfer, plan_transfer
+from gridnn.layers.base import Cut, Loss, Parameter, Shapes
+from gridnn.network import INPUT, Network, Node
+from gridnn.plan.plan import Plan
+
+BUCKET_WORDS = 2**20  # gradients are summed in pieces of about this many: large enough to be bound by bandwidth
+Frame = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Edge:
+    """One input of a layer: where it comes from, what it must look like, and the transfer between.
+
+    ``transfer`` is None where the source is the network's input, which every rank reads as it needs it.
+    """
+
+    source: str
+    layout: Layout
+    transfer: Transfer | None
+    needs_gradient: bool
+
+
+@dataclass(frozen=True)
+class Step:
+    """One layer of the program."""
+
+    node: Node
+    split: Split
+    shapes: Shapes
+    output: Layout
+    edges: tuple[Edge, ...]
+    weights: dict[str, tuple[Parameter, Layout]]
+    states: dict[str, tuple[Parameter, Layout]]
+
+    @property
+    def name(self) -> str:
+        """The name of the layer."""
+        return self.node.name
+
+    def part(self, index: int, axis: str) -> int:
+        """Which part of ``axis`` rank ``index`` has."""
+        return self.output.part(index, Dim(None, self.split.digits(axis)))
+
+    def frame(self, index: int, edge: int) -> Frame:
+        """The padding before and after every dimension of input ``edge`` on rank ``index``."""
+        windows = self.node.layer.windows(self.shapes)
+        outputs = dict(zip(self.node.layer.output_axes(self.shapes), self.output.box(index), strict=True))
+        axes = self.node.layer.input_axes(edge, self.shapes)
+        held = self.edges[edge].layout.box(index)
+        return tuple(
+            window_frame(windows[axis], outputs[axis], interval) if axis in windows else (0, 0)
+            for axis, interval in zip(axes, held, strict=True)
+        )
+
+    def reading(self, edge: int) -> tuple:
+        """What input ``edge`` looks like here, padding included: layers that read a tensor alike share one transfer."""
+        windows = self.node.layer.windows(self.shapes)
+        return (self.edges[edge].source, self.edges[edge].layout, tuple(windows.items()), self.node.layer.fill)
+
+    def group(self, index: int, axes: tuple[str, ...]) -> tuple[int, ...]:
+        """The ranks that divide ``axes`` with rank ``index``."""
+        return group_of(self.output, self.split.digits(*axes), index)
+
+
+class Program:
+    """A network on a grid, compiled for one size of the batch.
+
+    Parameters
+    ----------
+    network : Network
+        The serial network; its last layer may be a loss.
+    plan : Plan
+        The grid and a split for every layer.
+    batch : int
+        B, the global number of samples.
+
+    Raises
+    ------
+    ValueError
+        If a split does not fit its layer; the text names the layer.
+    """
+
+    def __init__(self, network: Network, plan: Plan, batch: int) -> None:
+        self.network, self.plan, self.batch = network, plan, batch
+        self.rows, self.ranks = plan.grid.rows, plan.grid.size
+        self.steps: list[Step] = []
+        self._gradient = {INPUT: False}
+        self._layouts: dict[str, Layout] = {}
+        for node in network.nodes:
+            self._add(node)
+        read = {source for node in network.nodes for source in node.inputs}
+        for node in network.nodes[:-1]:
+            if node.name not in read:
+                raise ValueError(f"layer {node.name!r}: no layer reads its output, and it is not the last one; remove it")
+
+    def _add(self, node: Node) -> None:
+        shapes = self.network.sizes(node, self.batch)
+        split, layer = self.plan.splits[node.name], node.layer
+        try:
+            layer.check(shapes, split)
+            cuts = layer.cut_output(shapes, split)
+            output = layout_of(split, cuts, split.digits(*layer.contracted(shapes)))
+            edges = tuple(self._edge(node, i, source, shapes, split) for i, source in enumerate(node.inputs))
+        except ValueError as error:
+            raise ValueError(f"layer {node.name!r}: {error}") from error
+        weights, states = (
+            {name: (p, layout_of(split, parameter_cuts(p, split))) for name, p in tensors.items()}
+            for tensors in (layer.weights(shapes), layer.states(shapes))
+        )
+        self._layouts[node.name] = output
+        self._gradient[node.name] = bool(weights) or any(self._gradient[source] for source in node.inputs)
+        self.steps.append(Step(node, split, shapes, output, edges, weights, states))
+
+    def _edge(self, node: Node, index: int, source: str, shapes: Shapes, split: Split) -> Edge:
+        layout = layout_of(split, node.layer.cut_input(index, shapes, split))
+        if source == INPUT:
+            return Edge(source, layout, None, False)
+        transfer = plan_transfer(self._layouts[source], layout, self.rows, self.plan.full_sum)
+        return Edge(source, layout, transfer, self._gradient[source])
+
+    @property
+    def loss(self) -> Step:
+        """The last layer, a loss."""
+        assert isinstance(self.steps[-1].node.layer, Loss)
+        return self.steps[-1]
+
+    def buckets(self, index: int) -> list[Bucket]:
+        """The gradient sums of rank ``index``, in the order in which backward completes them.
+
+        Consecutive gradients that are summed over the same ranks go together until they are `BUCKET_WORDS` long.
+        """
+        open_buckets: dict[tuple[int, ...], list[Gradient]] = {}
+        done: list[Bucket] = []
+        for step in reversed(self.steps):
+            for name, (_, layout) in reversed(step.weights.items()):
+                members = group_of(layout, layout.copies, index)
+                entries = open_buckets.setdefault(members, [])
+                entries.append(Gradient(step.name, name, box_size(layout.box(index))))
+                if sum(gradient.size for gradient in entries) >= BUCKET_WORDS:
+                    done.append(Bucket(members, tuple(open_buckets.pop(members))))
+        done.extend(Bucket(members, tuple(entries)) for members, entries in open_buckets.items())
+        return done
+
+    # -- what it will cost -----------------------------------------------------------------------------------
+
+    def predict(self, index: int, *, training: bool = True, last: bool = True) -> Ledger:
+        """The words and messages of rank ``index`` in one pass: a ledger without seconds.
+
+        ``last`` passes of a batch also sum the loss and the weight gradients.
+        """
+        ledger, moved = Ledger(), set()
+        for step in self.steps:
+            for i, edge in enumerate(step.edges):
+                if edge.transfer is None or step.reading(i) in moved:
+                    continue
+                moved.add(step.reading(i))
+                self._enter(ledger, step.name, "forward", edge.transfer.counts(index, self.rows))
+                if training and edge.needs_gradient:
+                    self._enter(ledger, step.name, "backward", edge.transfer.counts(index, self.rows, backward=True))
+            for wanted in step.node.layer.reductions(step.shapes, step.output.box(index), training):
+                members = step.group(index, wanted.axes)
+                count = collective("all-reduce", members, members.index(index), [wanted.words], self.rows)
+                self._enter(ledger, step.name, wanted.phase, [count])
+        if last and isinstance(self.steps[-1].node.layer, Loss):
+            everyone = tuple(range(self.ranks))
+            self._enter(ledger, self.loss.name, "forward", [collective("all-reduce", everyone, index, [2], self.rows)])
+        if last and training:
+            self._predict_update(ledger, index)
+        return ledger
+
+    def _predict_update(self, ledger: Ledger, index: int) -> None:
+        for group in self.buckets(index):
+            if len(group.members) > 1:
+                sizes = [gradient.size for gradient in group.gradients]
+                counts = bucket(group.members, group.members.index(index), sizes, self.rows)
+                for gradient, count in zip(group.gradients, counts, strict=True):
+                    self._enter(ledger, gradient.layer, "update", [count])
+
+    @staticmethod
+    def _enter(ledger: Ledger, layer: str, phase: str, counts) -> None:
+        for count in counts:
+            ledger.add(Where(layer, phase), count)
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """The gradient of one trained tensor on one rank."""
+
+    layer: str
+    name: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Gradients that are summed over ``members`` in one call."""
+
+    members: tuple[int, ...]
+    gradients: tuple[Gradient, ...]
+
+
+def layout_of(split: Split, cuts: tuple[Cut, ...], partial: tuple[int, ...] = ()) -> Layout:
+    """The layout of a tensor whose dimensions a split cuts in this way."""
+    dims = (Dim(c.partition, split.digits(c.axis) if c.axis and c.partition.parts > 1 else ()) for c in cuts)
+    return Layout(split.mesh, tuple(dims), partial)
+
+
+def group_of(layout: Layout, digits: tuple[int, ...], index: int) -> tuple[int, ...]:
+    """The ranks that differ from rank ``index`` in ``digits`` only."""
+    return Stage("all-reduce", layout, layout, digits).members(index)
+
+
+def parameter_cuts(parameter: Parameter, split: Split) -> tuple[Cut, ...]:
+    """How a split cuts a parameter: evenly along the axes that it has."""
+    return tuple(
+        Cut(axis, Even(size, split.parts(axis) if axis else 1))
+        for axis, size in zip(parameter.axes, parameter.shape, strict=True)
+    )

@@ -1,0 +1,99 @@
+"""Predicted beside measured: a few real steps, and the words and messages of every layer as integers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from gridnn.comm.ledger import PHASES, Key, Ledger
+from gridnn.train.config import RunConfig
+from gridnn.train.data.order import batches, epoch_order
+from gridnn.train.session import Session
+
+
+@dataclass(frozen=True)
+class Row:
+    """One kind of call of one layer, summed over all ranks and steps; ``equal`` if it is so on every single rank."""
+
+    layer: str
+    phase: str
+    dimension: str
+    kind: str
+    predicted_words: int
+    measured_words: int
+    predicted_messages: int
+    measured_messages: int
+    seconds: float
+    equal: bool
+
+
+@dataclass(frozen=True)
+class AuditResult:
+    """The rows of an audit, in the order of the layers."""
+
+    rows: tuple[Row, ...]
+
+    @property
+    def equal(self) -> bool:
+        """Whether every integer is as predicted, on every rank."""
+        return all(row.equal for row in self.rows)
+
+
+def audit(config: RunConfig, job: Any) -> AuditResult:
+    """Run ``config.steps`` steps without updates and compare the ledger of every rank with the program's prediction.
+
+    Raises
+    ------
+    ValueError
+        If the configuration does not fit the data, the network or the ranks.
+    """
+    session = Session(config, job)
+    predicted = Ledger()
+    session.ledger.clear()
+    for number, indices in enumerate(_batches(session, config), 1):
+        _predict(session, indices, predicted)
+        session.step(indices, number)
+    seconds = {key: tally.seconds for key, tally in session.ledger.steps()}
+    mine = (predicted.integers(), session.ledger.integers(), seconds)
+    return AuditResult(tuple(_rows(session.grid.all.gather_values(mine), session)))
+
+
+def _batches(session: Session, config: RunConfig) -> Iterator[Any]:
+    """The first batches of training."""
+    left, epoch = config.steps or 1, 1
+    while left:
+        for indices in batches(epoch_order(len(session.data.train), config.seed, epoch, True), session.batch):
+            yield indices
+            left -= 1
+            if not left:
+                return
+        epoch += 1
+
+
+def _predict(session: Session, indices: Any, ledger: Ledger) -> None:
+    """Enter the prediction for one step: every pass of its batch, the sums with the last one."""
+    parts = session.parts(indices)
+    for number, piece in enumerate(parts, 1):
+        program = session.executable(len(piece)).program
+        ledger.merge(program.predict(session.grid.index, last=number == len(parts)))
+
+
+def _rows(ranks: list[tuple[dict, dict, dict]], session: Session) -> Iterator[Row]:
+    keys = {key for predicted, measured, _ in ranks for key in (*predicted, *measured)}
+    names = [node.name for node in session.network.nodes]
+
+    def place(key: Key) -> tuple:
+        return names.index(key.layer) if key.layer in names else len(names), PHASES.index(key.phase), key
+
+    for key in sorted(keys, key=place):
+        predicted, measured = ([rank[i].get(key, (0, 0)) for rank in ranks] for i in (0, 1))
+        yield Row(
+            *key,
+            predicted_words=sum(words for words, _ in predicted),
+            measured_words=sum(words for words, _ in measured),
+            predicted_messages=sum(messages for _, messages in predicted),
+            measured_messages=sum(messages for _, messages in measured),
+            seconds=sum(rank[2].get(key, 0.0) for rank in ranks) / len(ranks),
+            equal=predicted == measured,
+        )

@@ -1,0 +1,194 @@
+"""What the user asked for: every option of a run, with its default, checked before anything is allocated."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from gridnn.comm.gridshape import ORDERS
+from gridnn.errors import UserError, unknown
+from gridnn.plan.plan import BACKWARD
+from gridnn.plan.rules import RULES
+
+CHOICES = {
+    "strategy": tuple(RULES),
+    "order": ORDERS,
+    "gather_backward": BACKWARD,
+    "dtype": ("float32", "float64"),
+    "loss": ("cross-entropy", "mse"),
+    "optimizer": ("sgd", "adamw"),
+    "schedule": ("constant", "step", "cosine"),
+}
+LEARNING_RATES = {"sgd": 0.05, "adamw": 0.001}
+
+# An option that does nothing without another one is refused, not ignored: option -> (the other, its values).
+BELONGS_TO = {
+    "widths": ("model", ("mlp",)),
+    "data_dir": ("dataset", ("cifar10", "mnist")),
+    "shape": ("dataset", ("synthetic",)),
+    "samples": ("dataset", ("synthetic",)),
+    "domain": ("strategy", ("domain", "integrated")),
+    "momentum": ("optimizer", ("sgd",)),
+    "nesterov": ("optimizer", ("sgd",)),
+    "step_every": ("schedule", ("step",)),
+    "gamma": ("schedule", ("step",)),
+}
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """The options of a run, named as on the command line (with ``_`` for ``-``).
+
+    Attributes
+    ----------
+    widths, shape, domain : str, optional
+        As typed: ``512,512``, ``32x32x3``, ``2x2``; parsed by ``hidden``, ``sample_shape`` and ``domain_parts``.
+    batch : int
+        Samples of one update, over all ranks.
+    accumulate : int
+        Into how many forward and backward passes a batch is divided.
+    lr : float, optional
+        The learning rate; None becomes the default of the optimizer.
+    warmup, step_every : int
+        Epochs.
+    steps : int, optional
+        Stop after so many updates.
+    """
+
+    model: str = "lenet"
+    widths: str = "128,128"
+    dropout: float = 0.5
+    dataset: str = "digits"
+    data_dir: str = "data"
+    shape: str = "32x32x3"
+    classes: int = 10
+    samples: int = 2048
+    loss: str = "cross-entropy"
+    grid: str = "auto"
+    order: str = "column"
+    strategy: str = "grid"
+    domain: str | None = None
+    plan: str | None = None
+    gather_backward: str = "reduce-scatter"
+    batch: int = 64
+    accumulate: int = 1
+    epochs: int = 10
+    steps: int | None = None
+    optimizer: str = "sgd"
+    lr: float | None = None
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    schedule: str = "constant"
+    warmup: int = 0
+    step_every: int = 10
+    gamma: float = 0.1
+    clip: float | None = None
+    drop_last: bool = False
+    dtype: str = "float32"
+    seed: int = 0
+    backend: str = "numpy"
+    threads: int | None = None
+
+    def __post_init__(self):
+        if self.lr is None:
+            object.__setattr__(self, "lr", LEARNING_RATES.get(self.optimizer))
+
+    @property
+    def hidden(self) -> tuple[int, ...]:
+        """The widths of the hidden layers of ``mlp``."""
+        return _integers("widths", self.widths, ",", "512,512")
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """The shape of one synthetic sample: height, width, channels, or features alone."""
+        return _integers("shape", self.shape, "x", "32x32x3")
+
+    @property
+    def domain_parts(self) -> tuple[int, int] | None:
+        """Into how many parts height and width are divided; None if the strategy decides."""
+        if self.domain is None:
+            return None
+        parts = (*_integers("domain", self.domain, "x", "2x2"), 1)
+        if len(parts) > 3:
+            raise UserError(f"--domain {self.domain}: write parts of height x parts of width as 2x2, or of height as 4")
+        return parts[0], parts[1]
+
+    def validate(self) -> None:
+        """Refuse what cannot be meant.
+
+        The names of models and data sets, the grid and the plan are checked where they are made.
+
+        Raises
+        ------
+        UserError
+            With the option, its value and the remedy.
+        """
+        for name, known in CHOICES.items():
+            if getattr(self, name) not in known:
+                raise unknown(name.replace("_", "-"), getattr(self, name), known)
+        self._check_numbers()
+        self._check_texts()
+        for name, (other, values) in BELONGS_TO.items():
+            value = getattr(self, name)
+            if value != _default(name) and not self.applies(name):
+                said = flag(name) if value is True else f"{flag(name)} {value}"
+                owners = " or ".join(f"{flag(other)} {value}" for value in values)
+                given = f"{flag(other)} {getattr(self, other)}"
+                raise UserError(f"{said} has no effect with {given}: leave it out, or use {owners}")
+        if self.plan is not None and self.strategy != _default("strategy"):
+            raise UserError(f"--plan {self.plan} and --strategy {self.strategy} both say how to divide: leave one out")
+
+    def applies(self, name: str) -> bool:
+        """Whether the option has an effect together with the others."""
+        if name not in BELONGS_TO:
+            return not (name == "strategy" and self.plan is not None)
+        other, values = BELONGS_TO[name]
+        return getattr(self, other) in values
+
+    def as_dict(self) -> dict[str, Any]:
+        """The options that have an effect, by name."""
+        return {name: value for name, value in asdict(self).items() if value is not None and self.applies(name)}
+
+    def _check_numbers(self) -> None:
+        for name in ("classes", "samples", "batch", "accumulate", "epochs", "steps", "step_every", "threads"):
+            self._within(name, 1, math.inf, "a whole number of at least 1")
+        self._within("warmup", 0, math.inf, "a number of epochs, 0 or more")
+        self._within("seed", 0, 2**63 - 1, "a whole number from 0 to 2^63 - 1")
+        self._within("dropout", 0, math.nextafter(1, 0), "a probability, 0 <= p < 1")
+        self._within("momentum", 0, math.nextafter(1, 0), "a factor, 0 <= m < 1")
+        for name in ("lr", "weight_decay"):
+            self._within(name, 0, math.inf, "a finite number, 0 or more")
+        for name in ("gamma", "clip"):
+            self._within(name, math.ulp(0), math.inf, "a finite number above 0")
+        if self.accumulate > self.batch:
+            raise UserError(f"--accumulate {self.accumulate} is more parts than a batch of {self.batch} has samples")
+        if self.nesterov and not self.momentum:
+            raise UserError("--nesterov needs momentum, but --momentum is 0")
+
+    def _check_texts(self) -> None:
+        texts = (self.hidden, self.domain_parts, self.sample_shape)  # each refuses what it cannot read
+        if len(texts[-1]) not in (1, 3):
+            raise UserError(f"--shape {self.shape}: write height x width x channels as 32x32x3, or features as 784")
+
+    def _within(self, name: str, low: float, high: float, meaning: str) -> None:
+        value = getattr(self, name)
+        if value is not None and not (low <= value <= high and math.isfinite(value)):
+            raise UserError(f"{flag(name)} {value}: must be {meaning}")
+
+
+def flag(name: str) -> str:
+    """The option's name on the command line."""
+    return "--" + name.replace("_", "-")
+
+
+def _default(name: str) -> Any:
+    return next(field.default for field in fields(RunConfig) if field.name == name)
+
+
+def _integers(name: str, text: str, separator: str, example: str) -> tuple[int, ...]:
+    terms = text.split(separator)
+    if not all(term.strip().isdecimal() and int(term) > 0 for term in terms):
+        raise UserError(f"{flag(name)} {text!r}: write whole numbers above 0 as {example}")
+    return tuple(int(term) for term in terms)

@@ -1,0 +1,48 @@
+"""The log of a run: one JSON object a line."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from gridnn.errors import UserError
+
+
+class Log:
+    """A JSONL file in which every object has an ``event``: ``config``, ``step`` or ``epoch``.
+
+    Raises
+    ------
+    UserError
+        If the file cannot be written.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        try:
+            self._file = open(path, "w", encoding="utf-8")  # noqa: SIM115 (open for the whole run)
+        except OSError as error:
+            raise UserError(f"--log {path} cannot be written: {error.strerror}") from error
+
+    def write(self, event: str, **values: Any) -> None:
+        """Add one object; the line is on disk's way before this returns."""
+        self._file.write(json.dumps({"event": event, **valid(values)}, allow_nan=False) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def valid(value: Any) -> Any:
+    """``value`` as JSON can say it: numbers that are not finite become null, NumPy's scalars Python's."""
+    if isinstance(value, dict):
+        return {str(key): valid(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [valid(item) for item in value]
+    if hasattr(value, "item"):
+        return valid(value.item())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)

@@ -1,0 +1,91 @@
+"""The options of a run: what is refused, with which words."""
+
+from __future__ import annotations
+
+import pytest
+
+from gridnn.errors import UserError, unknown, user_mistakes
+from gridnn.train.config import CHOICES, RunConfig
+
+
+def refused(text: str, **options):
+    with pytest.raises(UserError, match=text):
+        RunConfig(**options).validate()
+
+
+def test_the_defaults_are_valid():
+    RunConfig().validate()
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_a_misspelt_name_is_answered_with_the_nearest(name):
+    known = CHOICES[name][0]
+    refused(f"unknown {name.replace('_', '-')} '{known}x': did you mean {known}", **{name: known + "x"})
+
+
+def test_a_name_like_no_other_lists_them_all():
+    assert str(unknown("model", "zzz", ["mlp", "lenet"])) == "unknown model 'zzz': the models are mlp, lenet"
+    assert "strategies are" in str(unknown("strategy", "zzz", ["batch"]))
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"batch": 0}, "--batch 0: must be a whole number of at least 1"),
+        ({"epochs": -1}, "--epochs -1"),
+        ({"lr": float("nan")}, "--lr nan: must be a finite number"),
+        ({"lr": float("inf")}, "--lr inf"),
+        ({"lr": -0.1}, "--lr -0.1"),
+        ({"momentum": 1.0}, "--momentum 1.0: must be a factor, 0 <= m < 1"),
+        ({"dropout": 1.0}, "--dropout 1.0"),
+        ({"clip": 0.0}, "--clip 0.0: must be a finite number above 0"),
+        ({"threads": 0}, "--threads 0"),
+        ({"seed": -1}, "--seed -1"),
+        ({"accumulate": 65}, "--accumulate 65 is more parts than a batch of 64 has samples"),
+        ({"nesterov": True, "momentum": 0.0}, "--nesterov needs momentum"),
+        ({"model": "mlp", "widths": "12,,3"}, "--widths '12,,3': write whole numbers above 0 as 512,512"),
+        ({"dataset": "synthetic", "shape": "32x32"}, "--shape 32x32: write height x width x channels"),
+        ({"dataset": "synthetic", "shape": "32x-1x3"}, "--shape '32x-1x3': write whole numbers above 0"),
+        ({"strategy": "domain", "domain": "2x2x2"}, "--domain 2x2x2: write parts of height"),
+    ],
+)
+def test_values_that_cannot_be_meant(options, text):
+    refused(text, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"widths": "64"}, "--widths 64 has no effect with --model lenet: leave it out, or use --model mlp"),
+        ({"domain": "2x2"}, "--domain 2x2 has no effect with --strategy grid: .* --strategy domain or --strategy integ"),
+        ({"optimizer": "adamw", "nesterov": True}, "--nesterov has no effect with --optimizer adamw"),
+        ({"samples": 7}, "--samples 7 has no effect with --dataset digits"),
+        ({"gamma": 0.5}, "--gamma 0.5 has no effect with --schedule constant"),
+        ({"plan": "p.json", "strategy": "batch"}, "--plan p.json and --strategy batch both say how to divide"),
+    ],
+)
+def test_options_without_effect_are_refused(options, text):
+    refused(text, **options)
+
+
+def test_texts_are_parsed():
+    config = RunConfig(widths="512, 256", shape="28x28x1", domain="2x3")
+    assert config.hidden == (512, 256)
+    assert config.sample_shape == (28, 28, 1)
+    assert config.domain_parts == (2, 3)
+    assert RunConfig(domain="4").domain_parts == (4, 1)
+    assert RunConfig().domain_parts is None
+
+
+def test_the_resolved_options_leave_out_what_has_no_effect():
+    shown = RunConfig(optimizer="adamw").as_dict()
+    assert shown["lr"] == 0.001
+    assert not {"momentum", "widths", "samples", "gamma", "domain", "plan"} & set(shown)
+    assert RunConfig().as_dict()["lr"] == 0.05
+
+
+def test_only_value_errors_of_the_set_up_are_the_users():
+    with pytest.raises(UserError, match="too many parts"), user_mistakes():
+        raise ValueError("too many parts")
+    with pytest.raises(KeyError), user_mistakes():
+        raise KeyError("defect")

@@ -1,0 +1,169 @@
+"""Every layer under every split that it admits, on real ranks, against the serial layer: y, dx, dW, db.
+
+The serial layers are held against PyTorch in test_layers.py.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from serial import Serial
+from splits import admitted_splits
+
+from gridnn import layers as L
+from gridnn.arrays import get_backend
+from gridnn.comm.gridshape import GridShape
+from gridnn.comm.layout import Dim, within
+from gridnn.execute import Executable
+from gridnn.grid import Grid
+from gridnn.layers.base import Layer, Loss, Parameter, Shapes, tensor_axes
+from gridnn.network import Network
+from gridnn.parameters import Parameters
+from gridnn.plan.plan import Plan
+from gridnn.program import Program
+
+SEED = 5
+CASES = {
+    "linear": (L.Linear(7), (5, 9)),
+    "linear without bias": (L.Linear(6, bias=False), (6, 8)),
+    "conv 3x3": (L.Conv2d(7, 3, padding=1), (5, 9, 7, 6)),
+    "conv 5x4 strided": (L.Conv2d(6, (5, 4), stride=(2, 3), padding=((2, 1), (0, 3))), (6, 13, 17, 7)),
+    "conv dilated": (L.Conv2d(6, (2, 3), dilation=(3, 2), padding=2), (6, 10, 9, 6)),
+    "conv 11x11 stride 4": (L.Conv2d(6, 11, stride=4, padding=2, bias=False), (6, 31, 31, 6)),
+    "conv with holes": (L.Conv2d(6, 1, stride=3), (6, 19, 16, 6)),
+    "conv 1x1": (L.Conv2d(7, 1), (6, 7, 6, 6)),
+    "conv grouped": (L.Conv2d(12, 3, padding=1, groups=3), (6, 6, 7, 9)),
+    "conv depthwise": (L.Conv2d(7, 3, padding=1, groups=7, stride=2), (6, 11, 12, 7)),
+    "max pool": (L.MaxPool2d(2), (6, 13, 12, 7)),
+    "max pool overlapping": (L.MaxPool2d(3, 2, 1), (6, 12, 13, 7)),
+    "average pool": (L.AvgPool2d(3, 2, 1), (6, 13, 11, 7)),
+    "global average": (L.GlobalAvgPool(), (7, 6, 7, 6)),
+    "relu": (L.ReLU(), (7, 6, 7, 6)),
+    "relu flat": (L.ReLU(), (7, 9)),
+    "gelu": (L.GELU(), (7, 9)),
+    "tanh": (L.Tanh(), (7, 9)),
+    "dropout": (L.Dropout(0.4), (6, 6, 7, 6)),
+    "batch norm": (L.BatchNorm(), (6, 6, 7, 6)),
+    "batch norm flat": (L.BatchNorm(), (9, 7)),
+    "flatten": (L.Flatten(), (7, 6, 3, 4)),
+}
+
+
+@dataclass(frozen=True)
+class Shift(Layer):
+    """x + W with a W of the whole batch: its weight gradient is the gradient of its output, element by element."""
+
+    batch: int = 1
+
+    def weights(self, shapes: Shapes) -> dict[str, Parameter]:
+        return {"shift": Parameter(shapes.output, tensor_axes(len(shapes.output), "co"), fan_in=3)}
+
+    def forward(self, local, *inputs):
+        y = local.buffer("y", inputs[0].shape)
+        y[...] = inputs[0] + local.parameters["shift"]
+        return y
+
+    def backward(self, local, gradient):
+        local.gradients["shift"][...] = gradient
+        return (gradient,)
+
+
+class Divided:
+    """A network on the ranks, with its global results put together."""
+
+    def __init__(self, comm, grid, network, splits, batch):
+        self.comm, self.grid = comm, grid
+        self.grid.ledger.clear()
+        self.program = Program(network, Plan("test", self.grid.shape, splits), batch)
+        self.parameters = Parameters(self.program, self.grid, "float64", SEED)
+        self.run = Executable(self.program, self.grid, self.parameters, SEED)
+
+    def together(self, layout, part):
+        """A global tensor from the parts: partial sums summed, replicas (which must agree) taken once."""
+        total, copies = np.zeros(layout.shape), Dim(None, layout.copies)
+        for index, other in self.comm.allgather((self.grid.index, part)):
+            if layout.part(index, copies) == 0:
+                total[within(layout.box(index), tuple((0, size) for size in layout.shape))] += other
+        return total
+
+    def feed(self, x):
+        for feed in self.run.input_feeds:
+            feed.load(x[within(feed.box, tuple((0, size) for size in x.shape))])
+
+    def forward(self, x, **options):
+        self.feed(x)
+        return self.together(self.program.steps[-1].output, self.run.forward(training=True, step=3, **options))
+
+    def backward(self, dy):
+        """The global gradients of all parameters; ``dy`` of a copied output enters once, of partial sums everywhere."""
+        layout = self.program.steps[-1].output
+        part = dy[within(layout.box(self.grid.index), tuple((0, size) for size in dy.shape))].copy()
+        if layout.part(self.grid.index, Dim(None, layout.copies)):
+            part[...] = 0
+        for request in self.run.backward(part):
+            request.wait()
+        return {
+            e.key: self.together(e.layout, self.parameters.of(e.layer, self.parameters.gradients)[e.name])
+            for e in self.parameters.entries
+        }
+
+    def values(self):
+        return {e.key: self.together(e.layout, self.parameters.value(e)) for e in self.parameters.entries}
+
+    def check_ledger(self):
+        predicted = self.program.predict(self.grid.index)
+        assert self.grid.ledger.integers() == predicted.integers()
+
+
+@pytest.fixture(scope="module")
+def grid(comm) -> Grid:
+    """One grid for all cases: communicators are dear."""
+    shape = GridShape.square(comm.size)
+    return Grid(comm, shape.rows, shape.cols, backend=get_backend("numpy"))
+
+
+def some_splits(name, layer, shapes, ranks, limit):
+    """All splits, or with many of them a fixed random choice."""
+    splits = list(admitted_splits(layer, shapes, ranks))
+    return splits if len(splits) <= limit else random.Random(name).sample(splits, limit)
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("name", CASES)
+def test_layer_under_every_split(comm, grid, name):
+    layer, shape = CASES[name]
+    network = Network(shape[1:])
+    network.add("shift", Shift())
+    network.add("layer", layer)
+    node = network.nodes[1]
+    shapes = network.sizes(node, shape[0])
+    rng = np.random.default_rng(2)
+    x, dy = rng.normal(size=shape), rng.normal(size=shapes.output)
+    before = list(admitted_splits(Shift(), network.sizes(network.nodes[0], shape[0]), comm.size))
+    serial = None
+    for number, split in enumerate(some_splits(name, layer, shapes, comm.size, 70)):
+        splits = {"shift": before[number % len(before)], "layer": split}
+        divided = Divided(comm, grid, network, splits, shape[0])
+        y = divided.forward(x)
+        gradients = divided.backward(dy)
+        if serial is None:
+            serial = serial_results(divided, layer, shapes, x, dy)
+        message = f"{name}: {splits}"
+        np.testing.assert_allclose(y, serial["y"], rtol=1e-10, atol=1e-11, err_msg=message)
+        for key, value in gradients.items():
+            np.testing.assert_allclose(value, serial[key], rtol=1e-10, atol=1e-10, err_msg=f"{message}: {key}")
+        divided.check_ledger()
+
+
+def serial_results(divided, layer, shapes, x, dy):
+    """y and all gradients of the serial layer with the same weights and random key."""
+    values = divided.values()
+    weights = {key.split(".")[1]: value for key, value in values.items() if key.startswith("layer.")}
+    run = Serial(layer, x.shape, weights=weights)
+    run.local.key = divided.run.layers[-1].key
+    y = run.forward(x + values["shift.shift"])
+    (dx,) = run.backward(dy)
+    return {"y": y, "shift.shift": dx, **{f"layer.{name}": run.gradient(name) for name in weights}}

@@ -1,0 +1,69 @@
+"""What the launcher says in the environment."""
+
+import pytest
+
+from gridnn.comm.launcher import check_ranks, expected_ranks, launch, vendor
+from gridnn.errors import UserError
+
+OPEN_MPI = "Open MPI v5.0.11, package: Open MPI user@host Distribution"
+MPICH = "MPICH Version:      5.0.2\nMPICH Release date: ..."
+SRUN = {"SLURM_NTASKS": "4", "SLURM_PROCID": "2", "SLURM_JOB_ID": "7"}
+
+
+@pytest.mark.parametrize(
+    ("env", "rank", "size"),
+    [
+        ({}, None, None),
+        ({"OMPI_COMM_WORLD_RANK": "3", "OMPI_COMM_WORLD_SIZE": "4", "PMIX_RANK": "3"}, 3, 4),
+        ({"PMI_RANK": "1", "PMI_SIZE": "6", "MPI_LOCALNRANKS": "6"}, 1, 6),
+        ({"PMI_RANK": "1", "PMI_SIZE": "6"}, 1, 6),
+        ({"PMIX_RANK": "2"}, 2, None),
+        (SRUN, 2, 4),
+        ({**SRUN, "PMIX_RANK": "2"}, 2, 4),
+        ({**SRUN, "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, 0, 1),
+        ({"SLURM_NTASKS": "4"}, 0, 4),
+        ({**SRUN, "OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "1"}, 0, 1),
+        ({**SRUN, "MPI_LOCALNRANKS": "8", "PMI_RANK": "9", "PMI_SIZE": "16"}, 9, 16),
+    ],
+)
+def test_rank_and_size(env, rank, size):
+    said = launch(env)
+    assert (said.rank, said.size) == (rank, size)
+    assert expected_ranks(env) == size
+
+
+@pytest.mark.parametrize(
+    ("env", "ranks"),
+    [
+        ({}, 1),
+        (SRUN, 4),
+        ({"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, 1),
+        ({**SRUN, "OMPI_COMM_WORLD_SIZE": "1", "OMPI_COMM_WORLD_RANK": "0"}, 1),
+        ({"SLURM_NTASKS": "2", "SLURM_PROCID": "0"}, 6),  # a heterogeneous job: the communicator spans all components
+    ],
+)
+def test_fitting_jobs_pass(env, ranks):
+    check_ranks(env, ranks, OPEN_MPI)
+
+
+def test_singletons_of_slurm_are_refused_naming_the_option():
+    with pytest.raises(UserError, match=r"Slurm started 4 processes.*srun --mpi=pmix .*srun -n 1"):
+        check_ranks(SRUN, 1, OPEN_MPI)
+    with pytest.raises(UserError, match=r"--mpi=pmi2 .*mpirun that belongs to MPICH"):
+        check_ranks({**SRUN, "PMI_RANK": "2", "PMI_SIZE": "4"}, 1, MPICH)
+
+
+def test_singletons_of_the_wrong_mpirun_are_refused_naming_the_right_one():
+    env = {"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "4"}
+    with pytest.raises(UserError, match=r"Open MPI's mpirun started 4 processes.*mpirun that belongs to MPICH"):
+        check_ranks(env, 1, MPICH)
+    env = {"PMI_RANK": "0", "PMI_SIZE": "4", "MPI_LOCALNRANKS": "4"}
+    with pytest.raises(UserError, match=r"MPICH or Intel MPI started 4.*mpirun that belongs to Open MPI"):
+        check_ranks(env, 1, OPEN_MPI)
+
+
+def test_vendor():
+    assert vendor(OPEN_MPI) == "Open MPI"
+    assert vendor(MPICH) == "MPICH"
+    assert vendor("Intel(R) MPI Library 2021.18") == "Intel MPI"
+    assert vendor("MVAPICH2 3.0, built today") == "MVAPICH2 3.0"

@@ -1,0 +1,29 @@
+"""The tests marked ``mpi``, all files, under mpirun with several numbers of ranks."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+from launch import mpirun
+
+RANKS = (1, 2, 3, 4, 6)
+LIMIT = 600  # seconds for all tests of one rank count
+HANG = 60  # seconds for one test
+
+
+@pytest.mark.timeout(LIMIT + 30)
+@pytest.mark.parametrize("ranks", RANKS)
+def test_under_mpirun(ranks, capsys):
+    # Every rank's stack is printed some seconds before the first rank's limit ends the job.
+    options = ["-o", f"timeout={HANG}", "-o", f"faulthandler_timeout={HANG - 5}", "-p", "no:cacheprovider", "-q"]
+    done = mpirun(ranks, sys.executable, "-m", "pytest", "--with-mpi", "-m", "mpi", *options, timeout=LIMIT)
+    with capsys.disabled():
+        print(f"\n{ranks} ranks: {summary(done.stdout)}", end=" ")
+    assert done.returncode == 0, f"{ranks} ranks: exit status {done.returncode}\n{done.stdout}\n{done.stderr}"
+
+
+def summary(output: str) -> str:
+    """The line in which pytest counts its tests."""
+    counts = [line for line in output.splitlines() if " in " in line and ("passed" in line or "failed" in line)]
+    return counts[-1].strip("= ") if counts else "no summary"

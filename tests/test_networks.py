@@ -1,0 +1,156 @@
+"""Whole networks on every grid and strategy: the loss curve of the serial run, and predicted words = measured words."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from gridnn import layers as L
+from gridnn.network import Network
+from gridnn.train import session as sessions
+from gridnn.train.audit import audit
+from gridnn.train.config import RunConfig
+from gridnn.train.trainer import Trainer
+
+STEPS = 20
+STRATEGIES = ("batch", "model", "grid", "domain", "integrated")
+BASE = RunConfig(dataset="synthetic", dtype="float64", batch=13, samples=60, steps=STEPS, lr=0.05, epochs=9, dropout=0.3)
+RUNS = {
+    "lenet": dataclasses.replace(BASE, model="lenet", shape="13x12x2", nesterov=True, weight_decay=1e-3),
+    "mlp": dataclasses.replace(BASE, model="mlp", shape="5x5x3", widths="23,17,9", optimizer="adamw", lr=3e-3, clip=0.5),
+    "branches": dataclasses.replace(BASE, model="branches", shape="14x13x3", schedule="cosine", warmup=1),
+}
+
+
+def branches(shape, classes, **options) -> Network:
+    """Residual and concatenating branches, batch norm, groups, overlapping pools, every activation."""
+    net = Network(shape)
+    net.add("conv1", L.Conv2d(8, 3, padding=1, bias=False))
+    net.add("norm1", L.BatchNorm())
+    net.add("relu1", L.ReLU())
+    net.add("conv2", L.Conv2d(8, 3, padding=1, groups=2), "relu1")
+    net.add("add", L.Add(), "conv2", "relu1")
+    net.add("gelu", L.GELU())
+    net.add("pool", L.MaxPool2d(3, 2, 1), "gelu")
+    net.add("left", L.Conv2d(7, 1), "pool")
+    net.add("right", L.Conv2d(6, (3, 2), padding=((1, 1), (1, 0)), dilation=(1, 1)), "pool")
+    net.add("concat", L.Concat(), "left", "right", "pool")
+    net.add("norm2", L.BatchNorm())
+    net.add("tanh", L.Tanh())
+    net.add("average", L.AvgPool2d(2, 1), "tanh")
+    net.add("drop", L.Dropout(0.2))
+    net.add("conv3", L.Conv2d(9, 3, stride=2), "drop")
+    net.add("global", L.GlobalAvgPool())
+    net.add("fc", L.Linear(classes))
+    return net
+
+
+@pytest.fixture(autouse=True)
+def _own_model(monkeypatch):
+    known = sessions.get_model
+
+    def get_model(name, shape, classes, **options):
+        return branches(shape, classes) if name == "branches" else known(name, shape, classes, **options)
+
+    monkeypatch.setattr(sessions, "get_model", get_model)
+
+
+class Curve:
+    """A reporter that keeps the losses."""
+
+    def __init__(self):
+        self.losses, self.epochs = [], []
+
+    def step(self, step, epoch, loss, *rest):
+        self.losses.append(loss)
+
+    def epoch(self, epoch, *values):
+        self.epochs.append(values)
+
+    def started(self, *facts):
+        pass
+
+    finished = started
+
+    def close(self):
+        pass
+
+
+def job_of(comm):
+    return SimpleNamespace(comm=comm, size=comm.Get_size(), nodes=1, threads=1, library="")
+
+
+def curve(config, comm) -> Curve:
+    """The losses of a run; every rank listens."""
+    seen = Curve()
+    Trainer(config, job_of(comm), seen).train()
+    return seen
+
+
+@functools.cache
+def serial(name: str) -> Curve:
+    """The run on one rank, made by every rank for itself."""
+    from mpi4py import MPI
+
+    return curve(dataclasses.replace(RUNS[name], grid="1x1"), MPI.COMM_SELF)
+
+
+def grids(ranks: int) -> list[str]:
+    return [f"{rows}x{ranks // rows}" for rows in range(1, ranks + 1) if ranks % rows == 0]
+
+
+def same(run: Curve, reference: Curve, message: str) -> None:
+    np.testing.assert_allclose(run.losses, reference.losses, rtol=1e-10, err_msg=message)
+    for mine, other in zip(run.epochs, reference.epochs, strict=True):
+        np.testing.assert_allclose(mine[:4], other[:4], rtol=1e-9, err_msg=message)
+
+
+@pytest.mark.mpi
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("name", RUNS)
+def test_loss_curve_is_that_of_the_serial_run(comm, name, strategy):
+    reference = serial(name)
+    assert len(reference.losses) == STEPS and reference.losses[-1] < reference.losses[0]
+    for grid in grids(comm.size):
+        config = dataclasses.replace(RUNS[name], grid=grid, strategy=strategy)
+        same(curve(config, comm), reference, f"{name} {grid} {strategy}")
+
+
+VARIANTS = {
+    "rows contiguous": dict(order="row"),
+    "paper's backward": dict(gather_backward="all-reduce"),
+    "accumulated": dict(accumulate=3, model="lenet"),
+    "domain in two": dict(strategy="domain", domain="2x2"),
+}
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_variants_change_nothing(comm, variant):
+    changes = VARIANTS[variant]
+    rows = 4 if "domain" in changes else max(r for r in (1, 2, 3) if comm.size % r == 0)
+    if comm.size % rows:
+        pytest.skip(f"{comm.size} ranks make no grid of {rows} rows")
+    config = dataclasses.replace(RUNS["lenet"], dropout=0.0, grid=f"{rows}x-1", **changes)
+    plain = dataclasses.replace(RUNS["lenet"], dropout=0.0, grid="1x1")
+    from mpi4py import MPI
+
+    same(curve(config, comm), curve(plain, MPI.COMM_SELF), variant)
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("name", RUNS)
+def test_audit_is_equal_on_every_grid(comm, name, strategy):
+    for grid in grids(comm.size):
+        for gather in ("reduce-scatter", "all-reduce"):
+            config = dataclasses.replace(RUNS[name], grid=grid, strategy=strategy, steps=6, gather_backward=gather)
+            result = audit(config, job_of(comm))
+            wrong = [row for row in result.rows if not row.equal]
+            assert not wrong, f"{name} {grid} {strategy} {gather}: {wrong}"
+            assert comm.size == 1 or result.rows

@@ -1,0 +1,178 @@
+"""Transfers on real ranks: right, transposed exactly, and counted to the word."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import numpy as np
+import pytest
+from layouts import following_target, random_source, random_target
+
+from gridnn.arrays import get_backend
+from gridnn.comm.communicator import Communicator
+from gridnn.comm.layout import Dim, Layout, box_shape, within
+from gridnn.comm.ledger import Ledger, Where
+from gridnn.comm.mover import Mover
+from gridnn.comm.partition import Even, Window, Windowed
+from gridnn.comm.split import Split
+from gridnn.comm.transfer import plan_transfer
+from gridnn.errors import UserError
+from gridnn.grid import Grid
+
+KINDS = {"local", "all-gather", "reduce-scatter", "all-reduce", "all-to-all", "neighbours"}
+
+
+def make_grid(comm, rows: int = 1) -> Grid:
+    return Grid(comm, rows, comm.size // rows, backend=get_backend("numpy"))
+
+
+def factors(ranks: int) -> list[int]:
+    return [rows for rows in range(1, ranks + 1) if ranks % rows == 0]
+
+
+def pairs(ranks: int, count: int, seed: int) -> list[tuple[Layout, Layout]]:
+    rng = random.Random(seed * 1000 + ranks)
+    found = []
+    for i in range(count):
+        source = random_source(rng, ranks)
+        found.append((source, following_target(rng, source) if i % 2 else random_target(rng, ranks)))
+    return found
+
+
+def integers(comm, seed: int, shape: tuple[int, ...]) -> np.ndarray:
+    return np.random.default_rng([seed, comm.rank]).integers(-9, 10, shape).astype(float)
+
+
+def whole(comm, layout: Layout, index: int, x: np.ndarray) -> np.ndarray:
+    """The tensor that the parts of all ranks stand for: partial sums summed, replicas taken once."""
+    total = np.zeros(layout.shape)
+    for other, part in comm.allgather((index, x)):
+        digits = Dim(None, layout.copies)
+        if layout.part(other, digits) == 0:
+            total[within(layout.box(other), tuple((0, s) for s in layout.shape))] += part
+    return total
+
+
+def global_dot(comm, a: np.ndarray, b: np.ndarray) -> float:
+    return comm.allreduce(float(np.sum(a * b)))
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("full_sum", [False, True])
+def test_random_transfers(comm, full_sum):
+    """Forward against the whole tensor, the adjoint identity exactly, the ledger against the plan; all kinds seen."""
+    grids = [make_grid(comm, rows) for rows in factors(comm.size)]
+    seen = Counter()
+    for case, (source, target) in enumerate(pairs(comm.size, 240, 7)):
+        grid = grids[case % len(grids)]
+        transfer = plan_transfer(source, target, grid.shape.rows, full_sum)
+        seen.update(stage.kind for stage in transfer.stages)
+        mover = Mover(transfer, grid, "float64", "layer")
+        x = integers(comm, case, box_shape(source.box(grid.index)))
+        if not source.partial:  # replicas of one tensor
+            tensor = np.random.default_rng(case).integers(-9, 10, source.shape).astype(float)
+            x = tensor[within(source.box(grid.index), tuple((0, s) for s in source.shape))].copy()
+        elif source.copies:
+            x[...] = np.random.default_rng([case, *_own(source, grid.index)]).integers(-9, 10, x.shape)
+        expected = whole(comm, source, grid.index, x)[within(target.box(grid.index), tuple((0, s) for s in target.shape))]
+        out = np.full(box_shape(target.box(grid.index)), np.nan)
+        grid.ledger.clear()
+        mover.forward(x, out)
+        np.testing.assert_array_equal(out, expected, err_msg=f"{case}: {source} -> {target}")
+        assert grid.ledger.integers() == predicted(transfer, grid, backward=False), f"{case}: {transfer.stages}"
+    if comm.size in (4, 6):
+        assert set(seen) == KINDS, seen
+
+
+def _own(layout: Layout, index: int) -> tuple[int, int]:
+    """The numbers of a rank's part, the same for its replicas."""
+    used = Dim(None, tuple(d for d in range(len(layout.mesh)) if d not in layout.copies))
+    return layout.part(index, used), 0
+
+
+def predicted(transfer, grid, *, backward: bool):
+    ledger, phase = Ledger(), "backward" if backward else "forward"
+    for count in transfer.counts(grid.index, grid.shape.rows, backward):
+        ledger.add(Where("layer", phase), count)
+    return ledger.integers()
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("full_sum", [False, True])
+def test_adjoint_identity_is_exact(comm, full_sum):
+    """<Tx, y> = <x, T*y> on integers, for arbitrary parts on every rank (replicas need not agree)."""
+    grids = [make_grid(comm, rows) for rows in factors(comm.size)]
+    for case, (source, target) in enumerate(pairs(comm.size, 240, 11)):
+        grid = grids[case % len(grids)]
+        transfer = plan_transfer(source, target, grid.shape.rows, full_sum)
+        mover = Mover(transfer, grid, "float64", "layer")
+        x = integers(comm, case, box_shape(source.box(grid.index)))
+        y = integers(comm, case + 10_000, box_shape(target.box(grid.index)))
+        out = np.empty_like(y)
+        mover.forward(x, out)
+        grid.ledger.clear()
+        back = mover.adjoint(y.copy())
+        assert back.shape == x.shape
+        assert grid.ledger.integers() == predicted(transfer, grid, backward=True), f"{case}: {transfer.stages}"
+        assert global_dot(comm, out, y) == global_dot(comm, x, back), f"{case}: {source} -> {target}"
+
+
+@pytest.mark.mpi
+def test_movers_are_run_again_with_the_same_buffers(comm):
+    grid = make_grid(comm)
+    split = Split.of(n=comm.size)
+    source = Layout(split.mesh, (Dim(Even(7, comm.size), split.digits("n")), Dim(Even(3, 1))))
+    mover = Mover(plan_transfer(source, Layout.whole((7, 3), split.mesh), 1), grid, "float64", "layer")
+    out = np.empty((7, 3))
+    for step in range(3):
+        tensor = np.arange(21.0).reshape(7, 3) + step
+        mover.forward(tensor[within(source.box(grid.index), ((0, 7), (0, 3)))], out)
+        np.testing.assert_array_equal(out, tensor)
+
+
+def column_gather(size: int, ranks: int) -> tuple[Layout, Layout]:
+    split = Split.of(h=ranks)
+    return Layout(split.mesh, (Dim(Even(size, ranks), split.digits("h")),)), Layout.whole((size,), split.mesh)
+
+
+@pytest.mark.mpi
+def test_long_arrays_are_sent_in_pieces_or_refused_by_name(comm):
+    """The limit of one call, lowered: sums and messages go in pieces, the others are refused with the layer's name."""
+    backend = get_backend("numpy")
+    limited = Communicator(comm.Dup(), range(comm.size), 1, backend, Ledger(), limit=5)
+    array = np.arange(23.0)
+    limited.all_reduce(array, Where("fc", "update"))
+    np.testing.assert_array_equal(array, comm.size * np.arange(23.0))
+    flat = np.ones(17)
+    limited.start_all_reduce(flat, [(Where("fc", "update"), 17)]).wait()
+    np.testing.assert_array_equal(flat, np.full(17, comm.size))
+    right, left = (comm.rank + 1) % comm.size, (comm.rank - 1) % comm.size
+    received = np.empty(12)
+    limited.exchange([(right, np.full(12, float(comm.rank)))], [(left, received)], Where("conv", "forward"))
+    np.testing.assert_array_equal(received, left)
+    with pytest.raises(UserError, match=r"layer 'fc', forward: the all-gather of 8 elements"):
+        sizes = [8 if r == 0 else 0 for r in range(comm.size)]
+        limited.all_gather(np.empty(sizes[comm.rank]), np.empty(8), sizes, Where("fc", "forward"))
+
+
+@pytest.mark.mpi
+def test_halo_words_are_those_of_the_paper(comm):
+    """Gholami et al. eq (7): B X_W X_C floor(kh/2) words to each neighbour."""
+    if comm.size < 2:
+        pytest.skip("one rank has no neighbour")
+    grid = make_grid(comm, comm.size)
+    batch, height, width, channels, kernel = 3, 24, 5, 4, 5
+    split = Split.of(h=comm.size)
+    even = Even(height, comm.size)
+    window = Window(kernel, 1, 1, 2, 2)
+
+    def layout(partition):
+        cuts = (Even(batch, 1), partition, Even(width, 1), Even(channels, 1))
+        return Layout(split.mesh, tuple(Dim(c, split.digits("h") if c is partition else ()) for c in cuts))
+
+    transfer = plan_transfer(layout(even), layout(Windowed.of(even, window, height)), grid.shape.rows)
+    counts = transfer.counts(grid.index, grid.shape.rows)
+    neighbours = (comm.rank > 0) + (comm.rank < comm.size - 1)
+    assert [count.words for count in counts] == [batch * width * channels * (kernel // 2)] * neighbours
+    assert {count.dimension for count in counts} == {"column"}
