@@ -38,9 +38,7 @@ class LocalLayer:
         self._seed, self._name = seed, layer_key(step.name)
         self.key: tuple[int, ...] = ()
         self._buffers: dict[str, Array] = {}
-        self._groups = {
-            axes: grid.group(step.group(grid.index, axes)) for axes in sorted(self._reduced_axes())
-        }
+        self._groups = {axes: grid.group(step.group(grid.index, axes)) for axes in sorted(self._reduced_axes())}
 
     def _reduced_axes(self) -> set[tuple[str, ...]]:
         """The axes over which this layer may ask for sums; their communicators are made now, by all ranks together."""
@@ -259,7 +257,8 @@ class Executable:
 
     def first_non_finite(self) -> str | None:
         """The first layer with an output that is not finite on some rank; all ranks call it together."""
-        flags = [not bool(self.backend.to_host(self.backend.xp.isfinite(self.outputs[l.step.name]).all())) for l in self.layers]
-        everyone = self.grid.all.gather_values(flags)
-        bad = [any(rank[i] for rank in everyone) for i in range(len(self.layers))]
-        return self.layers[bad.index(True)].step.name if any(bad) else None
+        finite = [bool(self.backend.to_host(self.backend.xp.isfinite(y).all())) for y in self.outputs.values()]
+        for name, everywhere in zip(self.outputs, zip(*self.grid.all.gather_values(finite), strict=True), strict=True):
+            if not all(everywhere):
+                return name
+        return None

@@ -44,7 +44,9 @@ class Grid:
         If the grid does not have as many places as there are ranks.
     """
 
-    def __init__(self, comm: Any, rows: int, cols: int, *, backend: Any, order: str = "column", ledger: Ledger | None = None):
+    def __init__(
+        self, comm: Any, rows: int, cols: int, *, backend: Any, order: str = "column", ledger: Ledger | None = None
+    ):
         self.shape = GridShape(rows, cols, order)
         self.shape.check(comm.Get_size())
         self.backend, self.ledger = backend, ledger or Ledger()

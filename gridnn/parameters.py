@@ -38,7 +38,7 @@ def layer_key(name: str) -> int:
 
 
 class Parameters:
-    """Values and gradients of all parameters of this rank, flat, in the order in which backward completes the gradients.
+    """Values and gradients of all parameters of this rank, flat, in the order in which backward completes them.
 
     So every bucket is one range of `gradients`, and nothing is packed before it is summed.
 
@@ -106,9 +106,7 @@ class Parameters:
 
     def of(self, layer: str, flat: Array) -> dict[str, Array]:
         """The parameters of one layer by name, as views of ``flat`` (values, gradients, or an array like them)."""
-        return {
-            e.name: flat[self._views[e.key]].reshape(box_shape(e.box)) for e in self.entries if e.layer == layer
-        }
+        return {e.name: flat[self._views[e.key]].reshape(box_shape(e.box)) for e in self.entries if e.layer == layer}
 
     def range_of(self, layer: str) -> list[slice]:
         """The ranges of the flat arrays that belong to ``layer``."""

@@ -105,7 +105,9 @@ class Program:
         read = {source for node in network.nodes for source in node.inputs}
         for node in network.nodes[:-1]:
             if node.name not in read:
-                raise ValueError(f"layer {node.name!r}: no layer reads its output, and it is not the last one; remove it")
+                raise ValueError(
+                    f"layer {node.name!r}: no layer reads its output, and it is not the last one; remove it"
+                )
 
     def _add(self, node: Node) -> None:
         shapes = self.network.sizes(node, self.batch)

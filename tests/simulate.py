@@ -1,7 +1,7 @@
 """The ranks of one layer as threads: its split against the serial layer, without MPI and without the executor.
 
-Every rank gets the framed part of the global inputs that `Layer.cut_input` asks for; the parts of the output, the gradients
-of the frames and those of the parameters are put together again as the architecture says: partial sums are added.
+Every rank gets the framed part of the global inputs that `Layer.cut_input` asks for; the parts of the output, the
+gradients of the frames and those of the parameters are put together again: partial sums are added.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Arrays that behave as if they were on a device: nothing reaches the host unless it is asked to.
 
 A `StrictArray` is no ndarray. It refuses to become one (`numpy.asarray`, buffers, `float`, `int`, `bool`, `item`,
-iteration), and to be mixed with one; only `StrictBackend.to_host`, `from_host`, `asarray` and `host_view` cross the border.
+iteration), and to be mixed with one; only `to_host`, `from_host`, `asarray` and `host_view` cross the border.
 """
 
 from __future__ import annotations
@@ -95,10 +95,10 @@ def _refusal(name):
     return method
 
 
-METHODS = "all any astype copy fill max mean min ravel reshape sum transpose view".split()
-BINARY = "add sub mul truediv floordiv mod pow and or xor lshift rshift matmul".split()
-UNARY_AND_ORDER = "lt le eq ne gt ge neg abs invert".split()
-REFUSED = "__array__ __float__ __int__ __bool__ __index__ __complex__ __iter__ item tolist".split()
+METHODS = ["all", "any", "astype", "copy", "fill", "max", "mean", "min", "ravel", "reshape", "sum", "transpose", "view"]
+BINARY = ["add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor", "lshift", "rshift", "matmul"]
+UNARY_AND_ORDER = ["lt", "le", "eq", "ne", "gt", "ge", "neg", "abs", "invert"]
+REFUSED = ["__array__", "__float__", "__int__", "__bool__", "__index__", "__complex__", "__iter__", "item", "tolist"]
 
 
 def _complete(cls) -> None:

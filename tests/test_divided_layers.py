@@ -19,7 +19,7 @@ from gridnn.comm.gridshape import GridShape
 from gridnn.comm.layout import Dim, within
 from gridnn.execute import Executable
 from gridnn.grid import Grid
-from gridnn.layers.base import Layer, Loss, Parameter, Shapes, tensor_axes
+from gridnn.layers.base import Layer, Parameter, Shapes, tensor_axes
 from gridnn.network import Network
 from gridnn.parameters import Parameters
 from gridnn.plan.plan import Plan

@@ -123,8 +123,9 @@ def test_ctrl_c_to_mpirun_ends_all_ranks():
 
 
 def test_a_signal_to_one_rank_ends_the_others_too():
-    with waiting([*mpirun_command(), "-n", "3", *ENDING, "wait"], 3) as (process, pids):
-        os.kill(pids[1], signal.SIGTERM)
+    with waiting([*mpirun_command(), "-n", "3", *ENDING, "wait"], 3) as (process, printed):
+        words = next(line.split() for line in printed if line.endswith("rank 1\n"))
+        os.kill(int(words[1]), signal.SIGTERM)
         out, err = process.communicate(timeout=15)
         assert gone(process.pid)
     assert process.returncode == 143
@@ -141,15 +142,15 @@ def gone(session: int, seconds: float = 3.0) -> bool:
 
 
 @contextmanager
-def waiting(command: list[str], ranks: int):
-    """``command`` in a session of its own, once all its ranks wait inside MPI; with the process id of every rank."""
+def waiting(command: list[str], lines: int = 1):
+    """``command`` in a session of its own, once it has printed ``lines`` lines; with these."""
     options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, env=clean_environment(), cwd=ROOT, start_new_session=True, **options) as process:
         try:
-            lines = [process.stdout.readline().split() for _ in range(ranks)]
-            assert all(lines), process.stderr.read()
+            printed = [process.stdout.readline() for _ in range(lines)]
+            assert all(printed), process.stderr.read()
             time.sleep(0.5)  # from the line into MPI
-            yield process, {int(rank): int(pid) for _, pid, _, rank in lines}
+            yield process, printed
         finally:
             if process.poll() is None:
                 kill(process)

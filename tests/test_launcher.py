@@ -2,7 +2,7 @@
 
 import pytest
 
-from gridnn.comm.launcher import check_ranks, expected_ranks, launch, vendor
+from gridnn.comm.launcher import check_library, check_ranks, expected_ranks, launch, short_version, vendor
 from gridnn.errors import UserError
 
 OPEN_MPI = "Open MPI v5.0.11, package: Open MPI user@host Distribution"
@@ -62,7 +62,24 @@ def test_singletons_of_the_wrong_mpirun_are_refused_naming_the_right_one():
         check_ranks(env, 1, OPEN_MPI)
 
 
+@pytest.mark.parametrize("size", [1, 4])
+def test_a_library_of_another_family_is_refused_before_it_starts(size):
+    ompi = {"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": str(size)}
+    hydra = {"PMI_RANK": "0", "PMI_SIZE": str(size), "MPI_LOCALNRANKS": str(size)}
+    check_library(ompi, OPEN_MPI)
+    check_library(hydra, MPICH)
+    check_library({}, MPICH)
+    for env, library, fit in ((ompi, MPICH, "MPICH"), (hydra, OPEN_MPI, "Open MPI")):
+        if size == 1:
+            check_library(env, library)
+        else:
+            with pytest.raises(UserError, match=f"which it cannot start: use the mpirun that belongs to {fit}"):
+                check_library(env, library)
+
+
 def test_vendor():
+    assert short_version(OPEN_MPI) == "Open MPI v5.0.11"
+    assert short_version(MPICH) == "MPICH Version: 5.0.2"
     assert vendor(OPEN_MPI) == "Open MPI"
     assert vendor(MPICH) == "MPICH"
     assert vendor("Intel(R) MPI Library 2021.18") == "Intel MPI"

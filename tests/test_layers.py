@@ -274,7 +274,7 @@ def test_gradient_may_be_the_inside_of_a_frame():
 
 REFUSED = [
     (L.Conv2d(3, 5), (4, 4, 2), r"Conv2d 5 on h of a 4x4 input with padding 0: \(4 \+ 0 - 5\) / 1 \+ 1 = 0 outputs"),
-    (L.Conv2d(3, 3, dilation=2), (4, 9, 2), r"\(4 \+ 0 - 2 \* \(3 - 1\) \+ 1 = 5\)"),
+    (L.Conv2d(3, 3, dilation=2), (4, 9, 2), r"padding 0, dilation 2 \(reach 5\): \(4 \+ 0 - 5\) / 1 \+ 1 = 0"),
     (L.Conv2d(4, 3, groups=2), (4, 4, 3), "3 input channels / 2 groups = 1.5"),
     (L.Conv2d(4, 3), (4, 4), "shape .h, w, channels."),
     (L.MaxPool2d(3), (2, 4, 2), "MaxPool2d 3 on h of a 2x4"),

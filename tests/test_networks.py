@@ -18,11 +18,15 @@ from gridnn.train.trainer import Trainer
 
 STEPS = 20
 STRATEGIES = ("batch", "model", "grid", "domain", "integrated")
-BASE = RunConfig(dataset="synthetic", dtype="float64", batch=13, samples=60, steps=STEPS, lr=0.05, epochs=9, dropout=0.3)
+BASE = RunConfig(
+    dataset="synthetic", dtype="float64", batch=13, samples=60, steps=STEPS, lr=0.05, epochs=9, dropout=0.3
+)
 RUNS = {
-    "lenet": dataclasses.replace(BASE, model="lenet", shape="13x12x2", nesterov=True, weight_decay=1e-3),
-    "mlp": dataclasses.replace(BASE, model="mlp", shape="5x5x3", widths="23,17,9", optimizer="adamw", lr=3e-3, clip=0.5),
-    "branches": dataclasses.replace(BASE, model="branches", shape="14x13x3", schedule="cosine", warmup=1),
+    "lenet": dataclasses.replace(BASE, model="lenet", shape="27x12x2", nesterov=True, weight_decay=1e-3),
+    "mlp": dataclasses.replace(
+        BASE, model="mlp", shape="5x5x3", widths="23,17,9", optimizer="adamw", lr=3e-3, clip=0.5
+    ),
+    "branches": dataclasses.replace(BASE, model="branches", shape="28x9x3", schedule="cosine", warmup=1),
 }
 
 
@@ -122,10 +126,10 @@ def test_loss_curve_is_that_of_the_serial_run(comm, name, strategy):
 
 
 VARIANTS = {
-    "rows contiguous": dict(order="row"),
-    "paper's backward": dict(gather_backward="all-reduce"),
-    "accumulated": dict(accumulate=3, model="lenet"),
-    "domain in two": dict(strategy="domain", domain="2x2"),
+    "rows contiguous": {"order": "row"},
+    "paper's backward": {"gather_backward": "all-reduce"},
+    "accumulated": {"accumulate": 3},
+    "domain in two": {"strategy": "domain", "domain": "2x2"},
 }
 
 

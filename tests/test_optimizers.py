@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from gridnn.arrays import get_backend
-from gridnn.train.optimizers import SGD, AdamW, get_optimizer
+from gridnn.train.config import RunConfig
+from gridnn.train.optimizers import SGD, AdamW, make_optimizer
 
 SIZE = 40_001  # more than one chunk of the kernels, and odd
 
@@ -83,4 +84,4 @@ def test_refused():
     with pytest.raises(ValueError, match="nesterov needs momentum, but momentum = 0"):
         SGD(nesterov=True)
     with pytest.raises(ValueError, match="unknown optimizer 'adam': did you mean adamw"):
-        get_optimizer("adam", momentum=0, nesterov=False, weight_decay=0)
+        make_optimizer(RunConfig(optimizer="adam"))

@@ -4,14 +4,15 @@ import math
 
 import pytest
 
-from gridnn.train.schedules import get_schedule
+from gridnn.train.config import RunConfig
+from gridnn.train.schedules import make_schedule
 
 PER_EPOCH, TOTAL = 7, 70
 
 
 def rates(name, **options):
-    schedule = get_schedule(name, 0.5, **options)
-    return [schedule(step, PER_EPOCH, TOTAL) for step in range(1, TOTAL + 1)]
+    schedule = make_schedule(RunConfig(schedule=name, lr=0.5, **options), PER_EPOCH, TOTAL)
+    return [schedule(done) for done in range(TOTAL)]
 
 
 def test_constant():
@@ -20,7 +21,7 @@ def test_constant():
 
 def test_step_changes_at_the_start_of_an_epoch():
     expected = [0.5 * 0.1**k for k in (0, 1, 2, 3) for _ in range(3 * PER_EPOCH)]
-    assert rates("step", every=3, gamma=0.1) == pytest.approx(expected[:TOTAL], rel=1e-15)
+    assert rates("step", step_every=3, gamma=0.1) == pytest.approx(expected[:TOTAL], rel=1e-15)
 
 
 def test_cosine_goes_from_the_full_rate_to_zero():
@@ -48,4 +49,4 @@ def test_a_warm_up_as_long_as_the_run():
 
 def test_unknown_name():
     with pytest.raises(ValueError, match="unknown schedule 'cosin': did you mean cosine"):
-        get_schedule("cosin", 0.1)
+        make_schedule(RunConfig(schedule="cosin"), 1, 1)

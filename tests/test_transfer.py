@@ -75,7 +75,9 @@ def test_random_transfers(comm, full_sum):
             x = tensor[within(source.box(grid.index), tuple((0, s) for s in source.shape))].copy()
         elif source.copies:
             x[...] = np.random.default_rng([case, *_own(source, grid.index)]).integers(-9, 10, x.shape)
-        expected = whole(comm, source, grid.index, x)[within(target.box(grid.index), tuple((0, s) for s in target.shape))]
+        expected = whole(comm, source, grid.index, x)[
+            within(target.box(grid.index), tuple((0, s) for s in target.shape))
+        ]
         out = np.full(box_shape(target.box(grid.index)), np.nan)
         grid.ledger.clear()
         mover.forward(x, out)

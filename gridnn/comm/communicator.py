@@ -87,8 +87,8 @@ class Communicator:
     def start_all_reduce(self, array: Array, shares: Sequence[tuple[Where, int]]) -> Pending:
         """Start to sum a flat ``array`` over the members, in place; it belongs to the caller again after ``wait``.
 
-        ``shares`` says how many of its elements belong to whom, in order. The words are entered for each, the messages (there
-        is one call) for the first, the seconds in proportion.
+        ``shares`` says how many of its elements belong to whom, in order. The words are entered for each, the
+        messages (there is one call) for the first, the seconds in proportion.
         """
         started = time.perf_counter()
         host = self._host(array)
@@ -104,7 +104,9 @@ class Communicator:
 
         return Pending(requests, finish)
 
-    def all_to_all(self, send: Array, sent: Sequence[int], receive: Array, received: Sequence[int], where: Where) -> None:
+    def all_to_all(
+        self, send: Array, sent: Sequence[int], receive: Array, received: Sequence[int], where: Where
+    ) -> None:
         """Send every member its piece of the flat ``send``, and receive one of each."""
         self._refuse("all-to-all", max(sum(sent), sum(received)), where)
         away = [size for member, size in enumerate(sent) if member != self.rank and size]
@@ -170,9 +172,9 @@ class Communicator:
     def _refuse(self, kind: str, size: int, where: Where) -> None:
         if size > self.limit:
             raise UserError(
-                f"layer {where.layer!r}, {where.phase}: the {kind} of {size:,} elements over {self.size} ranks is longer than "
-                f"the {self.limit:,} that one MPI call counts; divide the batch further (--grid with more columns, "
-                "a smaller --batch, or --accumulate)"
+                f"layer {where.layer!r}, {where.phase}: the {kind} of {size:,} elements over {self.size} ranks is "
+                f"longer than the {self.limit:,} that one MPI call counts; divide the batch further (--grid with more "
+                "columns, a smaller --batch, or --accumulate)"
             )
 
     @contextmanager

@@ -49,8 +49,8 @@ def rounds(group: int) -> int:
 def collective(kind: str, members: Sequence[int], place: int, sizes: Sequence[int], rows: int) -> Count:
     """The count of one collective for member ``place``.
 
-    ``sizes`` are the elements of every member (all-gather, reduce-scatter), of the one buffer (all-reduce), or the words and
-    messages sent (all-to-all).
+    ``sizes`` are the elements of every member (all-gather, reduce-scatter), of the one buffer (all-reduce), or the
+    words and messages sent (all-to-all).
     """
     dimension, group = dimension_of(members, rows), len(members)
     if kind == "all-reduce":

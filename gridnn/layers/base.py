@@ -37,7 +37,7 @@ class Shapes(NamedTuple):
 class Parameter(NamedTuple):
     """A trained tensor: its global shape, the split axis of each dimension, and its first value.
 
-    ``fan_in`` set: uniform in +-sqrt(6 / fan_in) (He et al. 2015, for the global fan-in); otherwise ``value`` everywhere.
+    ``fan_in`` set: uniform in +-sqrt(6 / fan_in) (He et al. 2015, for the global fan-in); otherwise ``value``.
     """
 
     shape: Shape
@@ -60,6 +60,7 @@ class Local(Protocol):
     backend: Any  # arrays.Backend: xp, kernels, uniform
     dtype: Any
     training: bool
+    counts: bool  # False on the ranks that only repeat another one's work: a loss counts nothing there
     needs_gradient: bool  # whether anybody asks for the gradient of the input
     key: tuple[int, ...]  # (seed, layer, step): names the random numbers of this layer in this step
     shapes: Shapes  # global
@@ -182,11 +183,11 @@ class Layer:
 class Loss(Layer):
     """The last layer: compares an output with its targets.
 
-    ``forward`` gives a float64 array of two elements, this rank's share of (the sum over samples of the loss, the number of
-    right answers), counted only on the ranks whose ``local.counts`` is True, so that the sum over all ranks counts every
-    sample once. ``local.saved["target"]`` holds this rank's targets: the global class of each local sample (int64, shape
-    (n,)), or an array like the local input. ``backward(local, scale)`` gives ``scale`` times the gradient of the summed loss.
-    Its ``output`` shape is that of its input.
+    ``forward`` gives a float64 array of two elements, this rank's share of (the sum over samples of the loss, the
+    number of right answers), counted only on the ranks whose ``local.counts`` is True, so that the sum over all ranks
+    counts every sample once. ``local.saved["target"]`` holds this rank's targets: the global class of each local
+    sample (int64, shape (n,)), or an array like the local input. ``backward(local, scale)`` gives ``scale`` times the
+    gradient of the summed loss. Its ``output`` shape is that of its input.
     """
 
     def backward(self, local: Local, scale: float) -> tuple[Array]:

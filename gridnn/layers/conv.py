@@ -69,22 +69,19 @@ class Conv2d(Layer):
         for name in ("kernel", "stride", "dilation"):
             object.__setattr__(self, name, pair(name, getattr(self, name), 1))
         object.__setattr__(self, "padding", padding_pairs(self.padding))
-        if self.channels < 1 or self.groups < 1 or self.channels % self.groups:
-            raise ValueError(
-                f"Conv2d: {self.channels} output channels / {self.groups} groups = {self.channels / self.groups:g}; "
-                "give groups that divide the channels"
-                if self.groups
-                else "Conv2d: groups=0; give at least one group"
-            )
+        if self.channels < 1 or self.groups < 1:
+            raise ValueError(f"Conv2d: channels={self.channels}, groups={self.groups}; at least one of each is needed")
+        self._check_groups("output", self.channels)
 
     def infer(self, *shapes: Shape) -> Shape:
         space = output_sizes("Conv2d", shapes[0], self.windows(None))
-        if shapes[0][2] % self.groups:
-            raise ValueError(
-                f"Conv2d: {shapes[0][2]} input channels / {self.groups} groups = {shapes[0][2] / self.groups:g}; "
-                "give groups that divide the channels"
-            )
+        self._check_groups("input", shapes[0][2])
         return (*space, self.channels)
+
+    def _check_groups(self, side: str, channels: int) -> None:
+        if channels % self.groups:
+            equation = f"{channels} {side} channels / {self.groups} groups = {channels / self.groups:g}"
+            raise ValueError(f"Conv2d: {equation}; give groups that divide the channels")
 
     def input_axes(self, index: int, shapes: Shapes) -> tuple[str, ...]:
         return ("n", "h", "w", "ci" if self.groups == 1 else "co")

@@ -42,10 +42,7 @@ def padding_pairs(value: int | Pair | tuple[Pair, Pair]) -> tuple[Pair, Pair]:
 
 def windows(kernel: Pair, stride: Pair, padding: tuple[Pair, Pair], dilation: Pair = (1, 1)) -> dict[str, Window]:
     """The window over each of h and w."""
-    return {
-        axis: Window(kernel[i], stride[i], dilation[i], *padding[i])  #
-        for i, axis in enumerate("hw")
-    }
+    return {axis: Window(kernel[i], stride[i], dilation[i], *padding[i]) for i, axis in enumerate("hw")}
 
 
 def output_sizes(layer: str, shape: Shape, over: dict[str, Window]) -> Pair:
@@ -65,12 +62,10 @@ def _outputs(layer: str, shape: Shape, axis: str, size: int, window: Window) -> 
     count = window.outputs(size)
     if count < 1:
         padding = window.before + window.after
-        reach = (
-            f"{window.dilation} * ({window.kernel} - 1) + 1 = {window.reach}" if window.dilation > 1 else window.reach
-        )
+        spread = f", dilation {window.dilation} (reach {window.reach})" if window.dilation > 1 else ""
         raise ValueError(
-            f"{layer} {window.kernel} on {axis} of a {shape[0]}x{shape[1]} input with padding {padding}: "
-            f"({size} + {padding} - {reach}) / {window.stride} + 1 = {count} outputs; "
+            f"{layer} {window.kernel} on {axis} of a {shape[0]}x{shape[1]} input with padding {padding}{spread}: "
+            f"({size} + {padding} - {window.reach}) / {window.stride} + 1 = {count} outputs; "
             f"use a kernel that reaches at most {size + padding}, or more padding"
         )
     return count

@@ -80,7 +80,8 @@ def complete(network: Network, chosen: Mapping[str, Split], ranks: int, batch: i
     Raises
     ------
     ValueError
-        If a split does not fit its layer: an axis that it lacks, more parts than elements, a product that does not divide P.
+        If a split does not fit its layer: an axis that it lacks, more parts than elements, a product that does not
+        divide P.
     """
     splits: dict[str, Split] = {}
     for node in network.nodes:
@@ -117,7 +118,9 @@ def _check_parts(node: Node, shapes: Shapes, split: Split) -> None:
     for axis in dict.fromkeys(axis for axis, _ in split.factors if axis != COPIES):
         size, parts = sizes[axis], split.parts(axis)
         if parts > size:
-            what = {"n": "samples in the batch", "co": "out-channels", "ci": "in-channels"}.get(axis, f"places along {axis}")
+            what = {"n": "samples in the batch", "co": "out-channels", "ci": "in-channels"}.get(
+                axis, f"places along {axis}"
+            )
             remedy = f"--batch {parts} or more, or " if axis == "n" else ""
             raise ValueError(
                 f"split {split} divides {axis} into {parts} parts, but there are {size} {what}: "
@@ -128,8 +131,8 @@ def _check_parts(node: Node, shapes: Shapes, split: Split) -> None:
 def load_plan(path: str | Path, network: Network, grid: GridShape, batch: int, gather_backward: str) -> Plan:
     """Read the plan in the JSON file ``path`` for ``network`` on ``grid``.
 
-    The file holds ``{"version": 1, "splits": {"conv1": "n=2,h=2", ...}}`` and may hold ``grid`` and ``gather_backward``; layers
-    that it does not name follow their inputs.
+    The file holds ``{"version": 1, "splits": {"conv1": "n=2,h=2", ...}}`` and may hold ``grid`` and ``gather_backward``;
+    layers that it does not name follow their inputs.
 
     Raises
     ------

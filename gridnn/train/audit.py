@@ -24,6 +24,7 @@ class Row:
     measured_words: int
     predicted_messages: int
     measured_messages: int
+    measured_bytes: int
     seconds: float
     equal: bool
 
@@ -54,8 +55,8 @@ def audit(config: RunConfig, job: Any) -> AuditResult:
     for number, indices in enumerate(_batches(session, config), 1):
         _predict(session, indices, predicted)
         session.step(indices, number)
-    seconds = {key: tally.seconds for key, tally in session.ledger.steps()}
-    mine = (predicted.integers(), session.ledger.integers(), seconds)
+    tallies = dict(session.ledger.steps())
+    mine = (predicted.integers(), session.ledger.integers(), tallies)
     return AuditResult(tuple(_rows(session.grid.all.gather_values(mine), session)))
 
 
@@ -88,12 +89,14 @@ def _rows(ranks: list[tuple[dict, dict, dict]], session: Session) -> Iterator[Ro
 
     for key in sorted(keys, key=place):
         predicted, measured = ([rank[i].get(key, (0, 0)) for rank in ranks] for i in (0, 1))
+        tallies = [rank[2][key] for rank in ranks if key in rank[2]]
         yield Row(
             *key,
             predicted_words=sum(words for words, _ in predicted),
             measured_words=sum(words for words, _ in measured),
             predicted_messages=sum(messages for _, messages in predicted),
             measured_messages=sum(messages for _, messages in measured),
-            seconds=sum(rank[2].get(key, 0.0) for rank in ranks) / len(ranks),
+            measured_bytes=sum(tally.bytes for tally in tallies),
+            seconds=sum(tally.seconds for tally in tallies) / len(ranks),
             equal=predicted == measured,
         )

@@ -62,7 +62,7 @@ class RunConfig:
     dataset: str = "digits"
     data_dir: str = "data"
     shape: str = "32x32x3"
-    classes: int = 10
+    classes: int | None = None
     samples: int = 2048
     loss: str = "cross-entropy"
     grid: str = "auto"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gridnn.errors import UserError, unknown
+from gridnn.train.config import RunConfig
 
 Array = Any
 SCRATCH = 1 << 15  # elements: what the fused updates use at the most
@@ -112,16 +113,16 @@ class AdamW(Optimizer):
         )
 
 
-def get_optimizer(name: str, *, momentum: float, nesterov: bool, weight_decay: float) -> Optimizer:
-    """The optimizer ``name``, ``sgd`` or ``adamw`` (which has no use for momentum).
+def make_optimizer(config: RunConfig) -> Optimizer:
+    """The optimizer of a run.
 
     Raises
     ------
     ValueError
         If there is none of this name.
     """
-    if name == "sgd":
-        return SGD(momentum, nesterov, weight_decay)
-    if name == "adamw":
-        return AdamW(weight_decay=weight_decay)
-    raise unknown("optimizer", name, ("sgd", "adamw"))
+    if config.optimizer == "sgd":
+        return SGD(config.momentum, config.nesterov, config.weight_decay)
+    if config.optimizer == "adamw":
+        return AdamW(weight_decay=config.weight_decay)
+    raise unknown("optimizer", config.optimizer, ("sgd", "adamw"))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from gridnn.errors import unknown
+from gridnn.train.config import RunConfig
 
 
 @dataclass(frozen=True)
@@ -23,15 +26,15 @@ class Schedule:
     lr: float
     warmup: int = 0
 
-    def __call__(self, step: int, steps_per_epoch: int, total: int) -> float:
-        """The learning rate of ``step`` (from 1 to ``total``)."""
+    def __call__(self, done: int, steps_per_epoch: int, total: int) -> float:
+        """The learning rate of the update that follows ``done`` others, of ``total`` in all."""
         warm = self.warmup * steps_per_epoch
-        if step <= warm:
-            return self.lr * step / warm
-        return self.lr * self.factor(step - 1, warm, steps_per_epoch, total)
+        if done < warm:
+            return self.lr * (done + 1) / warm
+        return self.lr * self.factor(done, warm, steps_per_epoch, total)
 
     def factor(self, done: int, warm: int, steps_per_epoch: int, total: int) -> float:
-        """What the rate is multiplied by when ``done`` steps are done, of them ``warm`` in the warm-up."""
+        """What the rate is multiplied by after a warm-up of ``warm`` updates."""
         return 1.0
 
 
@@ -54,18 +57,19 @@ class Cosine(Schedule):
         return 0.5 * (1.0 + math.cos(math.pi * (done - warm) / (total - warm)))
 
 
-def get_schedule(name: str, lr: float, *, warmup: int = 0, every: int = 10, gamma: float = 0.1) -> Schedule:
-    """The schedule ``name``: ``constant``, ``step`` or ``cosine``.
+def make_schedule(config: RunConfig, steps_per_epoch: int, total: int) -> Callable[[int], float]:
+    """The schedule of a run of ``total`` updates: a function of the updates done.
 
     Raises
     ------
     ValueError
-        If there is none of this name.
+        If there is no schedule of this name.
     """
-    if name == "constant":
-        return Schedule(lr, warmup)
-    if name == "step":
-        return Step(lr, warmup, every, gamma)
-    if name == "cosine":
-        return Cosine(lr, warmup)
-    raise unknown("schedule", name, ("constant", "step", "cosine"))
+    schedules = {
+        "constant": Schedule(config.lr, config.warmup),
+        "step": Step(config.lr, config.warmup, config.step_every, config.gamma),
+        "cosine": Cosine(config.lr, config.warmup),
+    }
+    if config.schedule not in schedules:
+        raise unknown("schedule", config.schedule, schedules)
+    return partial(schedules[config.schedule], steps_per_epoch=steps_per_epoch, total=total)

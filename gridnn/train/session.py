@@ -150,9 +150,7 @@ def _network(config: RunConfig, data: Any) -> Network:
     if config.loss == "mse" and data.classes is not None:
         raise UserError("--loss mse needs targets that are numbers, but this data set has labels: --loss cross-entropy")
     outputs = data.classes or math.prod(data.target_shape)
-    network = get_model(
-        config.model, data.sample_shape, outputs, widths=config.hidden, dropout=config.dropout
-    )
+    network = get_model(config.model, data.sample_shape, outputs, widths=config.hidden, dropout=config.dropout)
     network.add("loss", SoftmaxCrossEntropy() if config.loss == "cross-entropy" else MeanSquaredError())
     return network
 

@@ -46,9 +46,7 @@ class Trainer:
         self.total = min(config.epochs * self.steps_per_epoch, config.steps or math.inf)
         self.schedule = make_schedule(config, self.steps_per_epoch, self.total)
         parameters = self.session.parameters
-        self.optimizer = make_optimizer(config).start(
-            parameters.backend, parameters.values.size, config.dtype
-        )
+        self.optimizer = make_optimizer(config).start(parameters.backend, parameters.values.size, config.dtype)
         self.done = 0
 
     def train(self) -> None:

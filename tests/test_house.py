@@ -1,0 +1,100 @@
+"""The house: lower floors know nothing of higher ones, MPI stays in comm/, device data knows no NumPy, no module state."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent / "gridnn"
+FILES = sorted(ROOT.rglob("*.py"))
+
+# Every file belongs to the first floor that its path starts with; a floor may import those listed before it.
+FLOORS = (
+    "errors",
+    "arrays/",
+    "comm/partition",
+    "comm/split",
+    "comm/",
+    "grid",
+    "layers/",
+    "network",
+    "plan/",
+    "program",
+    "parameters",
+    "execute",
+    "models/",
+    "train/",
+    "cli/",
+    "__main__",
+)
+MPI = {"comm/communicator.py", "comm/job.py", "comm/cuda.py", "cli/check.py"}
+HOST_DATA = ("arrays/", "train/data/", "train/session.py", "cli/check.py", "comm/threads.py")
+
+
+def name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def imports(path: Path) -> set[str]:
+    """The modules that a file imports, anywhere in it, written as paths for those of gridnn."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            if (ROOT.parent / Path(*node.module.split("."))).is_dir():
+                found.update(f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+    return found
+
+
+def floor(path: str) -> int:
+    matches = [i for i, start in enumerate(FLOORS) if path.startswith(start)]
+    return max(matches, key=lambda i: len(FLOORS[i])) if matches else len(FLOORS)
+
+
+def within_house(module: str) -> str | None:
+    """The path of a module of gridnn, or None for others."""
+    parts = module.split(".")
+    if parts[0] != "gridnn" or len(parts) == 1:
+        return None
+    path = ROOT.joinpath(*parts[1:])
+    if path.is_dir():
+        return "/".join(parts[1:]) + "/"
+    return "/".join(parts[1:]) if path.with_suffix(".py").exists() else None
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_lower_floors_know_nothing_of_higher_ones(path):
+    own = floor(name(path))
+    for module in imports(path):
+        other = within_house(module)
+        assert other is None or floor(other) <= own, f"{name(path)} imports {module}"
+
+
+def test_every_file_has_a_floor():
+    assert [name(path) for path in FILES if floor(name(path)) == len(FLOORS) and path.name != "__init__.py"] == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_mpi_is_in_comm_only(path):
+    assert name(path) in MPI or not any(module.split(".")[0] == "mpi4py" for module in imports(path))
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_numpy_is_for_the_host(path):
+    """Layers, transfers, parameters and optimizers are written against the backend."""
+    assert name(path).startswith(HOST_DATA) or "numpy" not in imports(path)
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_no_module_state(path):
+    tree = ast.parse(path.read_text())
+    assert not any(isinstance(node, ast.Global) for node in ast.walk(tree))
+    for node in tree.body:
+        if isinstance(node, ast.Assign):
+            names = [part.id for target in node.targets for part in ast.walk(target) if isinstance(part, ast.Name)]
+            # constants, type aliases, and the table of commands of the command line
+            assert all(n.isupper() or n[0].isupper() or n in ("__all__", "app") for n in names), names

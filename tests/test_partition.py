@@ -1,0 +1,137 @@
+"""Interval arithmetic against brute force."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gridnn.comm.partition import Clipped, Even, Scaled, Window, Windowed, window_frame
+
+sizes = st.integers(0, 40)
+parts = st.integers(1, 12)
+windows = st.builds(
+    Window, st.integers(1, 11), st.integers(1, 4), st.integers(1, 3), st.integers(0, 5), st.integers(0, 5)
+)
+
+
+def elements(interval):
+    return set(range(*interval))
+
+
+def taps(window, output, size):
+    """The input elements under one window, padding left out, by definition."""
+    first = output * window.stride - window.before
+    return {first + window.dilation * k for k in range(window.kernel)} & set(range(size))
+
+
+@st.composite
+def partitions(draw):
+    """A partition of any kind."""
+    base = Even(draw(sizes), draw(parts))
+    kind = draw(st.sampled_from(["even", "scaled", "clipped", "windowed"]))
+    if kind == "scaled":
+        return Scaled.of(base, draw(st.integers(1, 5)))
+    if kind == "clipped":
+        offset = draw(st.integers(0, base.size))
+        return Clipped.of(base, offset, draw(st.integers(0, base.size - offset)))
+    if kind == "windowed":
+        window, size = draw(windows), draw(sizes)
+        return Windowed.of(Even(max(0, window.outputs(size)), base.parts), window, size)
+    return base
+
+
+@given(sizes, parts)
+def test_even_parts_cover_once_and_differ_by_one(size, count):
+    partition = Even(size, count)
+    held = [element for part in range(count) for element in range(*partition.interval(part))]
+    assert held == list(range(size))
+    extents = [partition.extent(part) for part in range(count)]
+    assert max(extents) - min(extents) <= 1
+
+
+@given(sizes, st.integers(1, 6), st.integers(1, 6))
+def test_even_parts_nest(size, coarse, factor):
+    fine, whole = Even(size, coarse * factor), Even(size, coarse)
+    assert fine.coarsen(factor) == whole
+    for part in range(coarse):
+        start, stop = fine.interval(part * factor)[0], fine.interval(part * factor + factor - 1)[1]
+        assert (start, stop) == whole.interval(part)
+
+
+@given(partitions(), st.integers(0, 45), st.integers(0, 45))
+def test_touching_finds_every_part_that_shares_an_element(partition, a, b):
+    interval = (min(a, b), max(a, b))
+    found = partition.touching(interval)
+    for part in range(partition.parts):
+        if elements(partition.interval(part)) & elements(interval):
+            assert part in found
+
+
+@given(partitions())
+def test_intervals_lie_inside_and_bounds_ascend(partition):
+    bounds = [partition.bounds(part) for part in range(partition.parts)]
+    assert bounds == sorted(bounds) and [b[1] for b in bounds] == sorted(b[1] for b in bounds)
+    for part in range(partition.parts):
+        start, stop = partition.interval(part)
+        assert 0 <= start <= stop <= partition.size
+
+
+@given(partitions(), st.integers(1, 12))
+def test_a_coarser_partition_joins_consecutive_parts(partition, factor):
+    coarse = partition.coarsen(factor)
+    if coarse is None:
+        return
+    assert coarse.parts * factor == partition.parts
+    for part in range(coarse.parts):
+        fine = set().union(*(elements(partition.interval(part * factor + i)) for i in range(factor)))
+        assert fine == elements(coarse.interval(part))
+
+
+@given(windows, sizes, parts)
+def test_windowed_parts_hold_all_taps_and_no_more_than_their_span(window, size, count):
+    outputs = window.outputs(size)
+    if outputs < 1:
+        return
+    base = Even(outputs, count)
+    partition = Windowed.of(base, window, size)
+    for part in range(count):
+        needed = set().union(*(taps(window, output, size) for output in range(*base.interval(part))))
+        held = elements(partition.interval(part))
+        assert needed <= held
+        if count > 1 and needed:
+            assert (min(held), max(held)) == (min(needed), max(needed)) or window.dilation > 1 or window.kernel == 1
+
+
+@given(windows, sizes, parts)
+def test_a_framed_part_is_as_long_as_its_windows_reach(window, size, count):
+    outputs = window.outputs(size)
+    if outputs < 1:
+        return
+    base = Even(outputs, count)
+    partition = Windowed.of(base, window, size)
+    for part in range(count):
+        mine, held = base.interval(part), partition.interval(part)
+        before, after = window_frame(window, mine, held)
+        length = before + held[1] - held[0] + after
+        if mine[0] == mine[1]:
+            assert count > 1 and length == 0
+            continue
+        assert length >= (mine[1] - mine[0] - 1) * window.stride + window.reach
+        assert held[0] - before == mine[0] * window.stride - window.before or held[0] == held[1]
+        if count > 1:
+            assert length == (mine[1] - mine[0] - 1) * window.stride + window.reach
+
+
+def test_half_the_kernel_is_not_the_halo():
+    """AlexNet's first layer: 11x11, stride 4, no padding, 227 rows. Padding by k // 2 would be wrong on every rank."""
+    window = Window(11, 4)
+    partition = Windowed.of(Even(window.outputs(227), 4), window, 227)
+    assert [partition.interval(part) for part in range(4)] == [(0, 59), (52, 115), (108, 171), (164, 227)]
+
+
+@pytest.mark.parametrize("factor", [1, 3])
+def test_an_undivided_partition_is_always_the_same_one(factor):
+    assert Scaled.of(Even(4, 1), factor) == Even(4 * factor, 1)
+    assert Clipped.of(Even(9, 1), 2, 5) == Even(5, 1)
+    assert Windowed.of(Even(4, 1), Window(3), 6) == Even(6, 1)
