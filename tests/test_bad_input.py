@@ -61,7 +61,7 @@ def test_unknown_names_are_answered_with_the_nearest(args, text):
 
 
 def test_more_parts_than_features():
-    refused(4, "train", *SMALL[:2], "--widths", "3", "--strategy", "model", "--quiet", text="there are 3")
+    refused(4, *TRAIN, "--widths", "3", "--strategy", "model", text="there are 3")
 
 
 def test_more_parts_than_samples():

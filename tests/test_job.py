@@ -129,7 +129,7 @@ def test_a_signal_to_one_rank_ends_the_others_too():
         out, err = process.communicate(timeout=15)
         assert gone(process.pid)
     assert process.returncode == 143
-    assert (out + err).count("stopped by SIGTERM") == 1
+    assert (out + err).count("gridnn: rank 1 of 3: stopped by SIGTERM") == 1
     assert "Traceback" not in out + err
 
 

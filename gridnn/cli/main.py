@@ -10,6 +10,7 @@ import typer
 
 from gridnn.cli.audit import audit
 from gridnn.cli.check import check
+from gridnn.cli.plan import plan
 from gridnn.cli.train import train
 from gridnn.comm.job import MISUSED, Job, run
 from gridnn.comm.launcher import launch
@@ -18,6 +19,7 @@ from gridnn.errors import UserError
 app = typer.Typer(name="gridnn", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.command()(train)
 app.command()(audit)
+app.command()(plan)
 app.command()(check)
 
 

@@ -13,12 +13,14 @@ from array import array
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
-from gridnn.comm.launcher import at_terminal, check_library, check_ranks, launch, short_version
+from gridnn.comm.launcher import check_library, check_ranks, launch, short_version
 from gridnn.comm.threads import affinity, limit_threads, share
 from gridnn.errors import UserError
 
 FAILED, MISUSED = 1, 2  # exit status: something broke or differs; the user's mistake
-AGREEMENT = 1.5  # seconds in which all ranks must fail for it to count as one failure of all
+# Seconds in which all ranks must fail for it to count as one failure of all. Mistakes are found while ranks read data
+# and import modules, some of them late on busy cores; a defect must end the job at once.
+AGREEMENT, MISUSE_AGREEMENT = 1.0, 2.5
 Result = TypeVar("Result")
 
 
@@ -104,11 +106,11 @@ class Job:
         return result
 
     def _agree(self, status: int) -> bool | None:
-        """Whether all ranks end with ``status``; None if not all of them end within `AGREEMENT` seconds."""
+        """Whether all ranks end with ``status``; None if not all of them end in time."""
         mine, all_of_them = array("i", [status, -status]), array("i", [0, 0])
         request = self._failures.Iallreduce(mine, all_of_them, self._mpi.MAX)
         self._answers.append((mine, all_of_them))  # MPI may still write there
-        deadline = time.monotonic() + AGREEMENT
+        deadline = time.monotonic() + (MISUSE_AGREEMENT if status == MISUSED else AGREEMENT)
         while not request.Test():
             if time.monotonic() > deadline:
                 return None
@@ -119,8 +121,7 @@ class Job:
         """Say once what went wrong; returns after a user's mistake on all ranks, otherwise ends the whole job."""
         together = self._agree(status)
         if self.speaks or not together:
-            by = "" if together else f"rank {self.rank} of {self.size}: "
-            print(f"gridnn: {by}{text}", file=sys.stderr, flush=True)
+            self._say(text, together)
         if not (together and status == MISUSED):
             self._abort(status, wait=bool(together) and not self.speaks)
 
@@ -133,6 +134,10 @@ class Job:
         self._mpi.Finalize()
         sys.exit(status)
 
+    def _say(self, text: str, for_all: bool | None) -> None:
+        by = "" if for_all else f"rank {self.rank} of {self.size}: "
+        print(f"gridnn: {by}{text}", file=sys.stderr, flush=True)
+
     def _abort(self, status: int, wait: bool = False) -> NoReturn:
         sys.stdout.flush()
         if self.size > 1:
@@ -144,10 +149,8 @@ class Job:
         """End after a signal, from the thread that waits for them."""
         threads = self._mpi.Query_thread() == self._mpi.THREAD_MULTIPLE
         agreed = self._agree(128 + number) if threads else None
-        if agreed is None or (agreed and self.speaks):  # where the ranks end differently the launcher has sent the signal
-            if at_terminal(os.environ):
-                print("\x1b[?25h")  # a progress bar hides the cursor
-            print(f"gridnn: stopped by {signal.Signals(number).name}", file=sys.stderr, flush=True)
+        if agreed is None or (agreed and self.speaks):  # if some end otherwise, they have said why
+            self._say(f"stopped by {signal.Signals(number).name}", agreed)
         if agreed is None:
             self._abort(128 + number)
         sys.stdout.flush()

@@ -73,6 +73,10 @@ class Ledger:
         """The seconds spent in communication."""
         return sum(tally.seconds for tally in self.rows.values())
 
+    def words_of(self, layer: str, dimension: str) -> int:
+        """The words of one layer along one grid dimension."""
+        return sum(t.words for key, t in self.steps() if (key.layer, key.dimension) == (layer, dimension))
+
     def words_by_dimension(self) -> dict[str, int]:
         """The words of all steps, by grid dimension."""
         return {d: sum(t.words for key, t in self.steps() if key.dimension == d) for d in DIMENSIONS}

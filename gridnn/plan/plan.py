@@ -87,7 +87,11 @@ def complete(network: Network, chosen: Mapping[str, Split], ranks: int, batch: i
     for node in network.nodes:
         shapes = network.sizes(node, batch)
         try:
-            split = chosen[node.name].over(ranks) if node.name in chosen else _following(node, splits, shapes, ranks)
+            if node.name in chosen:
+                split = chosen[node.name].over(ranks)
+            else:
+                known = [splits[source] for source in node.inputs if source != INPUT]
+                split = _following(node, known[0] if known else _next(network, node, chosen, ranks), shapes)
             node.layer.check(shapes, split)
             _check_parts(node, shapes, split)
         except ValueError as error:
@@ -96,18 +100,18 @@ def complete(network: Network, chosen: Mapping[str, Split], ranks: int, batch: i
     return splits
 
 
-def _following(node: Node, splits: Mapping[str, Split], shapes: Shapes, ranks: int) -> Split:
-    """The split of a layer without one of its own: its input stays where it is, as far as the layer can have it so."""
-    known = [splits[source] for source in node.inputs if source != INPUT]
-    if not known:
-        return Split.of(n=ranks)
+def _following(node: Node, split: Split, shapes: Shapes) -> Split:
+    """``split`` as far as the layer can have it; partial sums of its input (over ``ci``) are divided by channels."""
     axes = node.layer.axes(shapes)
-    factors = []
-    for axis, parts in known[0].factors:
-        if axis == "ci":  # partial sums come out: divide the channels, a reduce-scatter
-            axis = "co"
-        factors.append((axis if axis in axes else COPIES, parts))
-    return Split(tuple(factors))
+    moved = split.renamed("ci", "co")
+    return Split(tuple((axis if axis in axes else COPIES, parts) for axis, parts in moved.factors))
+
+
+def _next(network: Network, node: Node, chosen: Mapping[str, Split], ranks: int) -> Split:
+    """What the first layer with a split after ``node`` asks of its input; every rank reads its part of that."""
+    names = [other.name for other in network.nodes]
+    after = (chosen[name] for name in names[names.index(node.name) :] if name in chosen)
+    return next(after, Split.of(n=ranks)).over(ranks).renamed("co", COPIES)
 
 
 def _check_parts(node: Node, shapes: Shapes, split: Split) -> None:
@@ -131,7 +135,7 @@ def _check_parts(node: Node, shapes: Shapes, split: Split) -> None:
 def load_plan(path: str | Path, network: Network, grid: GridShape, batch: int, gather_backward: str) -> Plan:
     """Read the plan in the JSON file ``path`` for ``network`` on ``grid``.
 
-    The file holds ``{"version": 1, "splits": {"conv1": "n=2,h=2", ...}}`` and may hold ``grid`` and ``gather_backward``;
+    The file holds ``{"version": 1, "splits": {"conv1": "n=2,h=2", ...}}``, perhaps ``grid`` and ``gather_backward``;
     layers that it does not name follow their inputs.
 
     Raises

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from gridnn.comm.gridshape import GridShape
@@ -92,6 +92,7 @@ class Reporter:
         self._log("config", config=dict(config), grid=str(summary.shape), facts=dict(summary.facts))
         if self.progress:
             self.progress.start()
+            self.console.show_cursor(True)  # a job that is stopped by a signal cannot give it back
             self.task = self.progress.add_task("", total=summary.steps, shown="")
 
     def step(
@@ -106,8 +107,8 @@ class Reporter:
     ) -> None:
         """After every update: its number from 1, its epoch from 1, the mean loss of its batch."""
         self._log("step", step=step, epoch=epoch, loss=loss, lr=lr, samples_per_s=samples_per_s)
-        right = "" if accuracy is None else f"accuracy {accuracy:.1%}, "
-        shown = f"loss {loss:.4f}, {right}{samples_per_s:,.0f} samples/s, {communication_share:.0%} communication"
+        right = "" if accuracy is None else f"acc {accuracy:.1%} "
+        shown = f"loss {loss:.4f} {right}{samples_per_s:,.0f} samples/s comm {communication_share:.0%}"
         if self.progress:
             self.progress.update(self.task, completed=step, description=self._epoch(epoch), shown=shown)
         elif time.monotonic() - self.last_line >= PLAIN_LINE_EVERY:
@@ -181,4 +182,4 @@ def _score(name: str, loss: float, accuracy: float | None) -> str:
 
 def _progress(console: Console) -> Progress:
     said, shown = TextColumn("{task.description}"), TextColumn("{task.fields[shown]}")
-    return Progress(said, BarColumn(20), MofNCompleteColumn(), shown, TimeRemainingColumn(), console=console)
+    return Progress(said, BarColumn(8), shown, TimeRemainingColumn(compact=True), console=console)

@@ -8,21 +8,15 @@ from typing import Any
 import numpy as np
 
 from gridnn.arrays import get_backend
-from gridnn.comm.gridshape import GridShape
 from gridnn.comm.ledger import Where
 from gridnn.comm.partition import Even
 from gridnn.errors import UserError
 from gridnn.execute import Executable, Feed
 from gridnn.grid import Grid
-from gridnn.layers import MeanSquaredError, SoftmaxCrossEntropy
-from gridnn.models import get_model
-from gridnn.network import Network
 from gridnn.parameters import Parameters
-from gridnn.plan.plan import Plan, load_plan
-from gridnn.plan.rules import make_plan
 from gridnn.program import Program
 from gridnn.train.config import RunConfig
-from gridnn.train.data import open_dataset
+from gridnn.train.setup import set_up
 
 EVALUATION = Where("(evaluation)", "forward")
 
@@ -45,21 +39,9 @@ class Session:
 
     def __init__(self, config: RunConfig, job: Any) -> None:
         self.config = config
-        shape = GridShape.parse(config.grid, job.size, config.order)
-        self.data = open_dataset(
-            config.dataset,
-            data_dir=config.data_dir,
-            shape=config.sample_shape,
-            classes=config.classes,
-            samples=config.samples,
-            seed=config.seed,
-        )
-        self.batch = min(config.batch, len(self.data.train))
-        smallest = Even(self.batch, config.accumulate).extent(0)
-        self.network = _network(config, self.data.train)
-        self.plan = _plan(config, self.network, shape, smallest)
-        program = Program(self.network, self.plan, smallest)
         backend = get_backend(config.backend)
+        self.data, self.network, self.plan, self.batch, program = set_up(config, job.size)
+        shape = self.plan.grid
         self.grid = Grid(job.comm, shape.rows, shape.cols, order=shape.order, backend=backend)
         self.parameters = Parameters(program, self.grid, config.dtype, config.seed)
         self._executables: dict[int, Executable] = {}
@@ -141,31 +123,6 @@ class Session:
         self.grid.all.all_reduce(totals, EVALUATION)
         loss, right = (float(value) / len(data) for value in self.grid.backend.to_host(totals))
         return loss, right
-
-
-def _network(config: RunConfig, data: Any) -> Network:
-    """The network for the samples of ``data``, with its loss."""
-    if config.loss == "cross-entropy" and data.classes is None:
-        raise UserError("--loss cross-entropy needs labels, but the targets of this data set are numbers: --loss mse")
-    if config.loss == "mse" and data.classes is not None:
-        raise UserError("--loss mse needs targets that are numbers, but this data set has labels: --loss cross-entropy")
-    outputs = data.classes or math.prod(data.target_shape)
-    network = get_model(config.model, data.sample_shape, outputs, widths=config.hidden, dropout=config.dropout)
-    network.add("loss", SoftmaxCrossEntropy() if config.loss == "cross-entropy" else MeanSquaredError())
-    return network
-
-
-def _plan(config: RunConfig, network: Network, shape: GridShape, batch: int) -> Plan:
-    if config.plan is not None:
-        return load_plan(config.plan, network, shape, batch, config.gather_backward)
-    return make_plan(
-        config.strategy,
-        network,
-        shape,
-        batch,
-        domain=config.domain_parts,
-        gather_backward=config.gather_backward,
-    )
 
 
 def _not_finite(loss: float, step: int, layer: str | None, lr: float) -> str:

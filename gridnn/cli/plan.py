@@ -1,0 +1,69 @@
+"""``gridnn plan``."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from gridnn.cli.options import NETWORK, configured
+from gridnn.cli.console import console
+from gridnn.comm.counts import DIMENSIONS
+from gridnn.comm.job import MISUSED
+from gridnn.errors import UserError, user_mistakes
+from gridnn.program import Program
+from gridnn.train.config import RunConfig
+
+Ranks = Annotated[int, typer.Option("--ranks", metavar="P", min=1, help="the number of ranks to plan for")]
+Output = Annotated[str | None, typer.Option("-o", "--output", metavar="FILE", help="write the plan as JSON")]
+
+
+@configured(NETWORK)
+def plan(config: RunConfig, ranks: Ranks, output: Output = None) -> None:
+    """Show the split of every layer and the words that a rank will move in a step, without MPI."""
+    from gridnn.train.setup import set_up
+
+    try:
+        config.validate()
+        with user_mistakes():
+            made = set_up(config, ranks)
+        if output:
+            _save(made.plan, output)
+    except UserError as error:
+        print(f"gridnn: {error}", file=sys.stderr)
+        raise typer.Exit(MISUSED) from None
+    show(made.program, console())
+
+
+def _save(made, output: str) -> None:
+    try:
+        made.save(output)
+    except OSError as error:
+        raise UserError(f"--output {output} cannot be written: {error.strerror}") from error
+
+
+def show(program: Program, out: Console) -> None:
+    """Print the split, the movements and the words of every layer, on the rank that moves most."""
+    ledger = max((program.predict(index) for index in sample(program)), key=lambda one: sum(one.words_by_dimension().values()))
+    title = f"grid {program.plan.grid}, batch {program.batch}: words that a rank moves in a step"
+    table = Table("layer", "split", "movement of its input", title=title)
+    for dimension in DIMENSIONS:
+        table.add_column(dimension, justify="right")
+    for step in program.steps:
+        kinds = [stage.kind for edge in step.edges if edge.transfer for stage in edge.transfer.stages]
+        words = [ledger.words_of(step.name, dimension) for dimension in DIMENSIONS]
+        table.add_row(step.name, str(step.split), ", ".join(kinds), *(f"{count:,}" if count else "" for count in words))
+    table.add_section()
+    table.add_row("all", "", "", *(f"{count:,}" for count in ledger.words_by_dimension().values()))
+    out.print(table)
+
+
+def sample(program: Program) -> list[int]:
+    """The ranks to look at: all of a small grid; corners and middle of a large one, whose inner ranks are alike."""
+    rows, ranks = program.rows, program.ranks
+    if ranks <= 64:
+        return list(range(ranks))
+    return sorted({0, rows - 1, rows // 2, ranks - rows, ranks - 1, ranks // 2, ranks // 2 + rows // 2})

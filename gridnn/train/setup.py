@@ -1,0 +1,77 @@
+"""From the options of a run to its data, network and plan: no MPI, nothing allocated, everything checked."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+from gridnn.comm.gridshape import GridShape
+from gridnn.comm.partition import Even
+from gridnn.errors import UserError
+from gridnn.layers import MeanSquaredError, SoftmaxCrossEntropy
+from gridnn.models import get_model
+from gridnn.network import Network
+from gridnn.plan.plan import Plan, load_plan
+from gridnn.plan.rules import make_plan
+from gridnn.program import Program
+from gridnn.train.config import RunConfig
+from gridnn.train.data import Data, open_dataset
+
+
+class SetUp(NamedTuple):
+    """What a run is made of. ``program`` is that of the smallest part of a full batch of ``batch`` samples."""
+
+    data: Data
+    network: Network
+    plan: Plan
+    batch: int
+    program: Program
+
+
+def set_up(config: RunConfig, ranks: int) -> SetUp:
+    """Open the data and make network, plan and program for ``ranks`` ranks.
+
+    Raises
+    ------
+    ValueError
+        If data, network, grid and plan do not fit each other.
+    """
+    shape = GridShape.parse(config.grid, ranks, config.order)
+    data = open_dataset(
+        config.dataset,
+        data_dir=config.data_dir,
+        shape=config.sample_shape,
+        classes=config.classes,
+        samples=config.samples,
+        seed=config.seed,
+    )
+    batch = min(config.batch, len(data.train))
+    smallest = Even(batch, config.accumulate).extent(0)
+    network = _network(config, data.train)
+    plan = _plan(config, network, shape, smallest)
+    return SetUp(data, network, plan, batch, Program(network, plan, smallest))
+
+
+def _network(config: RunConfig, data: Any) -> Network:
+    """The network for the samples of ``data``, with its loss."""
+    if config.loss == "cross-entropy" and data.classes is None:
+        raise UserError("--loss cross-entropy needs labels, but the targets of this data set are numbers: --loss mse")
+    if config.loss == "mse" and data.classes is not None:
+        raise UserError("--loss mse needs targets that are numbers, but this data set has labels: --loss cross-entropy")
+    outputs = data.classes or math.prod(data.target_shape)
+    network = get_model(config.model, data.sample_shape, outputs, widths=config.hidden, dropout=config.dropout)
+    network.add("loss", SoftmaxCrossEntropy() if config.loss == "cross-entropy" else MeanSquaredError())
+    return network
+
+
+def _plan(config: RunConfig, network: Network, shape: GridShape, batch: int) -> Plan:
+    if config.plan is not None:
+        return load_plan(config.plan, network, shape, batch, config.gather_backward)
+    return make_plan(
+        config.strategy,
+        network,
+        shape,
+        batch,
+        domain=config.domain_parts,
+        gather_backward=config.gather_backward,
+    )
