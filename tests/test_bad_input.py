@@ -128,11 +128,12 @@ def test_a_label_out_of_range(tmp_path):
     refused(2, *from_file(dataset(tmp_path, y_train=labels)), text="7")
 
 
-def test_nan_in_the_input_is_found_by_the_rank_that_reads_it(tmp_path):
+@pytest.mark.parametrize("strategy", ["batch", "grid"])
+def test_nan_in_the_input_is_found_by_the_ranks_that_read_it(tmp_path, strategy):
     images = np.ones((32, 4, 4, 1), np.float32)
     images[5, 0, 0, 0] = np.nan
     file = dataset(tmp_path, x_train=images)
-    refused(2, *from_file(file, "--strategy", "batch"), text="sample 5", by_all=False)
+    refused(4, *from_file(file, "--strategy", strategy), text="sample 5 holds a number that is not finite")
 
 
 def test_a_loss_that_is_not_finite_stops_with_step_and_layer():

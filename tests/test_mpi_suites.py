@@ -16,8 +16,9 @@ HANG = 60  # seconds for one test
 @pytest.mark.parametrize("ranks", RANKS)
 def test_under_mpirun(ranks, capsys):
     # Every rank's stack is printed some seconds before the first rank's limit ends the job.
-    options = ["-o", f"timeout={HANG}", "-o", f"faulthandler_timeout={HANG - 5}", "-p", "no:cacheprovider"]
-    done = mpirun(ranks, sys.executable, "-m", "pytest", "--with-mpi", "-m", "mpi", "-q", "--color=no", *options, timeout=LIMIT)
+    limits = ["-o", f"timeout={HANG}", "-o", f"faulthandler_timeout={HANG - 5}"]
+    options = ["--with-mpi", "-m", "mpi", "-q", "--color=no", "-p", "no:cacheprovider", *limits]
+    done = mpirun(ranks, sys.executable, "-m", "pytest", *options, timeout=LIMIT)
     with capsys.disabled():
         print(f"\n{ranks} ranks: {summary(done.stdout)}", end=" ")
     assert done.returncode == 0, f"{ranks} ranks: exit status {done.returncode}\n{done.stdout}\n{done.stderr}"

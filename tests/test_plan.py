@@ -150,7 +150,7 @@ def test_wrong_plan_files_are_refused(tmp_path, content, message):
 
 
 def test_a_missing_plan_file_is_named(tmp_path):
-    with pytest.raises(ValueError, match="nowhere.json: No such file"):
+    with pytest.raises(ValueError, match=r"nowhere.json: No such file"):
         load_plan(tmp_path / "nowhere.json", small(), GridShape(2, 2), 24, "reduce-scatter")
 
 

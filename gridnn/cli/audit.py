@@ -14,7 +14,7 @@ from gridnn.cli.console import console
 from gridnn.cli.options import NETWORK, STEPS, configured
 from gridnn.cli.train import prepare
 from gridnn.comm.job import FAILED, Job, run
-from gridnn.errors import UserError, user_mistakes
+from gridnn.errors import UserError
 from gridnn.train.config import RunConfig
 from gridnn.train.log import valid
 
@@ -32,8 +32,7 @@ def _audit(job: Job, config: RunConfig, path: str | None) -> int:
 
     prepare(job, config)
     file = job.only_first(lambda: _open(path))
-    with user_mistakes():
-        result = measure(config, job)
+    result = measure(config, job)
     if job.rank == 0:
         show(result, console())
         if file:

@@ -9,8 +9,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from gridnn.cli.options import NETWORK, configured
 from gridnn.cli.console import console
+from gridnn.cli.options import NETWORK, configured
 from gridnn.comm.counts import DIMENSIONS
 from gridnn.comm.job import MISUSED
 from gridnn.errors import UserError, user_mistakes
@@ -47,7 +47,8 @@ def _save(made, output: str) -> None:
 
 def show(program: Program, out: Console) -> None:
     """Print the split, the movements and the words of every layer, on the rank that moves most."""
-    ledger = max((program.predict(index) for index in sample(program)), key=lambda one: sum(one.words_by_dimension().values()))
+    ledgers = [program.predict(index) for index in sample(program)]
+    ledger = max(ledgers, key=lambda one: sum(one.words_by_dimension().values()))
     title = f"grid {program.plan.grid}, batch {program.batch}: words that a rank moves in a step"
     table = Table("layer", "split", "movement of its input", title=title)
     for dimension in DIMENSIONS:

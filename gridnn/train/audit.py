@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gridnn.comm.ledger import PHASES, Key, Ledger
+from gridnn.errors import user_mistakes
 from gridnn.train.config import RunConfig
 from gridnn.train.data.order import batches, epoch_order
 from gridnn.train.session import Session
@@ -46,10 +47,11 @@ def audit(config: RunConfig, job: Any) -> AuditResult:
 
     Raises
     ------
-    ValueError
+    UserError
         If the configuration does not fit the data, the network or the ranks.
     """
-    session = Session(config, job)
+    with user_mistakes():
+        session = Session(config, job)
     predicted = Ledger()
     session.ledger.clear()
     for number, indices in enumerate(_batches(session, config), 1):

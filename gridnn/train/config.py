@@ -25,6 +25,7 @@ LEARNING_RATES = {"sgd": 0.05, "adamw": 0.001}
 # An option that does nothing without another one is refused, not ignored: option -> (the other, its values).
 BELONGS_TO = {
     "widths": ("model", ("mlp",)),
+    "dropout": ("model", ("alexnet-cifar", "vgg11-cifar")),
     "data_dir": ("dataset", ("cifar10", "mnist")),
     "shape": ("dataset", ("synthetic",)),
     "samples": ("dataset", ("synthetic",)),

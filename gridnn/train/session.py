@@ -11,11 +11,12 @@ from gridnn.arrays import get_backend
 from gridnn.comm.ledger import Where
 from gridnn.comm.partition import Even
 from gridnn.errors import UserError
-from gridnn.execute import Executable, Feed
+from gridnn.execute import Executable
 from gridnn.grid import Grid
 from gridnn.parameters import Parameters
 from gridnn.program import Program
 from gridnn.train.config import RunConfig
+from gridnn.train.reader import Reader
 from gridnn.train.setup import set_up
 
 EVALUATION = Where("(evaluation)", "forward")
@@ -45,7 +46,7 @@ class Session:
         self.grid = Grid(job.comm, shape.rows, shape.cols, order=shape.order, backend=backend)
         self.parameters = Parameters(program, self.grid, config.dtype, config.seed)
         self._executables: dict[int, Executable] = {}
-        self._rooms: dict[tuple[int, ...], np.ndarray] = {}
+        self.reader = Reader(backend, config.dtype)
 
     @property
     def ledger(self):
@@ -76,55 +77,54 @@ class Session:
         Raises
         ------
         UserError
-            If the loss is not finite, on every rank, naming the step and the first layer.
+            If the loss is not finite, naming the step and the first layer, or a sample could not be read; on all ranks.
         """
         totals = self.grid.backend.zeros((2,), "float64")
         parts, pending = self.parts(indices), []
         for micro, piece in enumerate(parts):
             executable = self.executable(len(piece))
-            totals += self.forward(executable, self.data.train, piece, training=True, step=step, micro=micro)
+            target = self.reader.read(executable, self.data.train, piece)
+            totals += executable.forward(training=True, step=step, micro=micro, target=target)
             first, last = micro == 0, micro == len(parts) - 1
             pending = executable.backward(1.0 / len(indices), first=first, last=last)
         for request in pending:
             request.wait()
-        self.grid.all.all_reduce(totals, Where(self.network.output, "forward"))
-        loss, right = (float(value) / len(indices) for value in self.grid.backend.to_host(totals))
-        if not math.isfinite(loss):
-            raise UserError(_not_finite(loss, step, executable.first_non_finite(), self.config.lr))
-        return loss, right
-
-    def forward(
-        self, executable: Executable, data: Any, indices: np.ndarray, *, training: bool, step: int = 0, micro: int = 0
-    ) -> Any:
-        """Read this rank's part of the samples ``indices`` and run them; its share of (summed loss, right answers)."""
-        for feed in executable.input_feeds:
-            self._read(feed, data, indices)
-        samples, *rest = executable.loss.input_boxes[0]
-        targets = data.targets(indices[slice(*samples)])
-        if data.classes is None:
-            targets = targets[(slice(None), *(slice(*interval) for interval in rest))]
-        target = self.grid.backend.asarray(targets)
-        return executable.forward(training=training, step=step, micro=micro, target=target)
-
-    def _read(self, feed: Feed, data: Any, indices: np.ndarray) -> None:
-        samples, *box = feed.box
-        shape = tuple(stop - start for start, stop in feed.box)
-        room = self._rooms.setdefault(shape, np.empty(shape, self.config.dtype))
-        data.read(indices[slice(*samples)], tuple(box), room)
-        feed.load(self.grid.backend.asarray(room))
+        where = Where(self.network.output, "forward")
+        return self._means(totals, len(indices), where, executable, f"at step {step}")
 
     def evaluate(self, data: Any) -> tuple[float, float]:
-        """The mean loss and the share of right answers over a whole data set, as global sums over global counts."""
+        """The mean loss and the share of right answers over a whole data set, as global sums over global counts.
+
+        Raises
+        ------
+        UserError
+            As in `step`.
+        """
         totals = self.grid.backend.zeros((2,), "float64")
         for start in range(0, len(data), self.batch):
             indices = np.arange(start, min(start + self.batch, len(data)))
             for piece in self.parts(indices):
-                totals += self.forward(self.executable(len(piece)), data, piece, training=False)
-        self.grid.all.all_reduce(totals, EVALUATION)
-        loss, right = (float(value) / len(data) for value in self.grid.backend.to_host(totals))
+                executable = self.executable(len(piece))
+                target = self.reader.read(executable, data, piece)
+                totals += executable.forward(training=False, target=target)
+        return self._means(totals, len(data), EVALUATION, executable, "on the test data")
+
+    def _means(self, totals: Any, count: int, where: Where, last: Executable, when: str) -> tuple[float, float]:
+        """(Loss, right answers) of all ranks over ``count`` samples; ``last`` is what ran last."""
+        if self.reader.mistake:
+            totals += math.nan
+        self.grid.all.all_reduce(totals, where)
+        loss, right = (float(value) / count for value in self.grid.backend.to_host(totals))
+        if not math.isfinite(loss):
+            raise UserError(self._not_finite(loss, last, when))
         return loss, right
 
-
-def _not_finite(loss: float, step: int, layer: str | None, lr: float) -> str:
-    where = f"the first output that is not finite is that of layer {layer!r}" if layer else "all outputs are finite"
-    return f"the loss is {loss} at step {step}; {where}: lower --lr {lr}, use --clip or --warmup, or check the data"
+    def _not_finite(self, loss: float, last: Executable, when: str) -> str:
+        mistakes = [text for text in self.grid.all.gather_values(self.reader.mistake) if text]
+        if mistakes:
+            return mistakes[0]
+        layer = last.first_non_finite()
+        return (
+            f"the loss is {loss} {when}; the first output that is not finite is that of layer {layer!r}: "
+            f"lower --lr {self.config.lr}, or use --clip or --warmup"
+        )
