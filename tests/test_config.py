@@ -81,7 +81,7 @@ def test_the_resolved_options_leave_out_what_has_no_effect():
     shown = RunConfig(optimizer="adamw").as_dict()
     assert shown["lr"] == 0.001
     assert not {"momentum", "widths", "samples", "gamma", "domain", "plan"} & set(shown)
-    assert RunConfig().as_dict()["lr"] == 0.05
+    assert RunConfig().as_dict()["lr"] == 0.01
 
 
 def test_only_value_errors_of_the_set_up_are_the_users():

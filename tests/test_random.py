@@ -79,3 +79,10 @@ def test_neighbours_are_independent():
     u = random.uniform(np, (9,), whole(shape), shape)
     for a, b in ((u[1:], u[:-1]), (u[:, 1:], u[:, :-1])):
         assert abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) < 4.5 / np.sqrt(a.size)
+
+
+def test_rows_by_index_are_those_of_the_whole():
+    shape = (9, 4, 5)
+    whole = random.uniform(np, (3, 1), tuple((0, size) for size in shape), shape)
+    rows = np.array([7, 0, 3, 3])
+    np.testing.assert_array_equal(random.uniform(np, (3, 1), (rows, (1, 3), (0, 5)), shape), whole[rows, 1:3])

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 Box = tuple[tuple[int, int], ...]
+Selection = tuple[Any, ...]  # for every dimension a range (start, stop), or an array of indices
 
 MASK = (1 << 64) - 1
 GAMMA = 0x9E3779B97F4A7C15
@@ -18,7 +19,7 @@ MIXERS = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
 PIECE = 1 << 16  # elements made at once: their 64-bit integers stay in the cache
 
 
-def uniform(xp, key: tuple[int, ...], box: Box, shape: tuple[int, ...], dtype=None, out: Any = None) -> Any:
+def uniform(xp, key: tuple[int, ...], box: Selection, shape: tuple[int, ...], dtype=None, out: Any = None) -> Any:
     """The part ``box`` of a tensor of ``shape`` of independent uniform numbers in [0, 1).
 
     Parameters
@@ -27,8 +28,8 @@ def uniform(xp, key: tuple[int, ...], box: Box, shape: tuple[int, ...], dtype=No
         The array library.
     key : tuple of int
         Names the tensor, e.g. (seed, layer, step); each is taken modulo 2**64.
-    box : tuple of (start, stop)
-        The part wanted; only it is made.
+    box : tuple of (start, stop) or array of int64
+        The part wanted, a range or indices along every dimension; only it is made.
     shape : tuple of int
         The global shape, of fewer than 2**63 elements.
     dtype : dtype, optional
@@ -42,12 +43,11 @@ def uniform(xp, key: tuple[int, ...], box: Box, shape: tuple[int, ...], dtype=No
         ``out``, or a new array.
     """
     if out is None:
-        out = xp.empty(tuple(stop - start for start, stop in box), dtype=dtype or xp.float64)
+        out = xp.empty(tuple(_extent(part) for part in box), dtype=dtype or xp.float64)
     seed = seed_of(key)
     bits = 53 if out.dtype.itemsize == 8 else 24
-    for piece in _pieces(tuple((0, stop - start) for start, stop in box)):
-        ranges = tuple((b[0] + p[0], b[0] + p[1]) for b, p in zip(box, piece, strict=True))
-        words = _hash(xp, _flat_index(xp, ranges, shape), seed)
+    for piece in _pieces(tuple((0, _extent(part)) for part in box)):
+        words = _hash(xp, _flat_index(xp, box, piece, shape), seed)
         words >>= xp.uint64(64 - bits)
         values = words.reshape(tuple(stop - start for start, stop in piece))
         target = out[(*(slice(*p) for p in piece), ...)]
@@ -78,13 +78,21 @@ def _pieces(box: Box) -> Iterator[Box]:
     yield from _pieces((*box[:axis], (middle, stop), *box[axis + 1 :]))
 
 
-def _flat_index(xp, box: Box, shape: tuple[int, ...]):
-    """The global flat index of every element of ``box``, one dimension at the least, as uint64."""
+def _extent(part: Any) -> int:
+    return part[1] - part[0] if isinstance(part, tuple) else len(part)
+
+
+def _flat_index(xp, box: Selection, piece: Box, shape: tuple[int, ...]):
+    """The global flat index of every element of the ``piece`` of ``box``, one dimension at the least, as uint64."""
     index = xp.zeros((1,) * max(1, len(box)), dtype=xp.uint64)
     stride = math.prod(shape)
-    for axis, ((start, stop), size) in enumerate(zip(box, shape, strict=True)):
+    for axis, (part, (start, stop), size) in enumerate(zip(box, piece, shape, strict=True)):
         stride //= max(1, size)
-        steps = xp.arange(stop - start, dtype=xp.uint64) * xp.uint64(stride) + xp.uint64(start * stride)
+        if isinstance(part, tuple):
+            steps = xp.arange(stop - start, dtype=xp.uint64) * xp.uint64(stride)
+            steps += xp.uint64((part[0] + start) * stride)
+        else:
+            steps = part[start:stop].astype(xp.uint64) * xp.uint64(stride)
         index = index + steps.reshape((-1,) + (1,) * (len(box) - axis - 1))
     return index
 

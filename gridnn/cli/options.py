@@ -60,7 +60,7 @@ TRAINING = {
     **_group(
         "Training",
         optimizer=("update rule", "NAME"),
-        lr=("learning rate; default: 0.05 (sgd), 0.001 (adamw)", "X"),
+        lr=("learning rate; default: 0.01 (sgd), 0.001 (adamw)", "X"),
         momentum=("of sgd", "X"),
         nesterov=("Nesterov's momentum for sgd",),
         weight_decay=("added to the gradient (sgd), or decoupled (adamw)", "X"),

@@ -20,7 +20,7 @@ CHOICES = {
     "optimizer": ("sgd", "adamw"),
     "schedule": ("constant", "step", "cosine"),
 }
-LEARNING_RATES = {"sgd": 0.05, "adamw": 0.001}
+LEARNING_RATES = {"sgd": 0.01, "adamw": 0.001}
 
 # An option that does nothing without another one is refused, not ignored: option -> (the other, its values).
 BELONGS_TO = {

@@ -20,6 +20,7 @@ from gridnn.train.reader import Reader
 from gridnn.train.setup import set_up
 
 EVALUATION = Where("(evaluation)", "forward")
+QUIET = np.errstate(over="ignore", invalid="ignore")  # a loss that is not finite is told once, with step and layer
 
 
 class Session:
@@ -66,6 +67,7 @@ class Session:
         pieces = [indices[slice(*even.interval(i))] for i in range(even.parts)]
         return [piece for piece in pieces if len(piece)]
 
+    @QUIET
     def step(self, indices: np.ndarray, step: int) -> tuple[float, float]:
         """Forward and backward of one batch; leaves the summed gradient in ``parameters.gradients``.
 
@@ -92,6 +94,7 @@ class Session:
         where = Where(self.network.output, "forward")
         return self._means(totals, len(indices), where, executable, f"at step {step}")
 
+    @QUIET
     def evaluate(self, data: Any) -> tuple[float, float]:
         """The mean loss and the share of right answers over a whole data set, as global sums over global counts.
 
@@ -123,8 +126,6 @@ class Session:
         mistakes = [text for text in self.grid.all.gather_values(self.reader.mistake) if text]
         if mistakes:
             return mistakes[0]
-        layer = last.first_non_finite()
-        return (
-            f"the loss is {loss} {when}; the first output that is not finite is that of layer {layer!r}: "
-            f"lower --lr {self.config.lr}, or use --clip or --warmup"
-        )
+        layer = last.first_non_finite()  # None where an earlier part of the data was the bad one
+        where = f"; the first output that is not finite is that of layer {layer!r}" if layer else ""
+        return f"the loss is {loss} {when}{where}: lower --lr {self.config.lr}, or use --clip or --warmup"

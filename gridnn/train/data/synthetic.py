@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import reduce
 
 import numpy as np
 
@@ -46,14 +45,17 @@ class Synthetic(Dataset):
         return self._samples
 
     def read(self, indices: np.ndarray, box: Box, out: np.ndarray) -> None:
-        for index, sample in zip(indices.tolist(), out, strict=True):
-            uniform(np, (*self._key, index), box, self.sample_shape, out=sample)
-            _centered(sample)
-            sample += self._template(index % self.classes, box)
+        uniform(np, self._key, (indices, *box), (self._samples, *self.sample_shape), out=out)
+        _centered(out)
+        out += self._templates(indices % self.classes, box, out.dtype)
 
-    def _template(self, label: int, box: Box) -> np.ndarray:
-        vectors = [vector[label, start:stop] for vector, (start, stop) in zip(self._vectors, box, strict=True)]
-        return reduce(np.multiply.outer, vectors)
+    def _templates(self, labels: np.ndarray, box: Box, dtype: np.dtype) -> np.ndarray:
+        """The part ``box`` of the template of every label."""
+        product = np.ones((len(labels),) + (1,) * len(box), dtype)
+        for axis, (vector, (start, stop)) in enumerate(zip(self._vectors, box, strict=True), 1):
+            along = (-1,) + (1,) * (axis - 1) + (stop - start,) + (1,) * (len(box) - axis)
+            product = product * vector[labels, start:stop].astype(dtype).reshape(along)
+        return product
 
     def targets(self, indices: np.ndarray) -> np.ndarray:
         return indices % self.classes
