@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
+import random
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from splits import admitted_splits
 from strict import StrictBackend
 
 from gridnn import layers as L
@@ -16,6 +20,7 @@ from gridnn.plan.plan import BACKWARD
 from gridnn.train import setup
 from gridnn.train.audit import audit
 from gridnn.train.config import RunConfig
+from gridnn.train.setup import set_up
 from gridnn.train.trainer import Trainer
 
 STEPS = 20
@@ -160,6 +165,30 @@ def test_audit_is_equal_on_every_grid(comm, name, strategy):
             wrong = [row for row in result.rows if not row.equal]
             assert not wrong, f"{name} {grid} {strategy} {gather}: {wrong}"
             assert comm.size == 1 or result.rows
+
+
+def random_plan(name: str, ranks: int, number: int, path: Path) -> Path:
+    """A plan file with any split for every layer, copies included; the same on every rank."""
+    rng = random.Random(f"{name} {ranks} {number}")
+    network, batch = set_up(RUNS[name], 1).network, BASE.batch
+    splits = {}
+    for node in network.nodes:
+        splits[node.name] = str(rng.choice(list(admitted_splits(node.layer, network.sizes(node, batch), ranks))))
+    file = path / f"{number}.json"
+    file.write_text(json.dumps({"version": 1, "splits": splits}))
+    return file
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("number", range(8))
+@pytest.mark.parametrize("name", RUNS)
+def test_random_plans_give_the_serial_curve_and_the_predicted_words(comm, tmp_path, name, number):
+    file = random_plan(name, comm.size, number, tmp_path)
+    config = dataclasses.replace(RUNS[name], plan=str(file), steps=4)
+    losses = curve(config, comm).losses
+    np.testing.assert_allclose(losses, serial(name).losses[:4], rtol=1e-10, err_msg=file.read_text())
+    wrong = [row for row in audit(dataclasses.replace(config, steps=3), job_of(comm)).rows if not row.equal]
+    assert not wrong, f"{wrong} {file.read_text()}"
 
 
 @pytest.mark.mpi
