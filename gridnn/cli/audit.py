@@ -8,9 +8,8 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
-from gridnn.cli.console import console
+from gridnn.cli.console import console, table
 from gridnn.cli.options import NETWORK, STEPS, configured
 from gridnn.cli.train import prepare
 from gridnn.comm.job import FAILED, Job, run
@@ -53,13 +52,15 @@ def _open(path: str | None) -> Any:
 
 def show(result: Any, out: Console) -> None:
     """Print the rows of an audit, predicted beside measured, and the verdict."""
-    table = Table("layer", "phase", "dimension", "kind", title="words and messages, summed over ranks and steps")
-    for name in ("words predicted", "measured", "messages predicted", "measured", "seconds"):
-        table.add_column(name, justify="right")
+    rows = table(
+        "predicted beside measured (words moved, messages sent): all ranks and steps",
+        ("layer", "phase", "along", "kind"),
+        ("words", "moved", "messages", "sent", "seconds"),
+    )
     for row in result.rows:
         integers = (row.predicted_words, row.measured_words, row.predicted_messages, row.measured_messages)
         texts = (row.layer, row.phase, row.dimension, row.kind, *(f"{value:,}" for value in integers))
-        table.add_row(*texts, f"{row.seconds:.4f}", style=None if row.equal else "red")
-    out.print(table)
+        rows.add_row(*texts, f"{row.seconds:.4f}", style=None if row.equal else "red")
+    out.print(rows)
     wrong = [f"{row.layer} {row.phase} {row.dimension} {row.kind}" for row in result.rows if not row.equal]
     out.print(f"not as predicted: {'; '.join(wrong)}" if wrong else "measured as predicted, on every rank")

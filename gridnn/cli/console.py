@@ -1,15 +1,31 @@
-"""Where the commands print."""
+"""Where the commands print, and how their tables look."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
+from rich import box
 from rich.console import Console
+from rich.table import Table
 
 from gridnn.comm.launcher import at_terminal
+
+WIDE = 160  # columns where nobody watches: files and pipes have no width
 
 
 def console(quiet: bool = False) -> Console:
     """Colours and a progress bar where somebody watches; elsewhere plain lines of any length."""
     watched = at_terminal(os.environ)
-    return Console(quiet=quiet, force_terminal=watched, highlight=False, soft_wrap=not watched)
+    width = None if watched else WIDE
+    return Console(quiet=quiet, force_terminal=watched, highlight=False, soft_wrap=not watched, width=width)
+
+
+def table(title: str, names: Iterable[str], numbers: Iterable[str]) -> Table:
+    """A table of columns of text and columns of numbers; on a narrow terminal cells are folded, never cut."""
+    made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, padding=0)
+    for name in names:
+        made.add_column(name, overflow="fold")
+    for name in numbers:
+        made.add_column(name, justify="right", overflow="fold")
+    return made

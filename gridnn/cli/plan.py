@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
-from gridnn.cli.console import console
+from gridnn.cli.console import console, table
 from gridnn.cli.options import NETWORK, configured
 from gridnn.comm.counts import DIMENSIONS
 from gridnn.comm.job import MISUSED
@@ -50,16 +49,14 @@ def show(program: Program, out: Console) -> None:
     ledgers = [program.predict(index) for index in sample(program)]
     ledger = max(ledgers, key=lambda one: sum(one.words_by_dimension().values()))
     title = f"grid {program.plan.grid}, batch {program.batch}: words that a rank moves in a step"
-    table = Table("layer", "split", "movement of its input", title=title)
-    for dimension in DIMENSIONS:
-        table.add_column(dimension, justify="right")
+    rows = table(title, ("layer", "split", "movement of its input"), DIMENSIONS)
     for step in program.steps:
         kinds = [stage.kind for edge in step.edges if edge.transfer for stage in edge.transfer.stages]
         words = [ledger.words_of(step.name, dimension) for dimension in DIMENSIONS]
-        table.add_row(step.name, str(step.split), ", ".join(kinds), *(f"{count:,}" if count else "" for count in words))
-    table.add_section()
-    table.add_row("all", "", "", *(f"{count:,}" for count in ledger.words_by_dimension().values()))
-    out.print(table)
+        rows.add_row(step.name, str(step.split), ", ".join(kinds), *(f"{count:,}" if count else "" for count in words))
+    rows.add_section()
+    rows.add_row("all", "", "", *(f"{count:,}" for count in ledger.words_by_dimension().values()))
+    out.print(rows)
 
 
 def sample(program: Program) -> list[int]:
