@@ -1,0 +1,53 @@
+"""``gridnn plan``: without MPI, and what train makes of its file."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from launch import clean_environment, gridnn, run
+
+LENET = ("--model", "lenet", "--dataset", "synthetic", "--shape", "16x16x1", "--samples", "64", "--batch", "16")
+
+
+def plan(*args: str):
+    """The command with mpi4py out of reach."""
+    code = "import sys; sys.modules['mpi4py'] = None; from gridnn.cli.main import main; main()"
+    return run([sys.executable, "-c", code, "plan", *args], 30, clean_environment())
+
+
+def test_it_prints_every_layer_and_the_words_that_audit_measures(tmp_path):
+    done = plan("--ranks", "4", "--grid", "2x2", *LENET)
+    assert done.returncode == 0, done.stderr
+    assert all(name in done.stdout for name in ("conv1", "pool2", "fc3", "loss", "n=2,copies=2", "all-gather"))
+    words = [int(number.replace(",", "")) for number in done.stdout.splitlines()[-1].split()[1:]]
+    report = tmp_path / "audit.json"
+    assert gridnn(4, "audit", "--grid", "2x2", *LENET, "--steps", "1", "--json", str(report)).returncode == 0
+    rows = json.loads(report.read_text())["rows"]
+    for mine, dimension in zip(words, ("row", "column", "world"), strict=True):
+        measured = sum(row["measured_words"] for row in rows if row["dimension"] == dimension)
+        # shown is the rank that moves most; here parts differ by odd elements at the most
+        assert 0.99 * 4 * mine <= measured <= 4 * mine, dimension
+
+
+def test_its_file_is_what_train_runs(tmp_path):
+    file, log = tmp_path / "plan.json", tmp_path / "log.jsonl"
+    done = plan("--ranks", "4", "--grid", "2x2", "--strategy", "domain", *LENET, "-o", str(file))
+    assert done.returncode == 0, done.stderr
+    runs = []
+    for options in (("--plan", str(file)), ("--strategy", "domain")):
+        fixed = ("--grid", "2x2", "--dtype", "float64", "--epochs", "1", "--quiet", "--log", str(log))
+        assert gridnn(4, "train", *LENET, *fixed, *options).returncode == 0
+        events = [json.loads(line) for line in log.read_text().splitlines()]
+        runs.append([event["loss"] for event in events if event["event"] == "step"])
+    assert len(runs[0]) == 4
+    assert runs[0] == runs[1]
+
+
+def test_a_plan_that_does_not_fit_is_refused(tmp_path):
+    done = plan("--ranks", "4", "--grid", "3x1", *LENET)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("gridnn: grid 3x1 needs 3 ranks, this job has 4")
+    done = plan("--ranks", "2", *LENET, "-o", str(tmp_path / "none" / "plan.json"))
+    assert done.returncode == 2
+    assert "cannot be written: No such file" in done.stderr
