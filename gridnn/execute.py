@@ -7,7 +7,7 @@ from typing import Any
 from gridnn.comm.communicator import Pending
 from gridnn.comm.layout import Box, box_shape
 from gridnn.comm.ledger import Where
-from gridnn.comm.mover import Mover
+from gridnn.comm.mover import Mover, Scratch
 from gridnn.grid import Grid
 from gridnn.layers.base import Layer, Loss, Shapes
 from gridnn.network import INPUT
@@ -78,19 +78,19 @@ class LocalLayer:
 class Feed:
     """How one tensor reaches its readers on this rank: a transfer into a framed buffer, and the adjoint back."""
 
-    def __init__(self, step: Step, index: int, grid: Grid, dtype: Any) -> None:
+    def __init__(self, step: Step, index: int, grid: Grid, scratch: Scratch) -> None:
         edge = step.edges[index]
         frame = step.frame(grid.index, index)
         self.needs_gradient = edge.needs_gradient
         self.source, self.box = edge.source, edge.layout.box(grid.index)
-        self.mover = Mover(edge.transfer, grid, dtype, step.name) if edge.transfer else None
+        self.mover = Mover(edge.transfer, grid, step.name, scratch) if edge.transfer else None
         self.framed = any(low or high for low, high in frame)
         self.passes = self.mover is not None and not edge.transfer.stages and not self.framed
         self.readers = 1
         self._backend, self._waiting, self._sum = grid.backend, 0, None
         sizes = [low + size + high for (low, high), size in zip(frame, box_shape(self.box), strict=True)]
         self.inside = tuple(slice(low, low + size) for (low, _), size in zip(frame, box_shape(self.box), strict=True))
-        self.array = None if self.passes else grid.backend.full(sizes, step.node.layer.fill, dtype)
+        self.array = None if self.passes else grid.backend.full(sizes, step.node.layer.fill, scratch.dtype)
 
     def load(self, sample: Array) -> None:
         """Fill the buffer with this rank's part of the network's input."""
@@ -133,12 +133,14 @@ class Executable:
         Shared with the executables of other batch sizes.
     seed : int
         Of dropout.
+    scratch : Scratch
+        What transfers pack into; shared likewise.
     """
 
-    def __init__(self, program: Program, grid: Grid, parameters: Parameters, seed: int) -> None:
+    def __init__(self, program: Program, grid: Grid, parameters: Parameters, seed: int, scratch: Scratch) -> None:
         self.program, self.grid, self.parameters, self.backend = program, grid, parameters, grid.backend
         self.layers = [LocalLayer(step, grid, parameters, seed) for step in program.steps]
-        self.feeds: dict[tuple, Feed] = {}
+        self.scratch, self.feeds = scratch, {}
         self.inputs: list[list[Feed]] = [self._feeds(step) for step in program.steps]
         self.outputs: dict[str, Array] = {}
         self._complete: dict[str, list[int]] = {}  # which sums can start after which layer
@@ -157,7 +159,7 @@ class Executable:
             if key in self.feeds:
                 self.feeds[key].readers += 1
             else:
-                self.feeds[key] = Feed(step, i, self.grid, self.parameters.dtype)
+                self.feeds[key] = Feed(step, i, self.grid, self.scratch)
             feeds.append(self.feeds[key])
         return feeds
 

@@ -17,6 +17,7 @@ from gridnn import layers as L
 from gridnn.arrays import get_backend
 from gridnn.comm.gridshape import GridShape
 from gridnn.comm.layout import Dim, within
+from gridnn.comm.mover import Scratch
 from gridnn.execute import Executable
 from gridnn.grid import Grid
 from gridnn.layers.base import Layer, Parameter, Shapes, tensor_axes
@@ -79,7 +80,7 @@ class Divided:
         self.grid.ledger.clear()
         self.program = Program(network, Plan("test", self.grid.shape, splits), batch)
         self.parameters = Parameters(self.program, self.grid, "float64", SEED)
-        self.run = Executable(self.program, self.grid, self.parameters, SEED)
+        self.run = Executable(self.program, self.grid, self.parameters, SEED, Scratch(grid.backend, "float64"))
 
     def together(self, layout, part):
         """A global tensor from the parts: partial sums summed, replicas (which must agree) taken once."""

@@ -13,7 +13,7 @@ from gridnn.arrays import get_backend
 from gridnn.comm.communicator import Communicator
 from gridnn.comm.layout import Dim, Layout, box_shape, within
 from gridnn.comm.ledger import Ledger, Where
-from gridnn.comm.mover import Mover
+from gridnn.comm.mover import Mover, Scratch
 from gridnn.comm.partition import Even, Window, Windowed
 from gridnn.comm.split import Split
 from gridnn.comm.transfer import plan_transfer
@@ -25,6 +25,10 @@ KINDS = {"local", "all-gather", "reduce-scatter", "all-reduce", "all-to-all", "n
 
 def make_grid(comm, rows: int = 1) -> Grid:
     return Grid(comm, rows, comm.size // rows, backend=get_backend("numpy"))
+
+
+def scratch_of(grid: Grid) -> Scratch:
+    return Scratch(grid.backend, "float64")
 
 
 def factors(ranks: int) -> list[int]:
@@ -63,12 +67,12 @@ def global_dot(comm, a: np.ndarray, b: np.ndarray) -> float:
 def test_random_transfers(comm, full_sum):
     """Forward against the whole tensor, the adjoint identity exactly, the ledger against the plan; all kinds seen."""
     grids = [make_grid(comm, rows) for rows in factors(comm.size)]
-    seen = Counter()
+    seen, scratch = Counter(), scratch_of(grids[0])
     for case, (source, target) in enumerate(pairs(comm.size, 240, 7)):
         grid = grids[case % len(grids)]
         transfer = plan_transfer(source, target, grid.shape.rows, full_sum)
         seen.update(stage.kind for stage in transfer.stages)
-        mover = Mover(transfer, grid, "float64", "layer")
+        mover = Mover(transfer, grid, "layer", scratch)
         x = integers(comm, case, box_shape(source.box(grid.index)))
         if not source.partial:  # replicas of one tensor
             tensor = np.random.default_rng(case).integers(-9, 10, source.shape).astype(float)
@@ -105,10 +109,11 @@ def predicted(transfer, grid, *, backward: bool):
 def test_adjoint_identity_is_exact(comm, full_sum):
     """<Tx, y> = <x, T*y> on integers, for arbitrary parts on every rank (replicas need not agree)."""
     grids = [make_grid(comm, rows) for rows in factors(comm.size)]
+    scratch = scratch_of(grids[0])
     for case, (source, target) in enumerate(pairs(comm.size, 240, 11)):
         grid = grids[case % len(grids)]
         transfer = plan_transfer(source, target, grid.shape.rows, full_sum)
-        mover = Mover(transfer, grid, "float64", "layer")
+        mover = Mover(transfer, grid, "layer", scratch)
         x = integers(comm, case, box_shape(source.box(grid.index)))
         y = integers(comm, case + 10_000, box_shape(target.box(grid.index)))
         out = np.empty_like(y)
@@ -125,7 +130,7 @@ def test_movers_are_run_again_with_the_same_buffers(comm):
     grid = make_grid(comm)
     split = Split.of(n=comm.size)
     source = Layout(split.mesh, (Dim(Even(7, comm.size), split.digits("n")), Dim(Even(3, 1))))
-    mover = Mover(plan_transfer(source, Layout.whole((7, 3), split.mesh), 1), grid, "float64", "layer")
+    mover = Mover(plan_transfer(source, Layout.whole((7, 3), split.mesh), 1), grid, "layer", scratch_of(grid))
     out = np.empty((7, 3))
     for step in range(3):
         tensor = np.arange(21.0).reshape(7, 3) + step

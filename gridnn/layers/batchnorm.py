@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from gridnn.comm.layout import box_shape
+from gridnn.errors import UserError
 from gridnn.layers.base import Array, Layer, Local, Parameter, Reduction, Shapes
 
 
@@ -104,7 +105,7 @@ class BatchNorm(Layer):
     def _count(shapes: Shapes) -> int:
         count = math.prod(shapes.output[:-1])
         if count < 2:
-            raise ValueError(
+            raise UserError(
                 f"BatchNorm in training over {' x '.join(map(str, shapes.output[:-1]))} = {count} value per channel "
                 "has no variance: use a batch of at least 2"
             )

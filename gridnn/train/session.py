@@ -9,6 +9,7 @@ import numpy as np
 
 from gridnn.arrays import get_backend
 from gridnn.comm.ledger import Where
+from gridnn.comm.mover import Scratch
 from gridnn.comm.partition import Even
 from gridnn.errors import UserError
 from gridnn.execute import Executable
@@ -46,6 +47,7 @@ class Session:
         shape = self.plan.grid
         self.grid = Grid(job.comm, shape.rows, shape.cols, order=shape.order, backend=backend)
         self.parameters = Parameters(program, self.grid, config.dtype, config.seed)
+        self._scratch = Scratch(backend, config.dtype)
         self._executables: dict[int, Executable] = {}
         self.reader = Reader(backend, config.dtype)
 
@@ -58,7 +60,9 @@ class Session:
         """The network compiled for ``samples`` samples, made at the first call (by all ranks)."""
         if samples not in self._executables:
             program = Program(self.network, self.plan, samples)
-            self._executables[samples] = Executable(program, self.grid, self.parameters, self.config.seed)
+            self._executables[samples] = Executable(
+                program, self.grid, self.parameters, self.config.seed, self._scratch
+            )
         return self._executables[samples]
 
     def parts(self, indices: np.ndarray) -> list[np.ndarray]:
