@@ -137,6 +137,7 @@ VARIANTS = {
     "paper's backward": {"gather_backward": "all-reduce"},
     "accumulated": {"accumulate": 3},
     "domain in two": {"strategy": "domain", "domain": "2x2"},
+    "copies": {"strategy": "model", "copies": True, "classes": 3, "grid": "-1x1"},
 }
 
 
@@ -147,8 +148,8 @@ def test_variants_change_nothing(comm, variant):
     rows = 4 if "domain" in changes else max(r for r in (1, 2, 3) if comm.size % r == 0)
     if comm.size % rows:
         pytest.skip(f"{comm.size} ranks make no grid of {rows} rows")
-    config = dataclasses.replace(RUNS["lenet"], dropout=0.0, grid=f"{rows}x-1", **changes)
-    plain = dataclasses.replace(RUNS["lenet"], dropout=0.0, grid="1x1")
+    config = dataclasses.replace(RUNS["lenet"], dropout=0.0, **{"grid": f"{rows}x-1", **changes})
+    plain = dataclasses.replace(RUNS["lenet"], dropout=0.0, grid="1x1", classes=config.classes)
     from mpi4py import MPI
 
     same(curve(config, comm), curve(plain, MPI.COMM_SELF), variant)

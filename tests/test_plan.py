@@ -103,6 +103,22 @@ def test_what_does_not_fit_is_refused_by_name(strategy, grid, batch, options, me
         make_plan(strategy, small(), GridShape(*grid), batch, **options)
 
 
+def test_copies_stand_in_where_a_layer_is_too_small():
+    net, grid = small(), GridShape(12, 2)
+    with pytest.raises(ValueError, match=r"there are 8 out-channels.*or --copies"):
+        make_plan("grid", net, grid, 24)
+    splits = make_plan("grid", net, grid, 24, copies=True).splits
+    assert {name: str(splits[name]) for name in ("conv1", "relu1", "fc1", "fc2", "loss")} == {
+        "conv1": "n=2,co=6,copies=2",
+        "relu1": "n=2,co=6,copies=2",
+        "fc1": "n=2,co=12",
+        "fc2": "n=2,co=6,copies=2",
+        "loss": "n=2,co=6,copies=2",
+    }
+    assert str(make_plan("domain", net, GridShape(9, 1), 24, copies=True).splits["pool1"]) == "h=3,copies=3"
+    assert str(make_plan("batch", net, GridShape(1, 6), 4, copies=True).splits["conv1"]) == "n=3,copies=2"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [("n=4;co=2", "cannot read"), ("n", "write axis=parts"), ("m=2", "unknown axis 'm'"), ("n=0", "at least one part")],
@@ -124,7 +140,7 @@ def test_a_plan_file_reads_what_it_writes(tmp_path):
     net, grid = small(), GridShape(2, 2)
     plan = make_plan("domain", net, grid, 24, gather_backward="all-reduce")
     plan.save(tmp_path / "plan.json")
-    again = load_plan(tmp_path / "plan.json", net, grid, 24, "reduce-scatter")
+    again = load_plan(tmp_path / "plan.json", net, grid, 24, gather_backward="reduce-scatter")
     assert again.as_dict() == plan.as_dict()
 
 
@@ -146,12 +162,12 @@ def test_wrong_plan_files_are_refused(tmp_path, content, message):
     path = tmp_path / "plan.json"
     path.write_text(content if isinstance(content, str) else json.dumps(content))
     with pytest.raises(ValueError, match=message):
-        load_plan(path, small(), GridShape(2, 2), 24, "reduce-scatter")
+        load_plan(path, small(), GridShape(2, 2), 24, gather_backward="reduce-scatter")
 
 
 def test_a_missing_plan_file_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"nowhere.json: No such file"):
-        load_plan(tmp_path / "nowhere.json", small(), GridShape(2, 2), 24, "reduce-scatter")
+        load_plan(tmp_path / "nowhere.json", small(), GridShape(2, 2), 24, gather_backward="reduce-scatter")
 
 
 def test_layers_between_follow_their_inputs():

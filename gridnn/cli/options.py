@@ -43,6 +43,7 @@ NETWORK = {
         strategy=("how the layers are divided", "NAME"),
         domain=("parts of height x width of the domain", "HxW"),
         plan=("a split per layer, instead of a strategy", "FILE"),
+        copies=("divide layers that are too small for the grid into fewer parts, with copies, instead of refusing",),
         gather_backward=("the backward of gathered activations", "NAME"),
     ),
     **_group(

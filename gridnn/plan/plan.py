@@ -74,8 +74,13 @@ class Plan:
         }
 
 
-def complete(network: Network, chosen: Mapping[str, Split], ranks: int, batch: int) -> dict[str, Split]:
+def complete(
+    network: Network, chosen: Mapping[str, Split], ranks: int, batch: int, copies: bool = False
+) -> dict[str, Split]:
     """A split for every layer: those ``chosen``, and for the others the one in which their input comes out.
+
+    With ``copies`` an axis that is shorter than its parts is divided into the most that fit, a divisor of their number,
+    and the ranks left over repeat the work; otherwise such a split is refused.
 
     Raises
     ------
@@ -93,7 +98,7 @@ def complete(network: Network, chosen: Mapping[str, Split], ranks: int, batch: i
                 known = [splits[source] for source in node.inputs if source != INPUT]
                 split = _following(node, known[0] if known else _next(network, node, chosen, ranks), shapes)
             node.layer.check(shapes, split)
-            _check_parts(node, shapes, split)
+            split = _fitted(node, shapes, split, copies)
         except ValueError as error:
             raise ValueError(f"layer {node.name!r}: {error}") from error
         splits[node.name] = split
@@ -114,25 +119,38 @@ def _next(network: Network, node: Node, chosen: Mapping[str, Split], ranks: int)
     return next(after, Split.of(n=ranks)).over(ranks).renamed("co", COPIES)
 
 
-def _check_parts(node: Node, shapes: Shapes, split: Split) -> None:
-    """Refuse more parts than an axis has elements."""
+def _fitted(node: Node, shapes: Shapes, split: Split, copies: bool) -> Split:
+    """``split`` with no more parts of an axis than it has elements, or a refusal."""
     layer = node.layer
     sizes = dict(zip(layer.input_axes(0, shapes), shapes.inputs[0], strict=True))
     sizes.update(zip(layer.output_axes(shapes), shapes.output, strict=True))
-    for axis in dict.fromkeys(axis for axis, _ in split.factors if axis != COPIES):
-        size, parts = sizes[axis], split.parts(axis)
-        if parts > size:
-            what = {"n": "samples in the batch", "co": "out-channels", "ci": "in-channels"}.get(
-                axis, f"places along {axis}"
+    factors = []
+    for axis, parts in split.factors:
+        if axis == COPIES or split.parts(axis) <= sizes[axis]:
+            factors.append((axis, parts))
+        elif copies:
+            most = max(
+                k for k in range(1, parts + 1) if parts % k == 0 and split.parts(axis) // parts * k <= sizes[axis]
             )
-            remedy = f"--batch {parts} or more, or " if axis == "n" else ""
-            raise ValueError(
-                f"split {split} divides {axis} into {parts} parts, but there are {size} {what}: "
-                f"use {remedy}at most {size} parts of {axis} (another --grid or --strategy, or --plan)"
-            )
+            factors += [(axis, most), (COPIES, parts // most)]
+        else:
+            raise ValueError(_too_fine(split, axis, sizes[axis]))
+    return Split(tuple(factor for factor in factors if factor[1] != 1))
 
 
-def load_plan(path: str | Path, network: Network, grid: GridShape, batch: int, gather_backward: str) -> Plan:
+def _too_fine(split: Split, axis: str, size: int) -> str:
+    parts = split.parts(axis)
+    what = {"n": "samples in the batch", "co": "out-channels", "ci": "in-channels"}.get(axis, f"places along {axis}")
+    remedy = f"--batch {parts} or more, " if axis == "n" else ""
+    return (
+        f"split {split} divides {axis} into {parts} parts, but there are {size} {what}: use {remedy}at most {size} "
+        f"parts of {axis} (another --grid or --strategy, or --plan), or --copies (fewer parts, and ranks that repeat work)"
+    )
+
+
+def load_plan(
+    path: str | Path, network: Network, grid: GridShape, batch: int, *, gather_backward: str, copies: bool = False
+) -> Plan:
     """Read the plan in the JSON file ``path`` for ``network`` on ``grid``.
 
     The file holds ``{"version": 1, "splits": {"conv1": "n=2,h=2", ...}}``, perhaps ``grid`` and ``gather_backward``;
@@ -159,7 +177,8 @@ def load_plan(path: str | Path, network: Network, grid: GridShape, batch: int, g
     if gather not in BACKWARD:
         raise ValueError(f"plan {path}: gather_backward {gather!r} is not one of {', '.join(BACKWARD)}")
     try:
-        splits = complete(network, {name: Split.parse(text) for name, text in texts.items()}, grid.size, batch)
+        chosen = {name: Split.parse(text) for name, text in texts.items()}
+        splits = complete(network, chosen, grid.size, batch, copies)
     except ValueError as error:
         raise ValueError(f"plan {path}: {error}") from error
     return Plan(data.get("strategy", "file"), grid, splits, gather)

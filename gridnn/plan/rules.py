@@ -60,6 +60,7 @@ def make_plan(
     *,
     domain: Domain | None = None,
     gather_backward: str = "reduce-scatter",
+    copies: bool = False,
 ) -> Plan:
     """The plan of a named strategy.
 
@@ -69,6 +70,8 @@ def make_plan(
         One of `RULES`.
     domain : (int, int), optional
         Into how many parts h and w are divided where the domain is; their product is Pr (default: Pr parts of h).
+    copies : bool
+        Whether layers that are too small for their split are divided less; otherwise they are refused.
 
     Raises
     ------
@@ -90,7 +93,7 @@ def make_plan(
         if _has_weights(network, node, batch)
     }
     try:
-        splits = complete(network, chosen, grid.size, batch)
+        splits = complete(network, chosen, grid.size, batch, copies)
     except ValueError as error:
         raise ValueError(f"strategy {strategy!r} on grid {grid}: {error}") from error
     return Plan(strategy, grid, splits, gather_backward)

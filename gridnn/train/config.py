@@ -71,6 +71,7 @@ class RunConfig:
     strategy: str = "grid"
     domain: str | None = None
     plan: str | None = None
+    copies: bool = False
     gather_backward: str = "reduce-scatter"
     batch: int = 64
     accumulate: int = 1

@@ -65,13 +65,7 @@ def _network(config: RunConfig, data: Any) -> Network:
 
 
 def _plan(config: RunConfig, network: Network, shape: GridShape, batch: int) -> Plan:
+    options = {"gather_backward": config.gather_backward, "copies": config.copies}
     if config.plan is not None:
-        return load_plan(config.plan, network, shape, batch, config.gather_backward)
-    return make_plan(
-        config.strategy,
-        network,
-        shape,
-        batch,
-        domain=config.domain_parts,
-        gather_backward=config.gather_backward,
-    )
+        return load_plan(config.plan, network, shape, batch, **options)
+    return make_plan(config.strategy, network, shape, batch, domain=config.domain_parts, **options)
