@@ -144,7 +144,7 @@ def _too_fine(split: Split, axis: str, size: int) -> str:
     remedy = f"--batch {parts} or more, " if axis == "n" else ""
     return (
         f"split {split} divides {axis} into {parts} parts, but there are {size} {what}: use {remedy}at most {size} "
-        f"parts of {axis} (another --grid or --strategy, or --plan), or --copies (fewer parts, and ranks that repeat work)"
+        f"parts of {axis} (another --grid or --strategy, or --plan), or --copies (fewer parts, ranks that repeat work)"
     )
 
 
