@@ -88,7 +88,7 @@ class Parameters:
         parameter = entry.parameter
         if parameter.fan_in is None:
             return self.backend.full(box_shape(entry.box), parameter.value, self.dtype)
-        bound = math.sqrt(6.0 / parameter.fan_in)
+        bound = parameter.gain * math.sqrt(3.0 / parameter.fan_in)
         random = self.backend.uniform((seed, layer_key(entry.key)), entry.box, parameter.shape, self.dtype)
         return (2.0 * random - 1.0) * bound
 

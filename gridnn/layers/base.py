@@ -37,12 +37,14 @@ class Shapes(NamedTuple):
 class Parameter(NamedTuple):
     """A trained tensor: its global shape, the split axis of each dimension, and its first value.
 
-    ``fan_in`` set: uniform in +-sqrt(6 / fan_in) (He et al. 2015, for the global fan-in); otherwise ``value``.
+    ``fan_in`` set: uniform in +-gain sqrt(3 / fan_in), so that their variance is gain**2 / fan_in for the global fan-in
+    (gain sqrt(2) keeps the scale through ReLUs, He et al. 2015); otherwise ``value``.
     """
 
     shape: Shape
     axes: tuple[str | None, ...]
     fan_in: int | None = None
+    gain: float = math.sqrt(2.0)
     value: float = 0.0
 
 

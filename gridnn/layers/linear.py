@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from gridnn.comm.layout import box_shape
 from gridnn.layers.base import Array, Layer, Local, Parameter, Shape, Shapes
+
+GAIN = math.sqrt(1 / 3)  # weights in +-1 / sqrt(fan_in), as in PyTorch: wide layers begin with small outputs
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Linear(Layer):
 
     def weights(self, shapes: Shapes) -> dict[str, Parameter]:
         inputs = shapes.inputs[0][1]
-        weights = {"weight": Parameter((inputs, self.features), ("ci", "co"), fan_in=inputs)}
+        weights = {"weight": Parameter((inputs, self.features), ("ci", "co"), inputs, GAIN)}
         if self.bias:
             weights["bias"] = Parameter((self.features,), ("co",))
         return weights
