@@ -28,10 +28,18 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
 
 @contextmanager
 def user_mistakes() -> Iterator[None]:
-    """Inside, where everything is set up from what the user gave, a `ValueError` is the user's mistake."""
+    """Inside, where everything is set up from what the user gave, a `ValueError` is the user's mistake.
+
+    So is a network too large for the memory.
+    """
     try:
         yield
     except UserError:
         raise
     except ValueError as error:
         raise UserError(str(error)) from error
+    except MemoryError as error:
+        raise UserError(
+            f"this rank's part of the network or the data does not fit into its memory ({error}): divide it over more "
+            "ranks (--grid with more rows, --strategy domain), or use a smaller --batch, or --accumulate"
+        ) from error

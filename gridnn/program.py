@@ -5,6 +5,7 @@ The same program is run (`execute`), priced (`predict`) and explained, so the th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gridnn.comm.counts import bucket, collective
@@ -196,6 +197,20 @@ class Program:
     def _enter(ledger: Ledger, layer: str, phase: str, counts) -> None:
         for count in counts:
             ledger.add(Where(layer, phase), count)
+
+
+def predict_step(programs: Sequence[Program], index: int) -> Ledger:
+    """The words and messages of rank ``index`` in one step whose batch runs in several passes (``--accumulate``)."""
+    ledger = Ledger()
+    for number, program in enumerate(programs, 1):
+        ledger.merge(program.predict(index, last=number == len(programs)))
+    return ledger
+
+
+def pass_sizes(batch: int, accumulate: int) -> list[int]:
+    """The samples of every pass of a batch; passes without samples are left out."""
+    even = Even(batch, accumulate)
+    return [even.extent(i) for i in range(accumulate) if even.extent(i)]
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """An independent count: what Open MPI says it sent, beside what gridnn's ledger says.
 
-    python scripts/wire_check.py --ranks 4 --grid 2x2 --model mlp --widths 1024,1024 --batch 256
+    python scripts/wire_check.py --ranks 4 --grid 2x2 --model mlp --widths 1024,1024 --dataset synthetic --batch 256
 
 runs ``gridnn audit`` with these options under Open MPI's own monitoring (which counts the bytes of every message, those
 inside collectives too) and compares the sums over all ranks.  Exit status 1 if they differ by more than
@@ -37,6 +37,10 @@ def measure(ranks: int, options: list[str]) -> tuple[int, int]:
     """The bytes by Open MPI's count and by the ledger's, of one audit, summed over ranks."""
     beside = Path(sys.executable).parent / "mpirun"
     launcher = str(beside if beside.exists() else shutil.which("mpirun"))
+    version = subprocess.run([launcher, "--version"], capture_output=True, text=True).stdout
+    if "Open MPI" not in version and "prterun" not in version:
+        print(f"{launcher} is not Open MPI's mpirun, whose monitoring this needs", file=sys.stderr)
+        sys.exit(2)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         monitored = [*MONITORING, "--mca", "pml_monitoring_filename", str(folder / "wire")]

@@ -33,6 +33,8 @@ def body(job: Job) -> int | None:
         raise UserError(f"{len(pending)} sum was started")
     if how == "defect of all" or (how == "defect of rank 1" and job.rank == 1):
         raise KeyError("missing")
+    if how == "rank 1 leaves" and job.rank == 1:
+        sys.exit(0)
     if how == "unseen ranks":
         job.check_ranks()
     if how == "threads":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 
+import pytest
 from launch import clean_environment, gridnn, run
 
 LENET = ("--model", "lenet", "--dataset", "synthetic", "--shape", "16x16x1", "--samples", "64", "--batch", "16")
@@ -51,3 +52,17 @@ def test_a_plan_that_does_not_fit_is_refused(tmp_path):
     done = plan("--ranks", "2", *LENET, "-o", str(tmp_path / "none" / "plan.json"))
     assert done.returncode == 2
     assert "cannot be written: No such file" in done.stderr
+
+
+def test_passes_of_a_batch_are_all_counted(tmp_path):
+    options = ("--grid", "2x2", *LENET, "--accumulate", "3")
+    done = plan("--ranks", "4", *options)
+    assert "batch 16 in 3 passes" in done.stdout
+    column = int(done.stdout.splitlines()[-1].split()[2].replace(",", ""))
+    report = tmp_path / "audit.json"
+    assert gridnn(4, "audit", *options, "--steps", "1", "--json", str(report)).returncode == 0
+    content = json.loads(report.read_text())
+    assert (content["ranks"], content["config"]["grid"], content["equal"]) == (4, "2x2", True)
+    measured = sum(row["measured_words"] for row in content["rows"] if row["dimension"] == "column")
+    # passes of 5, 5 and 6 samples: one column has 2 + 2 + 3 of them, the one that is shown 3 + 3 + 3
+    assert measured == pytest.approx(4 * column * 8 / 9, rel=0.01)

@@ -92,6 +92,15 @@ def test_a_defect_is_shown_with_one_traceback(whose):
     assert time.monotonic() - start < 15
 
 
+def test_a_rank_that_just_leaves_does_not_keep_the_others_waiting():
+    start = time.monotonic()
+    done = ended(3, "rank 1 leaves")
+    assert done.returncode == 1
+    assert "gridnn: rank 1 of 3: Traceback" in done.stderr
+    assert "SystemExit: 0" in done.stderr
+    assert time.monotonic() - start < 15
+
+
 @pytest.mark.parametrize("status", [0, 1])
 def test_the_status_of_the_body_is_that_of_the_job(status):
     assert ended(2, "status", str(status)).returncode == status

@@ -201,3 +201,19 @@ def test_nothing_reaches_the_host_unasked(comm, monkeypatch, name, strategy):
     plain = curve(config, comm)
     monkeypatch.setattr("gridnn.train.session.get_backend", lambda name: StrictBackend())
     assert curve(config, comm).losses == plain.losses
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("model", ["mlp", "lenet", "alexnet-cifar", "vgg11-cifar"])
+def test_shipped_networks_begin_near_chance(comm, model):
+    """The first loss is that of ten classes about equally likely, on any grid."""
+    config = RunConfig(model=model, dataset="synthetic", samples=16, batch=16, steps=1, strategy="batch")
+    assert curve(config, comm).losses[0] == pytest.approx(np.log(10), abs=0.6)
+
+
+def test_a_wide_classifier_learns_at_the_default_rate():
+    from mpi4py import MPI
+
+    config = RunConfig(model="alexnet-cifar", dataset="synthetic", samples=512, batch=32, epochs=4)
+    losses = curve(config, MPI.COMM_SELF).losses
+    assert np.mean(losses[-8:]) < 1.5

@@ -91,7 +91,7 @@ def test_words_of_the_1_5d_algorithm_are_those_of_the_paper():
             (2, 3),
             5,
             {},
-            r"divides n into 6 parts, but there are 5 samples in the batch: use --batch 6 or more",
+            r"divides n into 6 parts, but there are 5 samples in the batch: use --batch 6 or more \(times",
         ),
         ("grid", (11, 1), 24, {}, r"layer 'conv1': split co=11 divides co into 11 parts, but there are 8 out-channels"),
         ("domain", (9, 1), 24, {}, r"layer 'pool1': split h=9 divides h into 9 parts, but there are 8 places along h"),
@@ -132,7 +132,7 @@ def test_a_split_reads_what_it_writes():
     for text in ("n=4,co=2", "h=2,w=3,n=2", "1"):
         assert str(Split.parse(text)) == text
     assert str(Split.parse("n=2").over(6)) == "n=2,copies=3"
-    with pytest.raises(ValueError, match=r"n=4 has 4 = 4 parts, which do not divide 6 ranks"):
+    with pytest.raises(ValueError, match=r"n=4 has 4 parts, which do not divide 6 ranks"):
         Split.parse("n=4").over(6)
 
 
@@ -154,7 +154,9 @@ def test_a_plan_file_reads_what_it_writes(tmp_path):
         ({"version": 1, "splits": {"fc1": "h=2"}}, "a Linear layer has no axis h; it can divide n, co, ci"),
         ({"version": 1, "splits": {"fc1": "n=3"}}, "do not divide 4 ranks"),
         ({"version": 1, "splits": {"fc1": 2}}, '"splits" must be an object'),
-        ({"version": 1, "grid": "4x1", "splits": {}}, "is for grid 4x1, this run has 2x2"),
+        ({"version": 1, "grid": "4x1", "splits": {}}, "is for grid '4x1', this run has 2x2"),
+        ({"version": 1, "gather-backward": "all-reduce", "splits": {}}, "unknown key 'gather-backward': did you mean"),
+        ({"version": True, "splits": {}}, "version True"),
         ({"version": 1, "gather_backward": "none", "splits": {}}, "is not one of reduce-scatter, all-reduce"),
     ],
 )
@@ -163,6 +165,16 @@ def test_wrong_plan_files_are_refused(tmp_path, content, message):
     path.write_text(content if isinstance(content, str) else json.dumps(content))
     with pytest.raises(ValueError, match=message):
         load_plan(path, small(), GridShape(2, 2), 24, gather_backward="reduce-scatter")
+
+
+def test_a_plan_file_and_the_command_line_do_not_contradict_each_other(tmp_path):
+    path, net, grid = tmp_path / "plan.json", small(), GridShape(2, 2)
+    path.write_text(json.dumps({"version": 1, "gather_backward": "reduce-scatter", "splits": {}}))
+    with pytest.raises(ValueError, match="says gather_backward reduce-scatter, but --gather-backward all-reduce"):
+        load_plan(path, net, grid, 24, gather_backward="all-reduce")
+    path.write_bytes(b"\xff\xfe{}")
+    with pytest.raises(ValueError, match=r"plan.json is no JSON: .*utf-8"):
+        load_plan(path, net, grid, 24, gather_backward="reduce-scatter")
 
 
 def test_a_missing_plan_file_is_named(tmp_path):

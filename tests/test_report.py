@@ -26,7 +26,7 @@ def told(log=None, terminal: bool = False, quiet: bool = False, loss: float = 0.
     reporter.started({"model": "mlp", "gather_backward": "all-reduce"}, summary)
     reporter.step(1, 1, 2.0, 0.1, 1000.0, 0.25, 0.5)
     reporter.step(2, 1, loss, 0.1, 1000.0, 0.25, 0.5)
-    reporter.epoch(1, loss, 0.75, 0.6, 0.97, WORDS)
+    reporter.epoch(1, loss, 0.75, 0.6, 0.97, WORDS, 900.0, 0.25)
     reporter.finished([Moved("row", "update", 1200, 8, 0.5), Moved("column", "forward", 34, 4, 0.25)])
     return out.getvalue()
 
@@ -38,7 +38,7 @@ def test_plain_lines():
     assert "epoch 1/1: train loss 0.5000, accuracy 75.00%; test loss 0.6000, accuracy 97.00%" in text
     assert "words: row 1,200, column 34, world 0" in text
     assert "\x1b" not in text
-    assert "samples/s" not in text  # a step is only told after ten seconds of silence
+    assert "step 1/" not in text  # a step is only told after ten seconds of silence
     total = next(line for line in text.splitlines() if "all " in line and "1,234" in line)
     assert total.replace("│", " ").split() == ["all", "1,234", "12", "0.750"]
 

@@ -35,9 +35,8 @@ def _audit(job: Job, config: RunConfig, path: str | None) -> int:
     if job.rank == 0:
         show(result, console())
         if file:
-            content = {"config": config.as_dict(), "equal": result.equal, "rows": [asdict(row) for row in result.rows]}
             with file:
-                json.dump(valid(content), file, indent=2, allow_nan=False)
+                json.dump(valid({"equal": result.equal, **asdict(result)}), file, indent=2, allow_nan=False)
     return 0 if result.equal else FAILED
 
 

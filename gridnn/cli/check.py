@@ -153,7 +153,7 @@ def _facts(job: Job, places: list[Place], blas: list[Blas], found: list[str], aw
     rows = {
         "MPI library": job.library,
         "launcher": job.launch.launcher or "none",
-        "ranks": f"{job.size} on {job.nodes} nodes, {_range(per_node)} a node",
+        "ranks": f"{job.size} on {job.nodes} node{'s' * (job.nodes > 1)}, {_range(per_node)} a node",
         "threads per rank": _range([place.threads for place in places]),
         "cores of a node": f"{job.cores} usable by its ranks, {os.cpu_count()} hardware threads in all",
         "BLAS": "; ".join(map(str, blas)) or "unknown",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -13,7 +14,7 @@ from gridnn.cli.options import NETWORK, configured
 from gridnn.comm.counts import DIMENSIONS
 from gridnn.comm.job import MISUSED
 from gridnn.errors import UserError, user_mistakes
-from gridnn.program import Program
+from gridnn.program import Program, pass_sizes, predict_step
 from gridnn.train.config import RunConfig
 
 Ranks = Annotated[int, typer.Option("--ranks", metavar="P", min=1, help="the number of ranks to plan for")]
@@ -34,7 +35,9 @@ def plan(config: RunConfig, ranks: Ranks, output: Output = None) -> None:
     except UserError as error:
         print(f"gridnn: {error}", file=sys.stderr)
         raise typer.Exit(MISUSED) from None
-    show(made.program, console())
+    passes = pass_sizes(made.batch, config.accumulate)
+    programs = {size: Program(made.network, made.plan, size) for size in set(passes)}
+    show([programs[size] for size in passes], console())
 
 
 def _save(made, output: str) -> None:
@@ -44,13 +47,16 @@ def _save(made, output: str) -> None:
         raise UserError(f"--output {output} cannot be written: {error.strerror}") from error
 
 
-def show(program: Program, out: Console) -> None:
-    """Print the split, the movements and the words of every layer, on the rank that moves most."""
-    ledgers = [program.predict(index) for index in sample(program)]
+def show(programs: Sequence[Program], out: Console) -> None:
+    """Print the split, the movements and the words of every layer in a step, on the rank that moves most."""
+    first = programs[0]
+    ledgers = [predict_step(programs, index) for index in sample(first)]
     ledger = max(ledgers, key=lambda one: sum(one.words_by_dimension().values()))
-    title = f"grid {program.plan.grid}, batch {program.batch}: words that a rank moves in a step"
+    passes = f" in {len(programs)} passes" if len(programs) > 1 else ""
+    batch = sum(program.batch for program in programs)
+    title = f"grid {first.plan.grid}, batch {batch}{passes}: words a step of the rank that moves most"
     rows = table(title, ("layer", "split", "movement of its input"), DIMENSIONS)
-    for step in program.steps:
+    for step in first.steps:
         kinds = [stage.kind for edge in step.edges if edge.transfer for stage in edge.transfer.stages]
         words = [ledger.words_of(step.name, dimension) for dimension in DIMENSIONS]
         rows.add_row(step.name, str(step.split), ", ".join(kinds), *(f"{count:,}" if count else "" for count in words))

@@ -174,12 +174,13 @@ def run(body: Callable[[Job], int | None]) -> NoReturn:
         sys.exit(MISUSED)
     _on_signals(job._stopped)
     try:
-        job.end(body(job) or 0)
+        status = body(job) or 0
     except UserError as error:  # inside the clause the frames live on, and with them the buffers of started messages
         job.fail(str(error), MISUSED)
         job.end(MISUSED)
-    except Exception:
+    except BaseException:  # also a rank that just leaves (SystemExit): the others would wait for it for ever
         job.fail(traceback.format_exc().rstrip(), FAILED)
+    job.end(status)
 
 
 def _load() -> Any:

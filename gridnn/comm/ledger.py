@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from gridnn.comm.counts import DIMENSIONS, Count
 
-PHASES = ("forward", "backward", "update")
+PHASES = ("forward", "backward", "update", "evaluation")
 CONTROL = "(control)"  # agreements and small values that are no part of a step
 
 
@@ -40,14 +40,22 @@ class Tally:
 
 
 class Ledger:
-    """The account of one rank.  A prediction is a ledger too, written without moving anything."""
+    """The account of one rank.  A prediction is a ledger too, written without moving anything.
+
+    Attributes
+    ----------
+    evaluating : bool
+        While it is set, everything is entered under the phase ``evaluation``: passes that are no part of a step.
+    """
 
     def __init__(self) -> None:
         self.rows: dict[Key, Tally] = {}
+        self.evaluating = False
 
     def add(self, where: Where, count: Count, *, itemsize: int = 0, calls: int = 1, seconds: float = 0.0) -> None:
         """Enter one movement."""
-        tally = self.rows.setdefault(Key(*where, count.dimension, count.kind), Tally())
+        phase = "evaluation" if self.evaluating else where.phase
+        tally = self.rows.setdefault(Key(where.layer, phase, count.dimension, count.kind), Tally())
         tally.words += count.words
         tally.messages += count.messages
         tally.bytes += count.words * itemsize

@@ -87,9 +87,9 @@ class Split:
             If the product of the factors does not divide ``ranks``.
         """
         if ranks % self.ranks:
-            product = " x ".join(map(str, self.mesh))
+            product = " x ".join(map(str, self.mesh)) + " = " if len(self.mesh) > 1 else ""
             raise ValueError(
-                f"split {self} has {product} = {self.ranks} parts, which do not divide {ranks} ranks: "
+                f"split {self} has {product}{self.ranks} parts, which do not divide {ranks} ranks: "
                 f"use parts whose product divides {ranks}"
             )
         left = ranks // self.ranks

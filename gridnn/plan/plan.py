@@ -14,6 +14,7 @@ from gridnn.layers.base import Shapes
 from gridnn.network import INPUT, Network, Node
 
 VERSION = 1
+KEYS = ("version", "strategy", "grid", "gather_backward", "splits")
 DIVIDED = {"n": "batch", "d": "domain", "h": "domain", "w": "domain", "co": "model", "ci": "model"}
 BACKWARD = ("reduce-scatter", "all-reduce")
 
@@ -141,7 +142,7 @@ def _fitted(node: Node, shapes: Shapes, split: Split, copies: bool) -> Split:
 def _too_fine(split: Split, axis: str, size: int) -> str:
     parts = split.parts(axis)
     what = {"n": "samples in the batch", "co": "out-channels", "ci": "in-channels"}.get(axis, f"places along {axis}")
-    remedy = f"--batch {parts} or more, " if axis == "n" else ""
+    remedy = f"--batch {parts} or more (times --accumulate), " if axis == "n" else ""
     return (
         f"split {split} divides {axis} into {parts} parts, but there are {size} {what}: use {remedy}at most {size} "
         f"parts of {axis} (another --grid or --strategy, or --plan), or --copies (fewer parts, ranks that repeat work)"
@@ -162,10 +163,13 @@ def load_plan(
         If the file cannot be read, is of another grid, or names a layer that the network lacks.
     """
     data = _read_json(path)
-    if data.get("version") != VERSION:
+    for key in data:
+        if key not in KEYS:
+            raise ValueError(f"plan {path}: {unknown('key', key, KEYS)}")
+    if data.get("version") != VERSION or data.get("version") is True:
         raise ValueError(f"plan {path}: version {data.get('version')!r}, but this gridnn reads version {VERSION}")
     if data.get("grid", str(grid)) != str(grid):
-        raise ValueError(f"plan {path} is for grid {data['grid']}, this run has {grid}: use --grid {data['grid']}")
+        raise ValueError(f"plan {path} is for grid {data['grid']!r}, this run has {grid}: mend one of them")
     texts = data.get("splits")
     if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
         raise ValueError(f'plan {path}: "splits" must be an object such as {{"conv1": "n=2,co=2"}}')
@@ -176,20 +180,24 @@ def load_plan(
     gather = data.get("gather_backward", gather_backward)
     if gather not in BACKWARD:
         raise ValueError(f"plan {path}: gather_backward {gather!r} is not one of {', '.join(BACKWARD)}")
+    if gather_backward not in (gather, BACKWARD[0]):
+        raise ValueError(
+            f"plan {path} says gather_backward {gather}, but --gather-backward {gather_backward}: drop one"
+        )
     try:
         chosen = {name: Split.parse(text) for name, text in texts.items()}
         splits = complete(network, chosen, grid.size, batch, copies)
     except ValueError as error:
         raise ValueError(f"plan {path}: {error}") from error
-    return Plan(data.get("strategy", "file"), grid, splits, gather)
+    return Plan(str(data.get("strategy", "file")), grid, splits, gather)
 
 
 def _read_json(path: str | Path) -> dict:
     try:
-        data = json.loads(Path(path).read_text())
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"plan {path}: {error.strerror}") from error
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # of json, or of text that is not UTF-8
         raise ValueError(f"plan {path} is no JSON: {error}") from error
     if not isinstance(data, dict):
         raise ValueError(f"plan {path}: expected an object at the top, found {type(data).__name__}")

@@ -8,6 +8,7 @@ from typing import Any
 
 from gridnn.comm.ledger import PHASES, Key, Ledger
 from gridnn.errors import user_mistakes
+from gridnn.program import predict_step
 from gridnn.train.config import RunConfig
 from gridnn.train.data.order import batches, epoch_order
 from gridnn.train.session import Session
@@ -32,8 +33,10 @@ class Row:
 
 @dataclass(frozen=True)
 class AuditResult:
-    """The rows of an audit, in the order of the layers."""
+    """What was audited: the resolved options, the number of ranks, and the rows in the order of the layers."""
 
+    config: dict[str, Any]
+    ranks: int
     rows: tuple[Row, ...]
 
     @property
@@ -55,11 +58,12 @@ def audit(config: RunConfig, job: Any) -> AuditResult:
     predicted = Ledger()
     session.ledger.clear()
     for number, indices in enumerate(_batches(session, config), 1):
-        _predict(session, indices, predicted)
+        programs = [session.executable(len(part)).program for part in session.parts(indices)]
+        predicted.merge(predict_step(programs, session.grid.index))
         session.step(indices, number)
     tallies = dict(session.ledger.steps())
     mine = (predicted.integers(), session.ledger.integers(), tallies)
-    return AuditResult(tuple(_rows(session.grid.all.gather_values(mine), session)))
+    return AuditResult(session.resolved, job.size, tuple(_rows(session.grid.all.gather_values(mine), session)))
 
 
 def _batches(session: Session, config: RunConfig) -> Iterator[Any]:
@@ -72,14 +76,6 @@ def _batches(session: Session, config: RunConfig) -> Iterator[Any]:
             if not left:
                 return
         epoch += 1
-
-
-def _predict(session: Session, indices: Any, ledger: Ledger) -> None:
-    """Enter the prediction for one step: every pass of its batch, the sums with the last one."""
-    parts = session.parts(indices)
-    for number, piece in enumerate(parts, 1):
-        program = session.executable(len(piece)).program
-        ledger.merge(program.predict(session.grid.index, last=number == len(parts)))
 
 
 def _rows(ranks: list[tuple[dict, dict, dict]], session: Session) -> Iterator[Row]:

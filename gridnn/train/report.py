@@ -86,7 +86,7 @@ class Reporter:
         """Before the first step: the resolved configuration and the grid."""
         self.summary, self.last_line = summary, time.monotonic()
         for name, values in (("config", config), ("run", summary.facts)):
-            text = ", ".join(f"{key.replace('_', '-')} {value}" for key, value in values.items())
+            text = ", ".join(f"{key.replace('_', '-')} {_readable(value)}" for key, value in values.items())
             self.console.print(f"{name}: {text}", markup=False)
         self.console.print(picture(summary.shape, summary.rows, summary.columns), markup=False)
         self._log("config", config=dict(config), grid=str(summary.shape), facts=dict(summary.facts))
@@ -122,6 +122,8 @@ class Reporter:
         test_loss: float,
         test_accuracy: float | None,
         words_by_dimension: Mapping[str, int],
+        samples_per_s: float,
+        communication_share: float,
     ) -> None:
         """After every epoch; the words are those of its steps, summed over ranks, by grid dimension."""
         self._log(
@@ -134,8 +136,9 @@ class Reporter:
             words=dict(words_by_dimension),
         )
         parts = [_score("train", train_loss, train_accuracy), _score("test", test_loss, test_accuracy)]
-        words = ", ".join(f"{name} {count:,}" for name, count in words_by_dimension.items())
-        self._line(f"{self._epoch(epoch)}: {'; '.join(parts)}; words: {words}")
+        parts.append(f"{samples_per_s:,.0f} samples/s, {communication_share:.0%} communication")
+        parts.append("words: " + ", ".join(f"{name} {count:,}" for name, count in words_by_dimension.items()))
+        self._line(f"{self._epoch(epoch)}: {'; '.join(parts)}")
 
     def finished(self, rows: Iterable[Moved]) -> None:
         """At the end: what was moved, by grid dimension and phase."""
@@ -174,6 +177,11 @@ def moved_table(rows: Iterable[Moved]) -> Table:
     words, messages, seconds = (sum(getattr(row, name) for row in rows) for name in ("words", "messages", "seconds"))
     table.add_row("all", "", f"{words:,}", f"{messages:,}", f"{seconds:.3f}")
     return table
+
+
+def _readable(value: Any) -> str:
+    """A value for the eye: large integers in groups of three digits."""
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) and value >= 10_000 else str(value)
 
 
 def _score(name: str, loss: float, accuracy: float | None) -> str:

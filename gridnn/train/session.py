@@ -10,17 +10,16 @@ import numpy as np
 from gridnn.arrays import get_backend
 from gridnn.comm.ledger import Where
 from gridnn.comm.mover import Scratch
-from gridnn.comm.partition import Even
-from gridnn.errors import UserError
+from gridnn.errors import UserError, user_mistakes
 from gridnn.execute import Executable
 from gridnn.grid import Grid
 from gridnn.parameters import Parameters
-from gridnn.program import Program
+from gridnn.program import Program, pass_sizes
 from gridnn.train.config import RunConfig
+from gridnn.train.optimizers import OptimizerState
 from gridnn.train.reader import Reader
 from gridnn.train.setup import set_up
 
-EVALUATION = Where("(evaluation)", "forward")
 QUIET = np.errstate(over="ignore", invalid="ignore")  # a loss that is not finite is told once, with step and layer
 
 
@@ -56,20 +55,24 @@ class Session:
         """What this rank moved."""
         return self.grid.ledger
 
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """The options of the run with what ``auto`` and the size of the data made of them."""
+        return {**self.config.as_dict(), "grid": str(self.plan.grid), "batch": self.batch}
+
     def executable(self, samples: int) -> Executable:
         """The network compiled for ``samples`` samples, made at the first call (by all ranks)."""
         if samples not in self._executables:
-            program = Program(self.network, self.plan, samples)
-            self._executables[samples] = Executable(
-                program, self.grid, self.parameters, self.config.seed, self._scratch
-            )
+            with user_mistakes():
+                program = Program(self.network, self.plan, samples)
+                made = Executable(program, self.grid, self.parameters, self.config.seed, self._scratch)
+            self._executables[samples] = made
         return self._executables[samples]
 
     def parts(self, indices: np.ndarray) -> list[np.ndarray]:
         """A batch in the pieces that run one after the other (``--accumulate``)."""
-        even = Even(len(indices), self.config.accumulate)
-        pieces = [indices[slice(*even.interval(i))] for i in range(even.parts)]
-        return [piece for piece in pieces if len(piece)]
+        ends = np.cumsum(pass_sizes(len(indices), self.config.accumulate))
+        return np.split(indices, ends[:-1])
 
     @QUIET
     def step(self, indices: np.ndarray, step: int) -> tuple[float, float]:
@@ -95,8 +98,12 @@ class Session:
             pending = executable.backward(1.0 / len(indices), first=first, last=last)
         for request in pending:
             request.wait()
-        where = Where(self.network.output, "forward")
-        return self._means(totals, len(indices), where, executable, f"at step {step}")
+        return self._means(totals, len(indices), executable, f"at step {step}")
+
+    @QUIET
+    def update(self, optimizer: OptimizerState, lr: float) -> None:
+        """Let the parameters follow their gradients."""
+        optimizer.update(self.parameters.values, self.parameters.gradients, lr)
 
     @QUIET
     def evaluate(self, data: Any) -> tuple[float, float]:
@@ -108,19 +115,22 @@ class Session:
             As in `step`.
         """
         totals = self.grid.backend.zeros((2,), "float64")
+        self.ledger.evaluating = True
         for start in range(0, len(data), self.batch):
             indices = np.arange(start, min(start + self.batch, len(data)))
             for piece in self.parts(indices):
                 executable = self.executable(len(piece))
                 target = self.reader.read(executable, data, piece)
                 totals += executable.forward(training=False, target=target)
-        return self._means(totals, len(data), EVALUATION, executable, "on the test data")
+        means = self._means(totals, len(data), executable, "on the test data")
+        self.ledger.evaluating = False
+        return means
 
-    def _means(self, totals: Any, count: int, where: Where, last: Executable, when: str) -> tuple[float, float]:
+    def _means(self, totals: Any, count: int, last: Executable, when: str) -> tuple[float, float]:
         """(Loss, right answers) of all ranks over ``count`` samples; ``last`` is what ran last."""
         if self.reader.mistake:
             totals += math.nan
-        self.grid.all.all_reduce(totals, where)
+        self.grid.all.all_reduce(totals, Where(self.network.output, "forward"))
         loss, right = (float(value) / count for value in self.grid.backend.to_host(totals))
         if not math.isfinite(loss):
             raise UserError(self._not_finite(loss, last, when))

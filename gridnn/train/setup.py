@@ -6,20 +6,19 @@ import math
 from typing import Any, NamedTuple
 
 from gridnn.comm.gridshape import GridShape
-from gridnn.comm.partition import Even
 from gridnn.errors import UserError
 from gridnn.layers import MeanSquaredError, SoftmaxCrossEntropy
 from gridnn.models import get_model
 from gridnn.network import Network
 from gridnn.plan.plan import Plan, load_plan
 from gridnn.plan.rules import make_plan
-from gridnn.program import Program
+from gridnn.program import Program, pass_sizes
 from gridnn.train.config import RunConfig
 from gridnn.train.data import Data, open_dataset
 
 
 class SetUp(NamedTuple):
-    """What a run is made of. ``program`` is that of the smallest part of a full batch of ``batch`` samples."""
+    """What a run is made of. ``program`` is that of the smallest pass of a full batch of ``batch`` samples."""
 
     data: Data
     network: Network
@@ -46,7 +45,7 @@ def set_up(config: RunConfig, ranks: int) -> SetUp:
         seed=config.seed,
     )
     batch = min(config.batch, len(data.train))
-    smallest = Even(batch, config.accumulate).extent(0)
+    smallest = min(pass_sizes(batch, config.accumulate))
     network = _network(config, data.train)
     plan = _plan(config, network, shape, smallest)
     return SetUp(data, network, plan, batch, Program(network, plan, smallest))

@@ -58,7 +58,7 @@ class Trainer:
             If the loss is not finite.
         """
         if self.reporter:
-            self.reporter.started(self.config.as_dict(), self._summary())
+            self.reporter.started(self.session.resolved, self._summary())
         try:
             for epoch in range(1, math.ceil(self.total / self.steps_per_epoch) + 1):
                 self._epoch(epoch)
@@ -71,19 +71,21 @@ class Trainer:
 
     def _epoch(self, epoch: int) -> None:
         session, loss, right, count = self.session, 0.0, 0.0, 0
-        words = session.ledger.words_by_dimension()
+        words, started, talked = session.ledger.words_by_dimension(), time.perf_counter(), session.ledger.seconds
         order = epoch_order(self.samples, self.config.seed, epoch, True)
         for indices in batches(order, session.batch, self.config.drop_last):
             if self.done == self.total:
                 break
             mean, share = self._step(indices, epoch)
             loss, right, count = loss + mean * len(indices), right + share * len(indices), count + len(indices)
+        seconds, talked = time.perf_counter() - started, session.ledger.seconds - talked
         now = session.ledger.words_by_dimension()
         moved = self._sum({dimension: now[dimension] - words[dimension] for dimension in DIMENSIONS})
         test_loss, test_right = session.evaluate(session.data.test)
         if self.reporter:
             trained, tested = (right / count, test_right) if session.data.train.classes else (None, None)
-            self.reporter.epoch(epoch, loss / count, trained, test_loss, tested, moved)
+            speed = (count / seconds, talked / seconds)
+            self.reporter.epoch(epoch, loss / count, trained, test_loss, tested, moved, *speed)
 
     def _step(self, indices: Any, epoch: int) -> tuple[float, float]:
         """One update; the mean loss and share of right answers of its batch."""
@@ -93,7 +95,7 @@ class Trainer:
         if self.config.clip:
             self._clip()
         lr = self.schedule(self.done)
-        self.optimizer.update(session.parameters.values, session.parameters.gradients, lr)
+        session.update(self.optimizer, lr)
         self.done += 1
         seconds = time.perf_counter() - started
         if self.reporter:
@@ -136,7 +138,7 @@ class Trainer:
             "nodes": job.nodes,
             "threads": job.threads,
             "mpi": job.library,
-            "parameters": f"{session.network.parameter_count:,}",
+            "parameters": session.network.parameter_count,
             "train-samples": self.samples,
             "test-samples": len(session.data.test),
             "steps-per-epoch": self.steps_per_epoch,

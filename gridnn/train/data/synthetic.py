@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cached_property
 
 import numpy as np
 
@@ -36,9 +37,14 @@ class Synthetic(Dataset):
     def __init__(self, shape: tuple[int, ...], classes: int, samples: int, seed: int, part: int):
         self.name, self.sample_shape, self.classes = "synthetic", tuple(shape), classes
         self._samples, self._key = samples, (seed, part)
-        self._vectors = [
+
+    @cached_property
+    def _vectors(self) -> list[np.ndarray]:
+        """For every dimension one vector per class; made when samples are read, so that planning makes none."""
+        classes, seed = self.classes, self._key[0]
+        return [
             _centered(uniform(np, (seed, TEMPLATE, axis), ((0, classes), (0, size)), (classes, size)))
-            for axis, size in enumerate(shape)
+            for axis, size in enumerate(self.sample_shape)
         ]
 
     def __len__(self) -> int:
