@@ -43,3 +43,12 @@ def user_mistakes() -> Iterator[None]:
             f"this rank's part of the network or the data does not fit into its memory ({error}): divide it over more "
             "ranks (--grid with more rows, --strategy domain), or use a smaller --batch, or --accumulate"
         ) from error
+
+
+@contextmanager
+def writing(option: str, path: object) -> Iterator[None]:
+    """Inside, where the file ``path`` of ``option`` is opened or written, an `OSError` is the user's mistake."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{option} {path} cannot be written: {error.strerror}") from error

@@ -108,10 +108,6 @@ class Parameters:
         """The parameters of one layer by name, as views of ``flat`` (values, gradients, or an array like them)."""
         return {e.name: flat[self._views[e.key]].reshape(box_shape(e.box)) for e in self.entries if e.layer == layer}
 
-    def range_of(self, layer: str) -> list[slice]:
-        """The ranges of the flat arrays that belong to ``layer``."""
-        return [self._views[entry.key] for entry in self.entries if entry.layer == layer]
-
     def shares(self, bucket: Bucket) -> list[tuple[Where, int]]:
         """Whose gradients a bucket holds, for the ledger."""
         return [(Where(gradient.layer, "update"), gradient.size) for gradient in bucket.gradients]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from gridnn.comm.partition import Clipped, Even, Scaled, Window, Windowed, window_frame
@@ -88,13 +88,19 @@ def test_a_coarser_partition_joins_consecutive_parts(partition, factor):
         assert fine == elements(coarse.interval(part))
 
 
-@given(windows, sizes, parts)
-def test_windowed_parts_hold_all_taps_and_no_more_than_their_span(window, size, count):
-    outputs = window.outputs(size)
-    if outputs < 1:
-        return
-    base = Even(outputs, count)
-    partition = Windowed.of(base, window, size)
+@st.composite
+def divided_windows(draw):
+    """A window, the even partition of its outputs, and what the parts need of the input."""
+    window, size = draw(windows), draw(sizes)
+    assume(window.outputs(size) > 0)
+    base = Even(window.outputs(size), draw(parts))
+    return window, base, Windowed.of(base, window, size)
+
+
+@given(divided_windows())
+def test_windowed_parts_hold_all_taps_and_no_more_than_their_span(case):
+    window, base, partition = case
+    count, size = base.parts, partition.size
     for part in range(count):
         needed = set().union(*(taps(window, output, size) for output in range(*base.interval(part))))
         held = elements(partition.interval(part))
@@ -103,13 +109,10 @@ def test_windowed_parts_hold_all_taps_and_no_more_than_their_span(window, size, 
             assert (min(held), max(held)) == (min(needed), max(needed)) or window.dilation > 1 or window.kernel == 1
 
 
-@given(windows, sizes, parts)
-def test_a_framed_part_is_as_long_as_its_windows_reach(window, size, count):
-    outputs = window.outputs(size)
-    if outputs < 1:
-        return
-    base = Even(outputs, count)
-    partition = Windowed.of(base, window, size)
+@given(divided_windows())
+def test_a_framed_part_is_as_long_as_its_windows_reach(case):
+    window, base, partition = case
+    count = base.parts
     for part in range(count):
         mine, held = base.interval(part), partition.interval(part)
         before, after = window_frame(window, mine, held)

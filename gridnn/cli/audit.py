@@ -13,7 +13,7 @@ from gridnn.cli.console import console, table
 from gridnn.cli.options import NETWORK, STEPS, configured
 from gridnn.cli.train import prepare
 from gridnn.comm.job import FAILED, Job, run
-from gridnn.errors import UserError
+from gridnn.errors import writing
 from gridnn.train.config import RunConfig
 from gridnn.train.log import valid
 
@@ -43,10 +43,8 @@ def _audit(job: Job, config: RunConfig, path: str | None) -> int:
 def _open(path: str | None) -> Any:
     if path is None:
         return None
-    try:
+    with writing("--json", path):
         return open(path, "w", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"--json {path} cannot be written: {error.strerror}") from error
 
 
 def show(result: Any, out: Console) -> None:

@@ -13,7 +13,7 @@ from gridnn.cli.console import console, table
 from gridnn.cli.options import NETWORK, configured
 from gridnn.comm.counts import DIMENSIONS
 from gridnn.comm.job import MISUSED
-from gridnn.errors import UserError, user_mistakes
+from gridnn.errors import UserError, user_mistakes, writing
 from gridnn.program import Program, pass_sizes, predict_step
 from gridnn.train.config import RunConfig
 
@@ -31,20 +31,14 @@ def plan(config: RunConfig, ranks: Ranks, output: Output = None) -> None:
         with user_mistakes():
             made = set_up(config, ranks)
         if output:
-            _save(made.plan, output)
+            with writing("--output", output):
+                made.plan.save(output)
     except UserError as error:
         print(f"gridnn: {error}", file=sys.stderr)
         raise typer.Exit(MISUSED) from None
     passes = pass_sizes(made.batch, config.accumulate)
-    programs = {size: Program(made.network, made.plan, size) for size in set(passes)}
+    programs = {size: made.compiled(size) for size in set(passes)}
     show([programs[size] for size in passes], console())
-
-
-def _save(made, output: str) -> None:
-    try:
-        made.save(output)
-    except OSError as error:
-        raise UserError(f"--output {output} cannot be written: {error.strerror}") from error
 
 
 def show(programs: Sequence[Program], out: Console) -> None:

@@ -84,10 +84,6 @@ class Layout:
         """The part of the tensor that rank ``index`` holds."""
         return tuple(dim.partition.interval(self.part(index, dim)) for dim in self.dims)
 
-    def dual(self) -> Layout:
-        """The layout of the gradient: what was a replica is a partial sum and the other way round."""
-        return Layout(self.mesh, self.dims, self.copies)
-
     def summed(self) -> Layout:
         """This layout with its partial sums replaced by replicas of their sum."""
         return Layout(self.mesh, self.dims)

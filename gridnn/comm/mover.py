@@ -98,7 +98,7 @@ class Move:
     """One stage on this rank; ``forward`` fills ``out`` of the target's shape, ``adjoint`` one of the source's."""
 
     def __init__(self, stage: Stage, index: int, where: str) -> None:
-        self.stage, self.index = stage, index
+        self.index = index
         self.there, self.back = Where(where, "forward"), Where(where, "backward")
         self.source, self.target = stage.source.box(index), stage.target.box(index)
 
@@ -241,15 +241,13 @@ class Mover:
     """
 
     def __init__(self, transfer: Transfer, grid: Any, where: str, scratch: Scratch) -> None:
-        self.transfer, index = transfer, grid.index
-        self.source, self.target = transfer.source.box(index), transfer.target.box(index)
         self.moves = [_move(stage, grid, where, scratch, transfer.full_sum) for stage in transfer.stages]
 
         def empty(box: Box) -> Array:
             return grid.backend.empty(box_shape(box), scratch.dtype)
 
         self.between = [empty(move.target) for move in self.moves[:-1]]
-        self.result = empty(self.source) if self.moves else None
+        self.result = empty(self.moves[0].source) if self.moves else None
 
     def forward(self, x: Array, out: Array) -> None:
         """Fill ``out``, this rank's part of the target, from ``x``, its part of the source."""

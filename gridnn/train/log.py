@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from gridnn.errors import UserError
+from gridnn.errors import writing
 
 
 class Log:
@@ -20,10 +20,8 @@ class Log:
     """
 
     def __init__(self, path: str | Path) -> None:
-        try:
+        with writing("--log", path):
             self._file = open(path, "w", encoding="utf-8")  # noqa: SIM115 (open for the whole run)
-        except OSError as error:
-            raise UserError(f"--log {path} cannot be written: {error.strerror}") from error
 
     def write(self, event: str, **values: Any) -> None:
         """Add one object; the line is on disk's way before this returns."""

@@ -44,7 +44,9 @@ class Reader:
     def _fill(self, feed: Feed, data: Dataset, indices: np.ndarray) -> None:
         samples, *box = feed.box
         shape = box_shape(feed.box)
-        room = self._rooms.setdefault(shape, np.empty(shape, self.dtype))
+        if shape not in self._rooms:
+            self._rooms[shape] = np.empty(shape, self.dtype)
+        room = self._rooms[shape]
         data.read(indices[slice(*samples)], tuple(box), room)
         feed.load(self.backend.asarray(room))
 

@@ -14,7 +14,7 @@ from gridnn.errors import UserError, user_mistakes
 from gridnn.execute import Executable
 from gridnn.grid import Grid
 from gridnn.parameters import Parameters
-from gridnn.program import Program, pass_sizes
+from gridnn.program import pass_sizes
 from gridnn.train.config import RunConfig
 from gridnn.train.optimizers import OptimizerState
 from gridnn.train.reader import Reader
@@ -42,7 +42,8 @@ class Session:
     def __init__(self, config: RunConfig, job: Any) -> None:
         self.config = config
         backend = get_backend(config.backend)
-        self.data, self.network, self.plan, self.batch, program = set_up(config, job.size)
+        self._made = set_up(config, job.size)
+        self.data, self.network, self.plan, self.batch, program = self._made
         shape = self.plan.grid
         self.grid = Grid(job.comm, shape.rows, shape.cols, order=shape.order, backend=backend)
         self.parameters = Parameters(program, self.grid, config.dtype, config.seed)
@@ -64,7 +65,7 @@ class Session:
         """The network compiled for ``samples`` samples, made at the first call (by all ranks)."""
         if samples not in self._executables:
             with user_mistakes():
-                program = Program(self.network, self.plan, samples)
+                program = self._made.compiled(samples)
                 made = Executable(program, self.grid, self.parameters, self.config.seed, self._scratch)
             self._executables[samples] = made
         return self._executables[samples]

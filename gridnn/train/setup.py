@@ -26,6 +26,11 @@ class SetUp(NamedTuple):
     batch: int
     program: Program
 
+    def compiled(self, samples: int) -> Program:
+        """The program for a pass of ``samples`` samples."""
+        known = samples == self.program.batch
+        return self.program if known else Program(self.network, self.plan, samples)
+
 
 def set_up(config: RunConfig, ranks: int) -> SetUp:
     """Open the data and make network, plan and program for ``ranks`` ranks.
