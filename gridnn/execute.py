@@ -1,127 +1,29 @@
-"""A program on this rank: forward and backward of one batch, with buffers that are made once."""
+"""A program on this rank: forward and backward of one batch."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from gridnn.comm.communicator import Pending
-from gridnn.comm.layout import Box, box_shape
-from gridnn.comm.ledger import Where
-from gridnn.comm.mover import Mover, Scratch
+from gridnn.comm.packing import Scratch
+from gridnn.feed import Feed
 from gridnn.grid import Grid
-from gridnn.layers.base import Layer, Loss, Shapes
+from gridnn.layers.base import Loss, Partwise
+from gridnn.liveness import Liveness
+from gridnn.local import LocalLayer
 from gridnn.network import INPUT
-from gridnn.parameters import Parameters, layer_key
-from gridnn.program import Program, Step, group_of
+from gridnn.parameters import Parameters
+from gridnn.program import Program, Region, Step, group_of
 
 Array = Any
 
 
-class LocalLayer:
-    """One layer on this rank: what `gridnn.layers.base.Local` promises it, and nothing more."""
-
-    def __init__(self, step: Step, grid: Grid, parameters: Parameters, seed: int) -> None:
-        self.step, self.grid = step, grid
-        self.backend, self.dtype = grid.backend, parameters.dtype
-        self.layer: Layer = step.node.layer
-        self.shapes: Shapes = step.shapes
-        self.input_boxes = tuple(edge.layout.box(grid.index) for edge in step.edges)
-        self.output_box: Box = step.output.box(grid.index)
-        self.needs_gradient = any(edge.needs_gradient for edge in step.edges)
-        # of the ranks that repeat the same work, the first one's numbers are counted
-        self.counts = group_of(step.output, step.output.copies, grid.index)[0] == grid.index
-        self.parameters = parameters.of(step.name, parameters.values)
-        self.final_gradients = parameters.of(step.name, parameters.gradients)
-        self.gradients = self.final_gradients
-        self.state = parameters.states.get(step.name, {})
-        self.training, self.phase, self.saved = True, "forward", {}
-        self._seed, self._name = seed, layer_key(step.name)
-        self.key: tuple[int, ...] = ()
-        self._buffers: dict[str, Array] = {}
-        self._groups = {axes: grid.group(step.group(grid.index, axes)) for axes in sorted(self._reduced_axes())}
-
-    def _reduced_axes(self) -> set[tuple[str, ...]]:
-        """The axes over which this layer may ask for sums; their communicators are made now, by all ranks together."""
-        both = (self.layer.reductions(self.shapes, self.output_box, training) for training in (True, False))
-        return {wanted.axes for reductions in both for wanted in reductions}
-
-    def begin(self, training: bool, step: int, micro: int) -> None:
-        """Start a forward pass; the numbers name its random numbers."""
-        self.training, self.phase = training, "forward"
-        self.key = (self._seed, self._name, step, micro)
-
-    def buffer(self, name: str, shape: tuple[int, ...], dtype: Any = None) -> Array:
-        """An array that this layer owns; the same one in every step."""
-        if name not in self._buffers:
-            self._buffers[name] = self.backend.empty(shape, dtype or self.dtype)
-        return self._buffers[name]
-
-    def part(self, axis: str) -> int:
-        """Which part of ``axis`` this rank has."""
-        return self.step.part(self.grid.index, axis)
-
-    def sum(self, array: Array, axes: tuple[str, ...]) -> Array:
-        """``array`` summed over the ranks that divide ``axes``, in place."""
-        return self._reduce(array, axes, "sum")
-
-    def max(self, array: Array, axes: tuple[str, ...]) -> Array:
-        """The maximum of ``array`` over the ranks that divide ``axes``, in place."""
-        return self._reduce(array, axes, "max")
-
-    def _reduce(self, array: Array, axes: tuple[str, ...], operation: str) -> Array:
-        group = self._groups[axes]
-        if group.size > 1:
-            group.all_reduce(array, Where(self.step.name, self.phase), operation)
-        return array
-
-
-class Feed:
-    """How one tensor reaches its readers on this rank: a transfer into a framed buffer, and the adjoint back."""
-
-    def __init__(self, step: Step, index: int, grid: Grid, scratch: Scratch) -> None:
-        edge = step.edges[index]
-        frame = step.frame(grid.index, index)
-        self.needs_gradient = edge.needs_gradient
-        self.source, self.box = edge.source, edge.layout.box(grid.index)
-        self.mover = Mover(edge.transfer, grid, step.name, scratch) if edge.transfer else None
-        self.framed = any(low or high for low, high in frame)
-        self.passes = self.mover is not None and not edge.transfer.stages and not self.framed
-        self.readers = 1
-        self._backend, self._waiting, self._sum = grid.backend, 0, None
-        sizes = [low + size + high for (low, high), size in zip(frame, box_shape(self.box), strict=True)]
-        self.inside = tuple(slice(low, low + size) for (low, _), size in zip(frame, box_shape(self.box), strict=True))
-        self.array = None if self.passes else grid.backend.full(sizes, step.node.layer.fill, scratch.dtype)
-
-    def load(self, sample: Array) -> None:
-        """Fill the buffer with this rank's part of the network's input."""
-        self.array[self.inside] = sample
-
-    def forward(self, x: Array) -> None:
-        """Bring the producer's output here."""
-        if self.passes:
-            self.array = x
-        else:
-            self.mover.forward(x, self.array[self.inside])
-
-    def backward(self, gradient: Array) -> Array | None:
-        """Take one reader's gradient; after the last one, the gradient of the producer's output (else None)."""
-        self._waiting += 1
-        if self.readers > 1:
-            if self._sum is None:
-                self._sum = self._backend.empty(gradient.shape, gradient.dtype)
-            if self._waiting == 1:
-                self._sum[...] = gradient
-            else:
-                self._sum += gradient
-            gradient = self._sum
-        if self._waiting < self.readers:
-            return None
-        self._waiting = 0
-        return self.mover.adjoint(gradient[self.inside] if self.framed else gradient)
-
-
 class Executable:
     """A program that runs on this rank.
+
+    Activations and their gradients live until their last user has run: nobody refers to them then, and the backend
+    gives their memory to the next ones.
 
     Parameters
     ----------
@@ -142,7 +44,11 @@ class Executable:
         self.layers = [LocalLayer(step, grid, parameters, seed) for step in program.steps]
         self.scratch, self.feeds = scratch, {}
         self.inputs: list[list[Feed]] = [self._feeds(step) for step in program.steps]
-        self.outputs: dict[str, Array] = {}
+        self._interiors = [self._interior(step, feeds) for step, feeds in zip(program.steps, self.inputs, strict=True)]
+        self._liveness = Liveness(program)
+        self._outputs: dict[str, Array] = {}
+        self._pass: dict[str, Any] = {}  # how forward was called last
+        self._target: Array | None = None
         self._complete: dict[str, list[int]] = {}  # which sums can start after which layer
         for step in program.steps:  # all ranks make these in the same order; their buckets may end at different layers
             for _, layout in step.weights.values():
@@ -163,15 +69,22 @@ class Executable:
             feeds.append(self.feeds[key])
         return feeds
 
+    def _interior(self, step: Step, feeds: list[Feed]) -> Region | None:
+        """What of a layer's output can be computed while its halo is under way."""
+        overlaps = isinstance(step.node.layer, Partwise) and feeds[0].mover is not None and feeds[0].mover.flies
+        return step.interior(self.grid.index, 0) if overlaps else None
+
     @property
     def input_feeds(self) -> list[Feed]:
-        """The buffers that a reader fills before `forward`."""
+        """The arrays that a reader fills before `forward`."""
         return [feed for feed in self.feeds.values() if feed.source == INPUT]
 
     @property
     def loss(self) -> LocalLayer:
         """The last layer."""
         return self.layers[-1]
+
+    # -- forward ---------------------------------------------------------------------------------------------
 
     def forward(self, *, training: bool, step: int = 0, micro: int = 0, target: Array | None = None) -> Array:
         """Run all layers on what the input feeds hold.
@@ -181,17 +94,58 @@ class Executable:
         array
             This rank's part of the last layer's output; of a loss, its share of (summed loss, right answers).
         """
-        fresh: set[int] = set()
-        for local, feeds in zip(self.layers, self.inputs, strict=True):
-            local.begin(training, step, micro)
-            for feed in feeds:
-                if feed.source != INPUT and id(feed) not in fresh:
-                    feed.forward(self.outputs[feed.source])
-                    fresh.add(id(feed))
-            if isinstance(local.layer, Loss):
-                local.saved["target"] = target
-            self.outputs[local.step.name] = local.layer.forward(local, *(feed.array for feed in feeds))
-        return self.outputs[self.layers[-1].step.name]
+        for _ in self._forward(training, step, micro, target):
+            pass
+        return self._outputs[self.loss.step.name]
+
+    def _forward(self, training: bool, step: int, micro: int, target: Array | None) -> Iterator[str]:
+        """Run all layers, and name each when its output is in ``_outputs``."""
+        self._pass, self._target = {"training": training, "step": step, "micro": micro}, target
+        self._outputs.clear()
+        phase = "forward" if training else "evaluation"
+        for segment in self.program.segments:
+            for place in segment:
+                yield self._run(place, phase)
+            if training and segment != self.program.segments[-1]:
+                for place in segment:
+                    self.layers[place].saved.clear()
+
+    def _run(self, place: int, phase: str) -> str:
+        """Run one layer; drop what it was the last one to read."""
+        local, feeds = self.layers[place], self.inputs[place]
+        local.begin("forward" if phase == "evaluation" else phase, **self._pass)
+        if isinstance(local.layer, Loss):
+            local.saved["target"] = self._target
+        self._outputs[local.step.name] = self._output(place, local, feeds)
+        if not local.training:
+            local.end()
+        for feed in self._liveness.feeds(phase, place):
+            self.feeds[feed].drop()
+        for name in self._liveness.outputs(phase, place):
+            del self._outputs[name]
+        return local.step.name
+
+    def _output(self, place: int, local: LocalLayer, feeds: list[Feed]) -> Array:
+        """One layer's output: the interior while the halo of its input is in flight, then the border."""
+        interior = self._interiors[place]
+        for feed in feeds:
+            if feed.array is None:
+                finish = feed.start(self._outputs[feed.source], local.phase)
+                if interior is not None:
+                    return self._in_pieces(local, feed.array, interior, finish)
+                finish()
+        return local.layer.forward(local, *(feed.array for feed in feeds))
+
+    @staticmethod
+    def _in_pieces(local: LocalLayer, x: Array, interior: Region, finish: Any) -> Array:
+        y = local.layer.prepare(local, x)
+        local.layer.compute(local, interior, y, x)
+        finish()
+        for region in around(interior, y.shape):
+            local.layer.compute(local, region, y, x)
+        return y
+
+    # -- backward --------------------------------------------------------------------------------------------
 
     def backward(self, seed: Any, *, first: bool = True, last: bool = True) -> list[Pending]:
         """Run all layers backwards and start the sums of the weight gradients.
@@ -212,13 +166,17 @@ class Executable:
             seed = 0.0  # a copy: the gradient of the first one is the whole
         gradients: dict[str, list[Array]] = {self.loss.step.name: [seed]}
         sums: list[Pending] = []
-        for local, feeds in zip(reversed(self.layers), reversed(self.inputs), strict=True):
-            name = local.step.name
-            arrived = gradients.pop(name, [])
-            if arrived and (local.parameters or local.needs_gradient):
-                self._backward(local, feeds, self._total(local, arrived), gradients, first)
-            if last:
-                sums.extend(self._start(bucket) for bucket in self._complete.get(name, ()))
+        for segment in reversed(self.program.segments):
+            if segment != self.program.segments[-1]:
+                for place in segment:
+                    self._run(place, "recompute")
+            for place in reversed(segment):
+                local, arrived = self.layers[place], gradients.pop(self.layers[place].step.name, [])
+                if arrived and (local.parameters or local.needs_gradient):
+                    self._backward(local, self.inputs[place], self._total(local, arrived), gradients, first)
+                local.end()
+                if last:
+                    sums.extend(self._start(bucket) for bucket in self._complete.get(local.step.name, ()))
         return sums
 
     def _start(self, bucket: int) -> Pending:
@@ -229,17 +187,24 @@ class Executable:
         return self.grid.group(described.members).start_all_reduce(flat, parameters.shares(described))
 
     def _backward(self, local: LocalLayer, feeds: list[Feed], gradient: Any, gradients: dict, first: bool) -> None:
+        """One layer's gradients; those of its weights while the halo sum of its input's is in flight."""
         local.phase = "backward"
         local.gradients = local.final_gradients if first else self._scratch(local)
-        results = local.layer.backward(local, gradient)
+        layer, mover = local.layer, feeds[0].mover
+        if isinstance(layer, Partwise) and feeds[0].needs_gradient and mover.flies:
+            finish = feeds[0].start_backward(layer.backward_input(local, gradient))
+            layer.backward_weights(local, gradient)
+            arrivals = [(feeds[0].source, finish)]
+        else:
+            results = layer.backward(local, gradient)
+            pairs = zip(feeds, results, strict=True)
+            arrivals = ((feed.source, feed.start_backward(dx)) for feed, dx in pairs if feed.needs_gradient)
+        for source, finish in arrivals:
+            if finish is not None:
+                gradients.setdefault(source, []).append(finish())
         if not first:
             for name, array in local.gradients.items():
                 local.final_gradients[name][...] += array
-        for feed, result in zip(feeds, results, strict=True):
-            if feed.needs_gradient:
-                back = feed.backward(result)
-                if back is not None:
-                    gradients.setdefault(feed.source, []).append(back)
 
     def _total(self, local: LocalLayer, arrived: list[Any]) -> Any:
         """The sum of the gradients that came from several readers, in a buffer of its own: readers may share theirs."""
@@ -257,10 +222,25 @@ class Executable:
             self._extra = self.backend.zeros(self.parameters.gradients.shape, self.parameters.dtype)
         return self.parameters.of(local.step.name, self._extra)
 
+    # -- afterwards ------------------------------------------------------------------------------------------
+
     def first_non_finite(self) -> str | None:
-        """The first layer with an output that is not finite on some rank; all ranks call it together."""
-        finite = [bool(self.backend.to_host(self.backend.xp.isfinite(y).all())) for y in self.outputs.values()]
-        for name, everywhere in zip(self.outputs, zip(*self.grid.all.gather_values(finite), strict=True), strict=True):
-            if not all(everywhere):
-                return name
-        return None
+        """The first layer with an output that is not finite on some rank; all ranks call it together.
+
+        The last forward pass is run once more, since its activations are gone.
+        """
+        finite = {}
+        for name in self._forward(**self._pass, target=self._target):
+            finite[name] = bool(self.backend.to_host(self.backend.xp.isfinite(self._outputs[name]).all()))
+        ranks = self.grid.all.gather_values(finite)
+        return next((name for name in finite if not all(rank[name] for rank in ranks)), None)
+
+
+def around(region: Region, shape: tuple[int, ...]) -> Iterator[Region]:
+    """What of an array of ``shape`` lies outside ``region``, in slabs that do not overlap."""
+    slab = [slice(0, size) for size in shape]
+    for axis, (part, size) in enumerate(zip(region, shape, strict=True)):
+        for side in (slice(0, part.start), slice(part.stop, size)):
+            if side.start < side.stop:
+                yield (*slab[:axis], side, *slab[axis + 1 :])
+        slab[axis] = part

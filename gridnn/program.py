@@ -5,11 +5,14 @@ The same program is run (`execute`), priced (`predict`) and explained, so the th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from gridnn.comm.counts import bucket, collective
-from gridnn.comm.layout import Dim, Layout, box_size
+from gridnn.comm.layout import Dim, Layout, box_size, common, within
 from gridnn.comm.ledger import Ledger, Where
 from gridnn.comm.partition import Even, window_frame
 from gridnn.comm.split import Split
@@ -20,6 +23,7 @@ from gridnn.plan.plan import Plan
 
 BUCKET_WORDS = 2**20  # gradients are summed in pieces of about this many: large enough to be bound by bandwidth
 Frame = tuple[tuple[int, int], ...]
+Region = tuple[slice, ...]
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,26 @@ class Step:
             window_frame(windows[axis], outputs[axis], interval) if axis in windows else (0, 0)
             for axis, interval in zip(axes, held, strict=True)
         )
+
+    def interior(self, index: int, edge: int) -> Region | None:
+        """The part of the output, from its own start on, that rank ``index`` can compute before a halo arrives.
+
+        Its windows lie on what the rank has itself and on padding. None if there is no such part, or no halo.
+        """
+        windows, transfer = self.node.layer.windows(self.shapes), self.edges[edge].transfer
+        needed = transfer.target.box(index)
+        kept = common(transfer.source.box(index), needed)
+        outputs = dict(zip(self.node.layer.output_axes(self.shapes), self.output.box(index), strict=True))
+        axes = self.node.layer.input_axes(edge, self.shapes)
+        inside = dict(outputs)
+        for axis, size, has, needs in zip(axes, self.shapes.inputs[edge], kept, needed, strict=True):
+            if axis in windows:
+                inside[axis] = windows[axis].covered(has, size, outputs[axis])
+            elif has != needs:
+                return None
+        if inside == outputs or box_size(tuple(inside.values())) == 0:
+            return None
+        return within(tuple(inside.values()), tuple(outputs.values()))
 
     def reading(self, edge: int) -> tuple:
         """What input ``edge`` looks like here, padding included: layers that read a tensor alike share one transfer."""
@@ -132,8 +156,27 @@ class Program:
         layout = layout_of(split, node.layer.cut_input(index, shapes, split))
         if source == INPUT:
             return Edge(source, layout, None, False)
-        transfer = plan_transfer(self._layouts[source], layout, self.rows, self.plan.full_sum)
+        transfer = plan_transfer(self._layouts[source], layout, self.rows, self.plan.full_sum, self.plan.halo)
         return Edge(source, layout, transfer, self._gradient[source])
+
+    @cached_property
+    def segments(self) -> tuple[range, ...]:
+        """The steps in runs whose activations are kept together: all of them, or about sqrt(N) runs to be recomputed.
+
+        With recomputation only what a later segment reads outlives the forward pass of a segment; the last one goes
+        straight on into its backward pass (Chen et al. 2016, arXiv 1604.06174, section 3). Segments have about as many
+        elements of activations each.
+        """
+        if not self.plan.recompute:
+            return (range(len(self.steps)),)
+        sizes = [math.prod(step.shapes.output) for step in self.steps]
+        share = sum(sizes) / math.ceil(math.sqrt(len(sizes)))
+        ends, total = [], 0
+        for place, size in enumerate(sizes, 1):
+            total += size
+            if total >= share * (len(ends) + 1) or place == len(sizes):
+                ends.append(place)
+        return tuple(range(start, stop) for start, stop in itertools.pairwise([0, *ends]))
 
     @property
     def loss(self) -> Step:
@@ -165,25 +208,35 @@ class Program:
 
         ``last`` passes of a batch also sum the loss and the weight gradients.
         """
-        ledger, moved = Ledger(), set()
+        ledger = Ledger()
+        for step, transfer, needs_gradient in self._movements(self.steps):
+            self._enter(ledger, step.name, "forward", transfer.counts(index, self.rows))
+            if training and needs_gradient:
+                self._enter(ledger, step.name, "backward", transfer.counts(index, self.rows, backward=True))
+        for segment in self.segments[:-1] if training else ():
+            for step, transfer, _ in self._movements(self.steps[segment.start : segment.stop]):
+                self._enter(ledger, step.name, "recompute", transfer.counts(index, self.rows))
         for step in self.steps:
-            for i, edge in enumerate(step.edges):
-                if edge.transfer is None or step.reading(i) in moved:
-                    continue
-                moved.add(step.reading(i))
-                self._enter(ledger, step.name, "forward", edge.transfer.counts(index, self.rows))
-                if training and edge.needs_gradient:
-                    self._enter(ledger, step.name, "backward", edge.transfer.counts(index, self.rows, backward=True))
             for wanted in step.node.layer.reductions(step.shapes, step.output.box(index), training):
                 members = step.group(index, wanted.axes)
                 count = collective("all-reduce", members, members.index(index), [wanted.words], self.rows)
                 self._enter(ledger, step.name, wanted.phase, [count])
         if last and isinstance(self.steps[-1].node.layer, Loss):
             everyone = tuple(range(self.ranks))
-            self._enter(ledger, self.loss.name, "forward", [collective("all-reduce", everyone, index, [2], self.rows)])
+            self._enter(ledger, self.loss.name, "forward", [collective("all-reduce", everyone, index, [3], self.rows)])
         if last and training:
             self._predict_update(ledger, index)
         return ledger
+
+    @staticmethod
+    def _movements(steps: Sequence[Step]) -> Iterator[tuple[Step, Transfer, bool]]:
+        """The transfers of a run of steps: layers that read a tensor alike share the first one's."""
+        moved = set()
+        for step in steps:
+            for i, edge in enumerate(step.edges):
+                if edge.transfer is not None and step.reading(i) not in moved:
+                    moved.add(step.reading(i))
+                    yield step, edge.transfer, edge.needs_gradient
 
     def _predict_update(self, ledger: Ledger, index: int) -> None:
         for group in self.buckets(index):

@@ -41,9 +41,21 @@ def body(job: Job) -> int | None:
         job.use_threads(int(sys.argv[2]) if len(sys.argv) > 2 else None)
         print("threads", job.threads, "warning", job.overload(), flush=True)
         return None
+    if how == "held signals":
+        return hold(job)
     print("pid", os.getpid(), "rank", job.rank, flush=True)
     wait_for_nobody(job)
     return None
+
+
+def hold(job: Job) -> None:
+    """Go on until a signal has come, and a little longer."""
+    signalled = job.hold_signals()
+    print("pid", os.getpid(), "rank", job.rank, flush=True)
+    while not signalled():
+        time.sleep(0.01)
+    print("signal", signalled(), flush=True)
+    time.sleep(float(sys.argv[2]))
 
 
 def refuse() -> None:

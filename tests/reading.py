@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 
-def read(dataset, indices, box=None, dtype="float64"):
+def read(dataset, indices, box=None, dtype="float64", step=0):
     """The box (default: all) of some samples."""
     box = box or tuple((0, size) for size in dataset.sample_shape)
     out = np.full((len(indices), *(stop - start for start, stop in box)), np.nan, dtype)
-    dataset.read(np.asarray(indices, np.int64), box, out)
+    dataset.read(np.asarray(indices, np.int64), box, out, step)
     return out
 
 

@@ -25,7 +25,7 @@ class SerialLocal:
         self.needs_gradient, self.counts, self.key = True, True, (1, 2, 3)
         self.input_boxes = tuple(box_of(shape) for shape in shapes.inputs)
         self.output_box = box_of(shapes.output)
-        self.saved, self.buffers, self.reduced = {}, {}, []
+        self.saved, self.kept, self.recomputing, self.reduced = {}, {}, False, []
         make = self.backend.full
         described = layer.weights(shapes)
         self.parameters = {name: make(p.shape, p.value, dtype) for name, p in described.items()}
@@ -33,12 +33,10 @@ class SerialLocal:
         self.state = {name: make(p.shape, p.value, dtype) for name, p in layer.states(shapes).items()}
 
     def buffer(self, name, shape, dtype=None):
-        if name not in self.buffers:
-            self.buffers[name] = self.backend.empty(shape, dtype or self.dtype)
-            if (dtype or self.dtype) == self.dtype:
-                self.buffers[name][...] = math.nan  # whoever reads what it has not written is found out
-        assert tuple(self.buffers[name].shape) == tuple(shape)
-        return self.buffers[name]
+        array = self.backend.empty(shape, dtype or self.dtype)
+        if (dtype or self.dtype) == self.dtype:
+            array[...] = math.nan  # whoever reads what it has not written is found out
+        return array
 
     def part(self, axis):
         return 0

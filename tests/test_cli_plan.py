@@ -28,7 +28,7 @@ def test_it_prints_every_layer_and_the_words_that_audit_measures(tmp_path):
     for mine, dimension in zip(words, ("row", "column", "world"), strict=True):
         measured = sum(row["measured_words"] for row in rows if row["dimension"] == dimension)
         # shown is the rank that moves most; here parts differ by odd elements at the most
-        assert 0.99 * 4 * mine - 4 <= measured <= 4 * mine, dimension
+        assert 0.99 * 4 * mine - 8 <= measured <= 4 * mine, dimension
 
 
 def test_its_file_is_what_train_runs(tmp_path):

@@ -44,9 +44,12 @@ def test_a_name_like_no_other_lists_them_all():
         ({"accumulate": 65}, "--accumulate 65 is more parts than a batch of 64 has samples"),
         ({"nesterov": True, "momentum": 0.0}, "--nesterov needs momentum"),
         ({"model": "mlp", "widths": "12,,3"}, "--widths '12,,3': write whole numbers above 0 as 512,512"),
-        ({"dataset": "synthetic", "shape": "32x32"}, "--shape 32x32: write height x width x channels"),
+        ({"dataset": "synthetic", "shape": "2x2x2x2x2"}, "--shape 2x2x2x2x2: write features as 784, or space"),
+        ({"dataset": "a.h5", "names": "a"}, "--names a: write the names of the samples' and the targets' arrays"),
+        ({"dataset": "a.h5", "names": "a,a"}, "--names a,a: write"),
+        ({"resize": 0}, "--resize 0: must be a whole number of at least 1"),
         ({"dataset": "synthetic", "shape": "32x-1x3"}, "--shape '32x-1x3': write whole numbers above 0"),
-        ({"strategy": "domain", "domain": "2x2x2"}, "--domain 2x2x2: write parts of height"),
+        ({"strategy": "domain", "domain": "2x2x2x2"}, "--domain 2x2x2x2: write parts of"),
     ],
 )
 def test_values_that_cannot_be_meant(options, text):
@@ -60,6 +63,11 @@ def test_values_that_cannot_be_meant(options, text):
         ({"domain": "2x2"}, "--domain 2x2 has no effect with --strategy grid: .* use --strategy domain or "),
         ({"optimizer": "adamw", "nesterov": True}, "--nesterov has no effect with --optimizer adamw"),
         ({"samples": 7}, "--samples 7 has no effect with --dataset digits"),
+        ({"crop": 9}, "--crop 9 has no effect with --dataset digits: leave it out, or use --dataset PATH"),
+        ({"names": "a,b"}, "--names a,b has no effect with --dataset digits"),
+        ({"targets": 3}, "--targets 3 has no effect with --dataset digits: leave it out, or use --dataset volumes"),
+        ({"dataset": "volumes", "resize": 9}, "--resize 9 has no effect with --dataset volumes"),
+        ({"dataset": "volumes", "flip": True}, "--flip has no effect with --dataset volumes"),
         ({"gamma": 0.5}, "--gamma 0.5 has no effect with --schedule constant"),
         ({"plan": "p.json", "strategy": "batch"}, "--plan p.json and --strategy batch both say how to divide"),
     ],
@@ -73,8 +81,20 @@ def test_texts_are_parsed():
     assert config.hidden == (512, 256)
     assert config.sample_shape == (28, 28, 1)
     assert config.domain_parts == (2, 3)
-    assert RunConfig(domain="4").domain_parts == (4, 1)
+    assert RunConfig(domain="4").domain_parts == (4,)
     assert RunConfig().domain_parts is None
+    assert RunConfig(names="a, g/b").array_names == ("a", "g/b")
+
+
+def test_the_shape_is_that_of_the_data_set():
+    assert RunConfig(dataset="volumes").sample_shape == (64, 64, 64, 1)
+    assert RunConfig(dataset="synthetic").sample_shape == (32, 32, 3)
+    assert RunConfig().shape is None
+
+
+def test_options_of_paths_apply_to_what_has_no_name():
+    RunConfig(dataset="some/pictures", resize=256, crop=224, flip=True).validate()
+    RunConfig(dataset="some/volumes.h5", names="a,b").validate()
 
 
 def test_the_resolved_options_leave_out_what_has_no_effect():

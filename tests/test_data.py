@@ -75,9 +75,16 @@ class TestSynthetic:
         assert (len(data.train), len(data.test), data.train.classes) == (40, 8, 5)
         assert list(data.train.targets(np.array([0, 6, 39]))) == [0, 1, 4]
 
-    @pytest.mark.parametrize("shape", [(9, 7, 2), (11,)])
-    def test_boxes(self, shape):
-        boxes = [((2, 5), (0, 7), (1, 2)), ((8, 9), (6, 7), (0, 2))] if len(shape) == 3 else [((3, 9),)]
+    @pytest.mark.parametrize(
+        ("shape", "boxes"),
+        [
+            ((11,), [((3, 9),), ((10, 11),)]),
+            ((13, 2), [((3, 9), (1, 2)), ((12, 13), (0, 2))]),
+            ((9, 7, 2), [((2, 5), (0, 7), (1, 2)), ((8, 9), (6, 7), (0, 2))]),
+            ((5, 9, 7, 2), [((1, 3), (2, 5), (0, 7), (1, 2)), ((4, 5), (8, 9), (6, 7), (0, 2))]),
+        ],
+    )
+    def test_boxes(self, shape, boxes):
         check_boxes(self.open(shape=shape).train, *boxes)
 
     def test_seed_and_part_name_the_numbers(self):

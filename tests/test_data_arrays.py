@@ -74,13 +74,13 @@ class TestArrays:
             ({"y_test": np.array([0, -1, 0, 0, 0])}, "sample 1 has the label -1"),
             ({"x_train": np.zeros((9, 8, 6, 1))}, "9 samples, but 12 targets"),
             ({"x_train": np.zeros((12, 7, 6, 1))}, "7x6x1 -> .* to test 8x6x1"),
-            ({"x_train": np.zeros((12, 1, 7, 6, 1))}, "have the shape 12x1x7x6x1; give"),
+            ({"x_train": np.zeros((12, 1, 1, 7, 6, 1))}, "have the shape 12x1x1x7x6x1; give"),
             ({"x_train": np.zeros(12)}, "have the shape 12; give"),
             ({"x_train": np.zeros((0, 8, 6, 1)), "y_train": np.zeros(0, int)}, "at least one"),
             ({"x_train": np.array(["a"] * 12)}, "the samples are of type <U1"),
             ({"y_train": np.zeros((12, 3), int)}, "labels must be integers in one dimension"),
-            ({"y_test": np.zeros(5)}, "labels must be integers in one dimension"),
-            ({"y_train": np.zeros(12)}, "the targets are int64, but floating-point numbers elsewhere"),
+            ({"y_test": np.zeros(5)}, "targets to train with are labels, those to test numbers"),
+            ({"y_train": np.zeros(12)}, "targets to train with are numbers, those to test labels"),
         ],
     )
     def test_refused(self, tmp_path, form, change, message):
@@ -96,7 +96,7 @@ class TestArrays:
     def test_one_missing(self, tmp_path, form):
         content = arrays()
         del content["y_test"]
-        with pytest.raises(UserError, match=r"lacks y_test.*it should hold x_train"):
+        with pytest.raises(UserError, match=r"lacks y_test; it has .*x_train.* should hold x_train"):
             open_dataset(write(tmp_path, form, content))
 
 

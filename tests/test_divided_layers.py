@@ -17,7 +17,8 @@ from gridnn import layers as L
 from gridnn.arrays import get_backend
 from gridnn.comm.gridshape import GridShape
 from gridnn.comm.layout import Dim, within
-from gridnn.comm.mover import Scratch
+from gridnn.comm.packing import Scratch
+from gridnn.comm.split import Split
 from gridnn.execute import Executable
 from gridnn.grid import Grid
 from gridnn.layers.base import Layer, Parameter, Shapes, tensor_axes
@@ -38,18 +39,65 @@ CASES = {
     "conv 1x1": (L.Conv2d(7, 1), (6, 7, 6, 6)),
     "conv grouped": (L.Conv2d(12, 3, padding=1, groups=3), (6, 6, 7, 9)),
     "conv depthwise": (L.Conv2d(7, 3, padding=1, groups=7, stride=2), (6, 11, 12, 7)),
+    "conv by two filters a channel": (L.Conv2d(12, 3, padding=1, groups=6), (6, 6, 7, 6)),
+    "conv of sequences": (L.Conv1d(7, 4, padding=((2, 1),)), (6, 13, 6)),
+    "conv of sequences with wide halos": (L.Conv1d(6, 5, dilation=3, padding=6), (6, 9, 6)),
+    "conv of sequences with long strides": (L.Conv1d(6, 2, stride=5, padding=1), (6, 29, 6)),
+    "conv of volumes": (L.Conv3d(6, 3, padding=1), (6, 6, 7, 6, 6)),
+    "conv of volumes 2x3x4 strided": (L.Conv3d(6, (2, 3, 4), (2, 1, 3), (1, 1, 2)), (6, 10, 6, 16, 6)),
+    "conv of volumes dilated, grouped": (L.Conv3d(6, (3, 1, 2), 1, 2, (2, 1, 3), groups=2), (6, 6, 6, 7, 6)),
+    "conv of volumes depthwise": (L.Conv3d(6, (3, 2, 3), padding=1, groups=6), (6, 6, 6, 7, 6)),
+    "transposed conv": (L.ConvTranspose2d(7, 3, 2, 1, 1), (6, 6, 7, 6)),
+    "transposed conv that tiles": (L.ConvTranspose3d(6, 2, 2), (6, 6, 6, 7, 6)),
+    "transposed conv with wide halos": (L.ConvTranspose2d(6, (7, 4), (1, 3), (2, 1), (0, 2)), (6, 6, 6, 6)),
+    "transposed conv of sequences with holes": (L.ConvTranspose1d(6, 2, 5, 1, 4), (6, 6, 6)),
+    "transposed conv dilated, grouped": (L.ConvTranspose1d(6, 3, 2, 1, dilation=3, groups=3), (6, 7, 6)),
+    "transposed conv depthwise": (L.ConvTranspose2d(6, 3, (2, 1), groups=6, bias=False), (6, 6, 7, 6)),
     "max pool": (L.MaxPool2d(2), (6, 13, 12, 7)),
     "max pool overlapping": (L.MaxPool2d(3, 2, 1), (6, 12, 13, 7)),
     "average pool": (L.AvgPool2d(3, 2, 1), (6, 13, 11, 7)),
+    "average pool without padding": (L.AvgPool2d((3, 2), (2, 1), 1, count_padding=False), (6, 11, 6, 7)),
+    "max pool of sequences": (L.MaxPool1d(5, 2, 2), (6, 17, 7)),
+    "average pool of sequences": (L.AvgPool1d(3), (6, 19, 7)),
+    "max pool of volumes": (L.MaxPool3d((2, 3, 2), (1, 2, 2), (1, 1, 0)), (6, 6, 12, 13, 6)),
+    "average pool of volumes": (L.AvgPool3d(2, count_padding=False), (6, 12, 12, 13, 6)),
+    "up-sampling": (L.Upsample(2), (6, 6, 7, 6)),
+    "up-sampling unevenly": (L.Upsample((3, 1), "nearest"), (6, 5, 7, 6)),
+    "up-sampling, bilinear": (L.Upsample((2, 3), "linear"), (6, 6, 7, 6)),
+    "up-sampling, trilinear": (L.Upsample(2, "linear"), (6, 6, 6, 7, 6)),
+    "adaptive average": (L.AdaptiveAvgPool((6, 8)), (6, 13, 7, 6)),
+    "adaptive average of volumes": (L.AdaptiveAvgPool(6), (6, 6, 12, 7, 6)),
+    "global average of volumes": (L.GlobalAvgPool(), (7, 6, 7, 6, 6)),
+    "local response norm": (L.LocalResponseNorm(5, 0.5), (6, 6, 6, 7)),
+    "local response norm with wide halos": (L.LocalResponseNorm(8, 1.0, 0.5, 2.0), (6, 6, 7)),
     "global average": (L.GlobalAvgPool(), (7, 6, 7, 6)),
     "relu": (L.ReLU(), (7, 6, 7, 6)),
     "relu flat": (L.ReLU(), (7, 9)),
+    "leaky relu": (L.LeakyReLU(0.1), (7, 6, 7, 6)),
     "gelu": (L.GELU(), (7, 9)),
     "tanh": (L.Tanh(), (7, 9)),
     "dropout": (L.Dropout(0.4), (6, 6, 7, 6)),
     "batch norm": (L.BatchNorm(), (6, 6, 7, 6)),
     "batch norm flat": (L.BatchNorm(), (9, 7)),
+    "batch norm of volumes": (L.BatchNorm(), (6, 6, 6, 7, 6)),
+    "group norm": (L.GroupNorm(3), (6, 6, 7, 6)),
+    "group norm of volumes": (L.GroupNorm(2), (6, 6, 6, 7, 6)),
+    "group norm of everything": (L.GroupNorm(1), (7, 6, 7)),
+    "flatten of volumes": (L.Flatten(), (7, 6, 3, 4, 2)),
     "flatten": (L.Flatten(), (7, 6, 3, 4)),
+}
+
+EMPTY_PARTS = {
+    "conv": (L.Conv2d(3, 3, 4), (6, 9, 8, 3)),
+    "conv depthwise": (L.Conv2d(3, 3, 4, 1, groups=3), (6, 9, 8, 3)),
+    "conv of volumes": (L.Conv3d(2, (1, 3, 2), (1, 4, 1)), (6, 3, 9, 3, 2)),
+    "max pool": (L.MaxPool2d(3, 4, 1), (6, 9, 8, 3)),
+    "transposed conv": (L.ConvTranspose2d(2, 2, 2), (6, 1, 7, 6)),
+    "transposed conv with holes": (L.ConvTranspose2d(2, 1, 4, 0, 1), (6, 1, 7, 6)),
+    "adaptive average": (L.AdaptiveAvgPool(2), (6, 9, 8, 3)),
+    "up-sampling": (L.Upsample((1, 2), "linear"), (6, 2, 3, 3)),
+    "local response norm": (L.LocalResponseNorm(5), (6, 3, 4, 3)),
+    "group norm": (L.GroupNorm(3), (6, 3, 4, 3)),
 }
 
 
@@ -136,6 +184,22 @@ def some_splits(name, layer, shapes, ranks, limit):
 @pytest.mark.parametrize("name", CASES)
 def test_layer_under_every_split(comm, grid, name):
     layer, shape = CASES[name]
+    shapes = Shapes((shape,), (shape[0], *layer.infer(shape[1:])))
+    limit = 70 if comm.size < 6 else 40
+    check_splits(comm, grid, name, layer, shape, some_splits(name, layer, shapes, comm.size, limit))
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("axis", ["h", "co"])
+@pytest.mark.parametrize("name", EMPTY_PARTS)
+def test_more_parts_than_outputs(comm, grid, name, axis):
+    """Plans refuse such splits; the layers and transfers could do it."""
+    layer, shape = EMPTY_PARTS[name]
+    check_splits(comm, grid, name, layer, shape, [Split.of(**{axis: comm.size})])
+
+
+def check_splits(comm, grid, name, layer, shape, chosen):
+    """The layer under the splits ``chosen`` equals the serial one, and its ledger the prediction."""
     network = Network(shape[1:])
     network.add("shift", Shift())
     network.add("layer", layer)
@@ -145,7 +209,7 @@ def test_layer_under_every_split(comm, grid, name):
     x, dy = rng.normal(size=shape), rng.normal(size=shapes.output)
     before = list(admitted_splits(Shift(), network.sizes(network.nodes[0], shape[0]), comm.size))
     serial = None
-    for number, split in enumerate(some_splits(name, layer, shapes, comm.size, 70)):
+    for number, split in enumerate(chosen):
         splits = {"shift": before[number % len(before)], "layer": split}
         divided = Divided(comm, grid, network, splits, shape[0])
         y = divided.forward(x)

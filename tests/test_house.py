@@ -22,14 +22,17 @@ FLOORS = (
     "network",
     "plan/",
     "program",
+    "liveness",
     "parameters",
+    "feed",
+    "local",
     "execute",
     "models/",
     "train/",
     "cli/",
     "__main__",
 )
-MPI = {"comm/communicator.py", "comm/job.py", "comm/cuda.py", "cli/check.py"}
+MPI = {"comm/communicator.py", "comm/files.py", "comm/job.py", "comm/cuda.py", "cli/check.py"}
 HOST_DATA = ("arrays/", "train/data/", "train/session.py", "train/reader.py", "cli/check.py", "comm/threads.py")
 
 

@@ -66,7 +66,7 @@ def test_empty_walks():
 
 
 def convolve(x, w, out, workspace=None):
-    KERNELS.conv2d(x, w, (1, 1), (1, 1), out, BACKEND.workspace("float64") if workspace is None else workspace)
+    KERNELS.conv(x, w, (1, 1), (1, 1), out, BACKEND.workspace("float64") if workspace is None else workspace)
     return out
 
 
@@ -78,7 +78,7 @@ def test_a_frame_may_be_larger_than_the_windows():
         small = convolve(np.ascontiguousarray(x[:, : 4 + kernel, : 5 + kernel]), w, np.empty((2, 5, 6, 2)))
         close(convolve(x, w, np.empty((2, 5, 6, 2))), small)
         dx = np.full_like(x, np.nan)
-        KERNELS.conv2d_grad_input(small, w, (1, 1), (1, 1), dx, BACKEND.workspace("float64"))
+        KERNELS.conv_grad_input(small, w, (1, 1), (1, 1), dx, BACKEND.workspace("float64"))
         assert np.isfinite(dx).all() and (dx[:, 4 + kernel :] == 0).all() and (dx[:, :, 5 + kernel :] == 0).all()
 
 
@@ -86,8 +86,8 @@ def test_no_outputs_here():
     x, w, out = np.zeros((2, 0, 4, 3)), np.ones((3, 3, 3, 2)), np.zeros((2, 0, 2, 2))
     convolve(x, w, out)
     dw, dx = np.full(w.shape, np.nan), np.full((2, 1, 4, 3), np.nan)
-    KERNELS.conv2d_grad_weight(x, out, (1, 1), (1, 1), dw, BACKEND.workspace("float64"))
-    KERNELS.conv2d_grad_input(out, w, (1, 1), (1, 1), dx, BACKEND.workspace("float64"))
+    KERNELS.conv_grad_weight(x, out, (1, 1), (1, 1), dw, BACKEND.workspace("float64"))
+    KERNELS.conv_grad_input(out, w, (1, 1), (1, 1), dx, BACKEND.workspace("float64"))
     assert (dw == 0).all() and (dx == 0).all()
 
 
@@ -98,7 +98,8 @@ def test_what_a_convolution_refuses():
     with pytest.raises(ValueError, match="workspace of 20 elements"):
         convolve(np.zeros((1, 5, 5, 3)), w, np.zeros((1, 3, 3, 2)), np.zeros(20))
     with pytest.raises(ValueError, match="rows are not evenly spaced"):
-        convolve(np.zeros((1, 5, 5, 3)), w, np.zeros((1, 3, 4, 2))[:, :, :3])
+        dw, dy = np.zeros((3, 4, 3, 2))[:, :3], np.zeros((1, 3, 3, 2))
+        KERNELS.conv_grad_weight(np.zeros((1, 5, 5, 3)), dy, (1, 1), (1, 1), dw, np.zeros(1000))
 
 
 @pytest.mark.parametrize("shape", [(3, 3, 20, 16), (1, 1, 300, 40), (5, 2, 7, 3)])
@@ -114,7 +115,7 @@ def test_weight_gradient_in_blocks(shape):
             wanted[i, j] = np.einsum("nhwc,nhwk->ck", part, dy)
     for words in (2 * kh * kw * c, 1000, 4000, 100_000):
         got = np.full(shape, np.nan)
-        KERNELS.conv2d_grad_weight(x, dy, (1, 1), (1, 1), got, np.empty(max(words, 2 * kh * kw * c)))
+        KERNELS.conv_grad_weight(x, dy, (1, 1), (1, 1), got, np.empty(max(words, 2 * kh * kw * c)))
         close(got, wanted)
 
 

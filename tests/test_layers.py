@@ -39,6 +39,8 @@ def test_linear(bias):
 
 ACTIVATIONS = [
     (L.ReLU(), torch.relu),
+    (L.LeakyReLU(), F.leaky_relu),
+    (L.LeakyReLU(0.3), lambda x: F.leaky_relu(x, 0.3)),
     (L.Tanh(), torch.tanh),
     (L.GELU(), F.gelu),
     (L.GELU("tanh"), lambda x: F.gelu(x, approximate="tanh")),
@@ -46,7 +48,7 @@ ACTIVATIONS = [
 
 
 @pytest.mark.parametrize(("layer", "function"), ACTIVATIONS, ids=lambda v: repr(v)[:20])
-@pytest.mark.parametrize("shape", [(4, 3), (2, 3, 5, 4), (0, 3)])
+@pytest.mark.parametrize("shape", [(4, 3), (2, 3, 5, 4), (2, 3, 2, 3, 4), (0, 3)])
 def test_activation(layer, function, shape):
     rng = RNG(6)
     x, dy = 3 * rng.normal(size=shape), rng.normal(size=shape)
@@ -93,7 +95,7 @@ def test_dropout_outside_training():
 # -- batch norm ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shape", [(6, 5), (3, 4, 5, 7), (2, 1)])
+@pytest.mark.parametrize("shape", [(6, 5), (5, 6, 4), (3, 4, 5, 7), (2, 3, 4, 2, 3), (2, 1)])
 @pytest.mark.parametrize("offset", [0, 1e4])
 def test_batch_norm(shape, offset):
     rng = RNG(8)
@@ -137,6 +139,14 @@ def test_batch_norm_of_one_value():
 
 
 # -- shape, add, concat ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 3), (2, 3, 4, 2, 5)])
+def test_flatten_of_sequences_and_volumes(shape):
+    x = RNG(10).normal(size=shape)
+    run = Serial(L.Flatten(), shape)
+    y = run.forward(x)
+    assert (y == x.reshape(2, -1)).all() and (run.backward(y)[0] == x).all()
 
 
 def test_flatten():
@@ -189,9 +199,33 @@ def test_softmax_cross_entropy(dtype):
     assert run.local.reduced == []
 
 
-def test_mean_squared_error():
+@pytest.mark.parametrize("space", [(5,), (3, 4), (2, 3, 4)])
+def test_softmax_cross_entropy_of_places(space):
+    """Segmentation: the mean over the places of a sample, as many as there are labels."""
+    rng = RNG(16)
+    x, labels = 3 * rng.normal(size=(3, *space, 5)), rng.integers(0, 5, size=(3, *space))
+    run = Serial(L.SoftmaxCrossEntropy(), x.shape)
+    loss, right = run.forward(x, target=labels)
+    tx = nchw(x)
+    wanted = F.cross_entropy(tx, torch.from_numpy(labels))  # the mean over samples and places
+    (wanted * 0.25).backward()
+    close(loss / 3, wanted)
+    close(right / 3, (x.argmax(axis=-1) == labels).mean())
+    close(run.backward(0.25 / 3)[0], nhwc(tx.grad))
+
+
+def test_labels_of_another_shape():
+    run = Serial(L.SoftmaxCrossEntropy(), (2, 3, 3, 5))
+    with pytest.raises(
+        ValueError, match=r"shape \(2, 3, 3, 5\) need labels of shape \(2, 3, 3\), these have shape \(2,\)"
+    ):
+        run.forward(np.zeros((2, 3, 3, 5)), target=np.zeros(2, np.int64))
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (4, 3, 5), (4, 3, 2, 5), (4, 3, 2, 2, 5)])
+def test_mean_squared_error(shape):
     rng = RNG(14)
-    x, target = rng.normal(size=(4, 3, 2, 5)), rng.normal(size=(4, 3, 2, 5))
+    x, target = rng.normal(size=shape), rng.normal(size=shape)
     run = Serial(L.MeanSquaredError(), x.shape)
     loss, right = run.forward(x, target=target)
     tx = torch.from_numpy(x).requires_grad_()
@@ -216,8 +250,17 @@ EMPTY = [
     (L.Conv2d(3, 3, padding=1), (0, 5, 5, 2)),
     (L.Conv2d(4, 3, stride=2, groups=2), (0, 5, 5, 2)),
     (L.Conv2d(4, 1), (0, 5, 5, 2)),
+    (L.Conv1d(3, 3, groups=3), (0, 5, 3)),
+    (L.Conv3d(3, 2), (0, 3, 3, 3, 2)),
+    (L.ConvTranspose2d(3, 3, 2), (0, 3, 3, 2)),
     (L.MaxPool2d(2), (0, 4, 4, 3)),
-    (L.AvgPool2d(2), (0, 4, 4, 3)),
+    (L.AvgPool2d(2, padding=1, count_padding=False), (0, 4, 4, 3)),
+    (L.AdaptiveAvgPool(3), (0, 4, 4, 3)),
+    (L.Upsample(2), (0, 4, 4, 3)),
+    (L.Upsample(2, "linear"), (0, 4, 4, 3)),
+    (L.GroupNorm(3), (0, 4, 4, 3)),
+    (L.LocalResponseNorm(3), (0, 4, 4, 3)),
+    (L.LeakyReLU(), (0, 4)),
     (L.GlobalAvgPool(), (0, 4, 4, 3)),
     (L.ReLU(), (0, 4)),
     (L.GELU(), (0, 4)),
@@ -249,7 +292,15 @@ def test_no_samples_here_but_elsewhere():
 
 
 def test_first_layer_needs_no_gradient():
-    for layer, shape in ((L.Linear(3), (2, 4)), (L.Conv2d(3, 3), (2, 4, 4, 2)), (L.BatchNorm(), (3, 2))):
+    for layer, shape in (
+        (L.Linear(3), (2, 4)),
+        (L.Conv2d(3, 3), (2, 4, 4, 2)),
+        (L.ConvTranspose2d(3, 3), (2, 4, 4, 2)),
+        (L.MaxPool2d(2), (2, 4, 4, 2)),
+        (L.AvgPool2d(2), (2, 4, 4, 2)),
+        (L.BatchNorm(), (3, 2)),
+        (L.GroupNorm(2), (3, 2, 2)),
+    ):
         run = Serial(layer, shape)
         run.local.needs_gradient = False
         y = run.forward(np.ones(shape))
@@ -259,10 +310,27 @@ def test_first_layer_needs_no_gradient():
 def test_gradient_may_be_the_inside_of_a_frame():
     rng = RNG(15)
     shape = (2, 5, 6, 4)
-    for layer in (L.Conv2d(4, 3, padding=1), L.Conv2d(4, 1), L.MaxPool2d(3, 1, 1), L.ReLU(), L.GELU(), L.BatchNorm()):
+    for layer in (
+        L.Conv2d(4, 3, padding=1),
+        L.Conv2d(4, 3, padding=1, groups=4),
+        L.Conv2d(4, 1),
+        L.ConvTranspose2d(4, 3, padding=1),
+        L.ConvTranspose2d(4, 1),
+        L.MaxPool2d(3, 1, 1),
+        L.AvgPool2d(3, 1, 1, count_padding=False),
+        L.AdaptiveAvgPool((5, 6)),
+        L.Upsample(1),
+        L.ReLU(),
+        L.LeakyReLU(),
+        L.GELU(),
+        L.BatchNorm(),
+        L.GroupNorm(2),
+        L.LocalResponseNorm(3),
+    ):
         x, frame = rng.normal(size=shape), rng.normal(size=(2, 8, 9, 4))
-        weights = {"weight": rng.normal(size=(*layer.kernel, 4, 4))} if isinstance(layer, L.Conv2d) else {}
-        run = Serial(layer, shape, weights=weights)
+        run = Serial(layer, shape)
+        for value in run.local.parameters.values():
+            value[...] = rng.normal(size=value.shape)
         run.forward(x)
         inside = frame[:, 1:6, 2:8]
         view = run.backward(inside)[0]
@@ -279,7 +347,10 @@ REFUSED = [
     (L.Conv2d(4, 3), (4, 4), "shape .h, w, channels."),
     (L.MaxPool2d(3), (2, 4, 2), "MaxPool2d 3 on h of a 2x4"),
     (L.Linear(4), (3, 3, 2), "Flatten"),
-    (L.SoftmaxCrossEntropy(), (3, 3, 2), "classes"),
+    (L.Conv1d(4, 3), (4, 4, 2), r"Conv1d needs samples of shape \(w, channels\)"),
+    (L.Conv3d(4, 3), (4, 4, 2), r"samples of shape \(d, h, w, channels\)"),
+    (L.Conv3d(4, 3), (4, 2, 4, 2), r"Conv3d 3 on h of a 4x2x4 input with padding 0: \(2 \+ 0 - 3\) / 1 \+ 1 = 0"),
+    (L.SoftmaxCrossEntropy(), (3, 3, 2, 2, 2), "classes"),
     (L.GlobalAvgPool(), (3,), "channels"),
 ]
 
@@ -298,6 +369,11 @@ def test_refused_options():
         (lambda: L.Conv2d(4, 3, padding=((1, 2), 3.5)), "padding"),
         (lambda: L.Conv2d(4, 3, groups=3), "4 output channels / 3 groups"),
         (lambda: L.Conv2d(4, 3, groups=0), "groups=0"),
+        (lambda: L.Conv1d(4, 3, padding=(1, 2)), r"give an integer, \(w,\), or \(\(before, after\),\)"),
+        (lambda: L.Conv3d(4, (3, 3)), r"one integer or \(d, h, w\)"),
+        (lambda: L.AvgPool3d(2, padding=(0, 0, 2)), "padding 2 over w > kernel / 2 = 1"),
+        (lambda: L.MaxPool2d(2, 0), "stride=0"),
+        (lambda: L.LeakyReLU(-0.1), r"slope lies in \[0, 1\]"),
         (lambda: L.MaxPool2d(2, padding=2), "padding 2 over h > kernel / 2 = 1"),
         (lambda: L.Dropout(1.0), "less than 1"),
         (lambda: L.GELU("erf"), "'none' or 'tanh'"),
@@ -312,4 +388,6 @@ def test_refused_options():
 
 def test_layers_are_values():
     assert L.Conv2d(8, 3, padding=1) == L.Conv2d(8, (3, 3), 1, ((1, 1), (1, 1)))
+    assert L.Conv1d(8, 3) == L.Conv1d(8, (3,)) != L.Conv2d(8, 3) and "Conv3d(channels=8" in repr(L.Conv3d(8, 3))
+    assert L.MaxPool2d(2) != L.AvgPool2d(2)
     assert len({L.ReLU(), L.ReLU(), L.MaxPool2d(2), L.MaxPool2d((2, 2), 2)}) == 2

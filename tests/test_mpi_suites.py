@@ -7,18 +7,20 @@ import sys
 import pytest
 from launch import mpirun
 
-RANKS = (1, 2, 3, 4, 6)
+EVERYTHING = ()
+DOMAINS = ("tests/test_domain.py", "tests/test_transfer.py", "tests/test_activations.py")
+RUNS = {1: EVERYTHING, 2: EVERYTHING, 3: EVERYTHING, 4: EVERYTHING, 6: EVERYTHING, 5: DOMAINS, 8: DOMAINS}
 LIMIT = 600  # seconds for all tests of one rank count
 HANG = 60  # seconds for one test
 
 
 @pytest.mark.timeout(LIMIT + 30)
-@pytest.mark.parametrize("ranks", RANKS)
+@pytest.mark.parametrize("ranks", RUNS)
 def test_under_mpirun(ranks, capsys):
     # Every rank's stack is printed some seconds before the first rank's limit ends the job.
     limits = ["-o", f"timeout={HANG}", "-o", f"faulthandler_timeout={HANG - 5}"]
     options = ["--with-mpi", "-m", "mpi", "-q", "--color=no", "-p", "no:cacheprovider", *limits]
-    done = mpirun(ranks, sys.executable, "-m", "pytest", *options, timeout=LIMIT)
+    done = mpirun(ranks, sys.executable, "-m", "pytest", *options, *RUNS[ranks], timeout=LIMIT)
     with capsys.disabled():
         print(f"\n{ranks} ranks: {summary(done.stdout)}", end=" ")
     assert done.returncode == 0, f"{ranks} ranks: exit status {done.returncode}\n{done.stdout}\n{done.stderr}"

@@ -18,6 +18,7 @@ from strict import StrictBackend
 from gridnn import layers as L
 from gridnn.network import Network
 from gridnn.plan.plan import BACKWARD
+from gridnn.plan.rules import RULES
 from gridnn.train import setup
 from gridnn.train.audit import audit
 from gridnn.train.config import RunConfig
@@ -25,7 +26,7 @@ from gridnn.train.setup import set_up
 from gridnn.train.trainer import Trainer
 
 STEPS = 20
-STRATEGIES = ("batch", "model", "grid", "domain", "integrated")
+STRATEGIES = tuple(RULES)
 BASE = RunConfig(
     dataset="synthetic", dtype="float64", batch=13, samples=34, steps=STEPS, lr=0.05, epochs=9, dropout=0.3
 )
@@ -35,6 +36,7 @@ RUNS = {
         BASE, model="mlp", shape="5x5x3", widths="23,17,9", optimizer="adamw", lr=3e-3, clip=0.5
     ),
     "branches": dataclasses.replace(BASE, model="branches", shape="28x9x3", schedule="cosine", warmup=1),
+    "volumes": dataclasses.replace(BASE, model="volumes", shape="14x8x9x2", classes=7, recompute=True),
 }
 
 
@@ -61,12 +63,39 @@ def branches(shape, classes, **options) -> Network:
     return net
 
 
+def volumes(shape, classes, **options) -> Network:
+    """A small U in three dimensions: down and up again, with every layer that only volumes or old networks have."""
+    net = Network(shape)
+    net.add("conv1", L.Conv3d(6, 3, padding=1, bias=False))
+    net.add("norm1", L.GroupNorm(3))
+    net.add("relu1", L.LeakyReLU(0.1))
+    net.add("pool1", L.MaxPool3d(2))
+    net.add("conv2", L.Conv3d(8, (2, 3, 1), padding=((1, 0), (1, 1), (0, 0)), dilation=(1, 1, 1)))
+    net.add("norm2", L.BatchNorm())
+    net.add("local", L.LocalResponseNorm(3))
+    net.add("pool2", L.AvgPool3d(2, 1), "local")
+    net.add("up", L.ConvTranspose3d(7, (3, 2, 2), stride=2, padding=((1, 0), (0, 0), (0, 0))), "pool2")
+    net.add("fitted", L.AdaptiveAvgPool(tuple(shape[:3])), "up")
+    net.add("linear", L.Upsample(2, mode="linear"), "local")
+    net.add("thin", L.Conv3d(6, 1), "linear")
+    net.add("across", L.AdaptiveAvgPool(tuple(shape[:3])), "thin")
+    net.add("join", L.Concat(), "fitted", "relu1", "across")
+    net.add("depthwise", L.Conv3d(19, 3, padding=1, groups=19))
+    net.add("relu2", L.ReLU())
+    net.add("global", L.GlobalAvgPool())
+    net.add("fc", L.Linear(classes))
+    return net
+
+
+OWN = {"branches": branches, "volumes": volumes}
+
+
 @pytest.fixture(autouse=True)
 def _own_model(monkeypatch):
     known = setup.get_model
 
     def get_model(name, shape, classes, **options):
-        return branches(shape, classes) if name == "branches" else known(name, shape, classes, **options)
+        return OWN.get(name, functools.partial(known, name))(shape, classes, **options)
 
     monkeypatch.setattr(setup, "get_model", get_model)
 
@@ -138,6 +167,9 @@ VARIANTS = {
     "paper's backward": {"gather_backward": "all-reduce"},
     "accumulated": {"accumulate": 3},
     "domain in two": {"strategy": "domain", "domain": "2x2"},
+    "dimension after dimension": {"strategy": "domain", "domain": "2x2", "halo": "stepwise"},
+    "all neighbours at once": {"strategy": "domain", "domain": "2x2", "halo": "direct"},
+    "recomputed": {"recompute": True, "accumulate": 2},
     "copies": {"strategy": "model", "copies": True, "classes": 3, "grid": "-1x1"},
 }
 
@@ -201,7 +233,7 @@ def test_nothing_reaches_the_host_unasked(comm, monkeypatch, name, strategy):
     """On arrays that refuse to become host arrays, with a transport that stages: the same numbers, to the last bit."""
     config = dataclasses.replace(RUNS[name], strategy=strategy, steps=4)
     plain = curve(config, comm)
-    monkeypatch.setattr("gridnn.train.session.get_backend", lambda name: StrictBackend())
+    monkeypatch.setattr("gridnn.train.session.get_backend", lambda *names: StrictBackend())
     assert curve(config, comm).losses == plain.losses
 
 

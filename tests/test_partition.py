@@ -7,12 +7,21 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from gridnn.comm.partition import Clipped, Even, Scaled, Window, Windowed, window_frame
+from gridnn.comm.sampling import Resampled, Transposed, resampled_from
 
 sizes = st.integers(0, 40)
 parts = st.integers(1, 12)
 windows = st.builds(
     Window, st.integers(1, 11), st.integers(1, 4), st.integers(1, 3), st.integers(0, 5), st.integers(0, 5)
 )
+
+
+rules = st.sampled_from(["nearest", "linear", "area"])
+
+
+def transposed_outputs(window, size):
+    """What a transposed convolution makes of ``size`` elements."""
+    return (size - 1) * window.stride + window.reach - window.before - window.after
 
 
 def elements(interval):
@@ -29,7 +38,7 @@ def taps(window, output, size):
 def partitions(draw):
     """A partition of any kind."""
     base = Even(draw(sizes), draw(parts))
-    kind = draw(st.sampled_from(["even", "scaled", "clipped", "windowed"]))
+    kind = draw(st.sampled_from(["even", "scaled", "clipped", "windowed", "transposed", "resampled"]))
     if kind == "scaled":
         return Scaled.of(base, draw(st.integers(1, 5)))
     if kind == "clipped":
@@ -38,6 +47,11 @@ def partitions(draw):
     if kind == "windowed":
         window, size = draw(windows), draw(sizes)
         return Windowed.of(Even(max(0, window.outputs(size)), base.parts), window, size)
+    if kind == "transposed":
+        window, size = draw(windows), draw(st.integers(1, 40))
+        return Transposed.of(Even(max(0, transposed_outputs(window, size)), base.parts), window, size)
+    if kind == "resampled":
+        return Resampled.of(Even(max(1, base.size), base.parts), draw(rules), draw(st.integers(1, 40)))
     return base
 
 
@@ -86,6 +100,54 @@ def test_a_coarser_partition_joins_consecutive_parts(partition, factor):
     for part in range(coarse.parts):
         fine = set().union(*(elements(partition.interval(part * factor + i)) for i in range(factor)))
         assert fine == elements(coarse.interval(part))
+
+
+@given(windows, st.integers(1, 30), parts)
+def test_transposed_parts_hold_all_that_gives_to_them_and_little_more(window, size, count):
+    outputs = transposed_outputs(window, size)
+    assume(outputs > 0)
+    base = Even(outputs, count)
+    partition = Transposed.of(base, window, size)
+    for part in range(count):
+        wanted = elements(base.interval(part))
+        givers = {
+            i
+            for i in range(size)
+            if wanted & {i * window.stride - window.before + window.dilation * k for k in range(window.kernel)}
+        }
+        held = elements(partition.interval(part))
+        assert givers <= held
+        if count > 1 and givers and window.dilation == 1:
+            assert held == givers
+        if count > 1 and not wanted:
+            assert not held
+
+
+@given(rules, st.integers(1, 30), st.integers(1, 30), parts)
+def test_resampled_parts_hold_what_their_outputs_are_made_of(rule, size, outputs, count):
+    base = Even(outputs, count)
+    partition = Resampled.of(base, rule, size)
+    for part in range(count):
+        spans = [resampled_from(rule, output, size, outputs) for output in range(*base.interval(part))]
+        wanted = set().union(*(range(first, last + 1) for first, last in spans))
+        held = elements(partition.interval(part))
+        assert all(0 <= first <= last < size for first, last in spans)
+        assert wanted <= held
+        if held and wanted and count > 1:
+            assert (min(held), max(held)) == (min(wanted), max(wanted))
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_parts_that_nest_do_not_look_like_a_movement(count):
+    even, double, whole = Even(6, count), Even(12, count), Even(24, count)
+    assert Windowed.of(even, Window(2, 2), 12) == double
+    assert Windowed.of(even, Window(1), 6) == even
+    assert Transposed.of(double, Window(2, 2), 6) == even and Transposed.of(even, Window(1), 6) == even
+    assert Resampled.of(whole, "nearest", 6) == even and Resampled.of(even, "area", 24) == whole
+    assert Resampled.of(even, "linear", 6) == even
+    five = Even(5, count)
+    uneven = Windowed.of(five, Window(2, 2), 10)
+    assert all(uneven.interval(i) == (2 * five.interval(i)[0], 2 * five.interval(i)[1]) for i in range(count))
 
 
 @st.composite

@@ -230,3 +230,21 @@ peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM
 assert int(peak.split()[1]) < 200_000, peak  # KiB
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd="tests", env={"PYTHONPATH": ".:.."})
+
+
+def test_channel_and_filter_parallelism_moves_the_smaller_side_of_every_layer():
+    """A bottleneck: 2 |y| words for the layer that reduces (ci), 2 |x| for the one that widens (co)."""
+    net, ranks, batch = Network((8, 8, 4)), 4, 6
+    for name, channels in {"stem": 64, "reduce": 16, "same": 16, "widen": 64, "last": 16}.items():
+        net.add(name, L.Conv2d(channels, 1, bias=False))
+    splits = {}
+    words = {}
+    for strategy in ("grid", "channel"):
+        plan = make_plan(strategy, net, GridShape(ranks, 1), batch)
+        splits[strategy] = {name: str(split) for name, split in plan.splits.items()}
+        words[strategy] = Program(net, plan, batch).predict(0).words_by_dimension()["column"]
+    assert splits["channel"] == {"stem": "co=4", "reduce": "ci=4", "same": "co=4", "widen": "co=4", "last": "ci=4"}
+    unit = batch * 64 * (ranks - 1) // ranks  # words of one channel
+    assert words["grid"] == 2 * unit * (64 + 16 + 16 + 64)
+    # stem -> reduce moves nothing; reduce leaves partial sums of 16 channels, which "same" wants whole: all-reduce
+    assert words["channel"] == unit * (2 * 2 * 16 + 2 * 16 + 0)

@@ -4,47 +4,43 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 import torch.nn.functional as F
+from regions import check_regions
 from serial import Serial
-from torches import close, nchw, nhwc
+from torches import check_against, close, nchw, nhwc
 
 from gridnn import layers as L
 
 RNG = np.random.default_rng
 
 POOLS = [(2, None, 0), (3, 2, 0), (3, 2, 1), (3, 1, 1), ((2, 3), (1, 2), (1, 0)), (2, 3, 0), (4, 1, 2), (1, 2, 0)]
+SEQUENCES = [(2, None, 0), (3, 2, 1), (4, 1, 2), ((3,), (4,), (1,))]
+VOLUMES = [(2, None, 0), (3, 2, 1), (3, 1, 1), ((1, 2, 3), (3, 1, 2), (0, 1, 1))]
+IMAGES, SERIES, BLOCKS = (3, 9, 8, 4), (3, 13, 4), (2, 6, 7, 5, 3)
 
 
-@pytest.mark.parametrize(("kernel", "stride", "padding"), POOLS)
+ALL = [
+    (dims, options, shape)
+    for dims, pools, shape in (("1d", SEQUENCES, SERIES), ("2d", POOLS, IMAGES), ("3d", VOLUMES, BLOCKS))
+    for options in pools
+]
+
+
+@pytest.mark.parametrize(("dims", "options", "shape"), ALL)
 @pytest.mark.parametrize("ties", [False, True])
-def test_max_pool(kernel, stride, padding, ties):
+def test_max_pool(dims, options, shape, ties):
     rng = RNG(2)
-    x = rng.integers(-2, 3, size=(3, 9, 8, 4)).astype(float) if ties else rng.normal(size=(3, 9, 8, 4))
-    run = Serial(L.MaxPool2d(kernel, stride, padding), x.shape)
-    y = run.forward(x)
-    dy = rng.normal(size=y.shape)
-    (dx,) = run.backward(dy)
-    tx = nchw(x)
-    ty = F.max_pool2d(tx, kernel, stride, padding)
-    ty.backward(torch.from_numpy(np.moveaxis(dy, -1, 1).copy()))
-    close(y, nhwc(ty), 0)
-    close(dx, nhwc(tx.grad))
+    x = rng.integers(-2, 3, size=shape).astype(float) if ties else rng.normal(size=shape)
+    run = Serial(getattr(L, f"MaxPool{dims}")(*options), shape)
+    check_against(run, lambda t: getattr(F, f"max_pool{dims}")(t, *options), x)
 
 
-@pytest.mark.parametrize(("kernel", "stride", "padding"), POOLS)
-def test_avg_pool(kernel, stride, padding):
-    rng = RNG(3)
-    x = rng.normal(size=(3, 9, 8, 4))
-    run = Serial(L.AvgPool2d(kernel, stride, padding), x.shape)
-    y = run.forward(x)
-    dy = rng.normal(size=y.shape)
-    (dx,) = run.backward(dy)
-    tx = nchw(x)
-    ty = F.avg_pool2d(tx, kernel, stride, padding)
-    ty.backward(torch.from_numpy(np.moveaxis(dy, -1, 1).copy()))
-    close(y, nhwc(ty))
-    close(dx, nhwc(tx.grad))
+@pytest.mark.parametrize(("dims", "options", "shape"), ALL)
+@pytest.mark.parametrize("count_padding", [True, False])
+def test_avg_pool(dims, options, shape, count_padding):
+    run = Serial(getattr(L, f"AvgPool{dims}")(*options, count_padding=count_padding), shape)
+    function = getattr(F, f"avg_pool{dims}")
+    check_against(run, lambda t: function(t, *options, count_include_pad=count_padding), RNG(3).normal(size=shape))
 
 
 def test_pool_with_asymmetric_padding():
@@ -52,6 +48,9 @@ def test_pool_with_asymmetric_padding():
     y = Serial(L.MaxPool2d(3, 2, ((0, 1), (1, 0))), x.shape).forward(x)
     padded = F.pad(nchw(x), (1, 0, 0, 1), value=-np.inf)
     close(y, nhwc(F.max_pool2d(padded, 3, 2)), 0)
+    ones = np.ones(x.shape)
+    y = Serial(L.AvgPool2d(3, 2, ((0, 1), (1, 0)), count_padding=False), x.shape).forward(ones)
+    close(y, np.ones(y.shape))
 
 
 def test_max_pool_keeps_nan():
@@ -61,9 +60,23 @@ def test_max_pool_keeps_nan():
     assert np.isnan(y[0, 0, 0, 0]) and np.isfinite(y).sum() == 3
 
 
-def test_global_avg_pool():
-    rng = RNG(5)
-    x, dy = rng.normal(size=(3, 4, 5, 6)), rng.normal(size=(3, 6))
-    run = Serial(L.GlobalAvgPool(), x.shape)
-    close(run.forward(x), x.mean(axis=(1, 2)))
-    close(run.backward(dy)[0], np.broadcast_to(dy[:, None, None] / 20, x.shape))
+REGIONS = [
+    (L.MaxPool1d(3, 2, 1), (3, 17, 2)),
+    (L.MaxPool2d(3, 2, 1), (3, 12, 13, 4)),
+    (L.MaxPool3d(2), (2, 8, 6, 7, 3)),
+    (L.AvgPool2d(3, 1, 1), (3, 8, 9, 4)),
+    (L.AvgPool3d(3, (2, 1, 1), 1, count_padding=False), (2, 7, 5, 6, 3)),
+]
+
+
+@pytest.mark.parametrize(("layer", "shape"), REGIONS, ids=str)
+def test_pool_in_pieces(layer, shape):
+    check_regions(layer, shape)
+
+
+@pytest.mark.parametrize("shape", [(3, 7, 6), (3, 4, 5, 6), (3, 4, 2, 5, 6)])
+def test_global_avg_pool(shape):
+    space = tuple(range(1, len(shape) - 1))
+    run = Serial(L.GlobalAvgPool(), shape)
+    x = RNG(5).normal(size=shape)
+    check_against(run, lambda t: t.mean(dim=[axis + 1 for axis in space]), x)

@@ -80,6 +80,22 @@ def test_a_log_is_valid_json_whatever_the_loss(tmp_path):
     assert lines[2]["loss"] is None
 
 
+def test_the_log_of_a_resumed_run_goes_on(tmp_path):
+    log = tmp_path / "run.jsonl"
+    told(log, quiet=True)
+    reporter = Reporter(Console(quiet=True), log, append=True)
+    reporter.saved(2, "there/step-00000002.safetensors", 0.5)
+    reporter.close()
+    events = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [event["event"] for event in events] == ["config", "step", "step", "epoch", "checkpoint"]
+    assert events[-1] == {
+        "event": "checkpoint",
+        "step": 2,
+        "path": "there/step-00000002.safetensors",
+        "seconds": 0.5,
+    }
+
+
 def test_a_log_that_cannot_be_written_is_the_users_mistake(tmp_path):
     with pytest.raises(UserError, match=r"--log .*none/run.jsonl cannot be written: No such file"):
         Reporter(Console(quiet=True), tmp_path / "none" / "run.jsonl")

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from gridnn.arrays.backend import Backend
+from gridnn.arrays.choice import KERNELS
 from gridnn.arrays.kernels import ReferenceKernels
 from gridnn.arrays.numpy_backend import NumpyBackend
 
-__all__ = ["Backend", "NumpyBackend", "ReferenceKernels", "get_backend"]
+__all__ = ["KERNELS", "Backend", "NumpyBackend", "ReferenceKernels", "get_backend"]
 
 BACKENDS = {"numpy": NumpyBackend}
 
 
-def get_backend(name: str) -> Backend:
-    """A new backend by its name.
+def get_backend(name: str, kernels: str = "reference") -> Backend:
+    """A new backend by its name, with ``kernels``: "reference", "numba", "onednn", or "auto" for the best there is.
 
     Raises
     ------
     ValueError
-        If no backend has this name; the text lists those there are.
+        If no backend or kernels have this name, or what they need is not installed; the text says what there is.
     """
     if name not in BACKENDS:
         raise ValueError(f"backend {name!r} is unknown: choose one of {', '.join(sorted(BACKENDS))}")
-    return BACKENDS[name]()
+    return BACKENDS[name](kernels)

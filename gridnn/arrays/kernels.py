@@ -11,13 +11,32 @@ from __future__ import annotations
 from typing import Any
 
 from gridnn.arrays.convolution import Convolution
+from gridnn.arrays.depthwise import Depthwise
 from gridnn.arrays.elementwise import Elementwise
 from gridnn.arrays.pooling import Pooling
 from gridnn.arrays.updates import Updates
 
 
-class ReferenceKernels(Convolution, Pooling, Elementwise, Updates):
-    """All local kernels on the array library ``xp``."""
+class ReferenceKernels(Convolution, Depthwise, Pooling, Elementwise, Updates):
+    """All local kernels on the array library ``xp``.
+
+    Attributes
+    ----------
+    name : str
+        What the user calls them.
+    """
+
+    name = "reference"
 
     def __init__(self, xp: Any):
         self.xp = xp
+
+    def parts(self, dtype: Any) -> dict[str, str]:
+        """What beside the array library computes with arrays of ``dtype``, with its version, and what it computes."""
+        return {}
+
+    def described(self, dtype: Any) -> str:
+        """One line for the header of a run: whose kernels compute with arrays of ``dtype``."""
+        library = f"NumPy {self.xp.__version__}"
+        parts = {**self.parts(dtype), library: "the rest"}
+        return ", ".join(f"{name} ({what})" for name, what in parts.items()) if len(parts) > 1 else library

@@ -5,18 +5,33 @@ from __future__ import annotations
 import numpy as np
 
 from gridnn.arrays.backend import Backend, require_contiguous, require_shape
-from gridnn.arrays.kernels import ReferenceKernels
+from gridnn.arrays.choice import make_kernels
+from gridnn.arrays.pool import Pool
 
 
 class NumpyBackend(Backend):
-    """Arrays of NumPy in host memory."""
+    """Arrays of NumPy in host memory.
+
+    Parameters
+    ----------
+    kernels : str
+        "reference", "numba", "onednn", or "auto" for the last of these that is installed.
+
+    Raises
+    ------
+    UserError
+        If the kernels that were asked for are not installed.
+    """
 
     name = "numpy"
 
-    def __init__(self):
+    def __init__(self, kernels: str = "reference"):
         super().__init__()
-        self.xp = np
-        self.kernels = ReferenceKernels(np)
+        self.xp, self.pool = np, Pool()
+        self.kernels = make_kernels(kernels, np)
+
+    def temporary(self, shape: tuple[int, ...], dtype) -> np.ndarray:
+        return self.pool.empty(shape, dtype)
 
     def asarray(self, host) -> np.ndarray:
         return np.asarray(host)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
-from gridnn.arrays.convolution import Pair, check_frame, tap_view
+from gridnn.arrays.convolution import Sizes, check_frame, tap_view, taps_of
 from gridnn.arrays.tiles import Array, Tile, carve, tiles
 
 TILE_WORDS = 1 << 16  # a tile of the output stays in the cache while the taps pass over it
@@ -14,13 +15,13 @@ TILE_WORDS = 1 << 16  # a tile of the output stays in the cache while the taps p
 class Pooling:
     """Forward and backward of pooling on framed arrays.
 
-    Shapes: ``x`` [n, hf, wf, c], framed, the first window at index 0; ``out`` and ``dy`` [n, h, w, c]; ``index`` like
-    ``out``, of an unsigned integer type that holds kh * kw - 1. Windows may overlap.
+    Shapes: ``x`` [n, *frame, c], framed, the first window at index 0; ``out`` and ``dy`` [n, *space, c]; ``index`` like
+    ``out``, of an unsigned integer type that holds prod(kernel) - 1. One, two or three space axes; windows may overlap.
     """
 
     xp: Any
 
-    def max_pool2d(self, x: Array, kernel: Pair, stride: Pair, out: Array, index: Array, workspace: Array) -> None:
+    def max_pool(self, x: Array, kernel: Sizes, stride: Sizes, out: Array, index: Array, workspace: Array) -> None:
         """Write the maximum of every window to ``out``, and which tap had it first to ``index``.
 
         A NaN in a window makes its maximum NaN.
@@ -40,8 +41,8 @@ class Pooling:
                 xp.maximum(winner, later, out=winner)
                 xp.maximum(best, x[view], out=best)
 
-    def max_pool2d_grad(
-        self, dy: Array, index: Array, kernel: Pair, stride: Pair, out: Array, workspace: Array
+    def max_pool_grad(
+        self, dy: Array, index: Array, kernel: Sizes, stride: Sizes, out: Array, workspace: Array
     ) -> None:
         """Write the gradient of the frame to ``out``: every ``dy`` goes to the tap that ``index`` names."""
         out[...] = 0
@@ -54,29 +55,29 @@ class Pooling:
                 target = out[view]
                 target += share
 
-    def avg_pool2d(self, x: Array, kernel: Pair, stride: Pair, out: Array) -> None:
+    def avg_pool(self, x: Array, kernel: Sizes, stride: Sizes, out: Array) -> None:
         """Write the mean of every window, its padding included, to ``out``."""
         for tile, taps in walk(x.shape, kernel, stride, out.shape):
             total = out[tile]
             total[...] = 0
             for _, view in taps:
                 total += x[view]
-            total /= kernel[0] * kernel[1]
+            total /= math.prod(kernel)
 
-    def avg_pool2d_grad(self, dy: Array, kernel: Pair, stride: Pair, out: Array, workspace: Array) -> None:
+    def avg_pool_grad(self, dy: Array, kernel: Sizes, stride: Sizes, out: Array, workspace: Array) -> None:
         """Write the gradient of the frame to ``out``."""
         out[...] = 0
         for tile, taps in walk(out.shape, kernel, stride, dy.shape):
             share = carve(workspace, dy[tile].shape)
-            self.xp.divide(dy[tile], kernel[0] * kernel[1], out=share)
+            self.xp.divide(dy[tile], math.prod(kernel), out=share)
             for _, view in taps:
                 target = out[view]
                 target += share
 
 
-def walk(frame, kernel: Pair, stride: Pair, output) -> Iterator[tuple[Tile, list[tuple[int, Tile]]]]:
+def walk(frame, kernel: Sizes, stride: Sizes, output) -> Iterator[tuple[Tile, list[tuple[int, Tile]]]]:
     """The output in tiles, each with its taps (number, where the frame meets it) in ascending order."""
-    check_frame(frame, kernel, stride, (1, 1), output)
-    for tile in tiles(output[:3], TILE_WORDS // max(1, output[3])):
-        taps = [(i, j) for i in range(kernel[0]) for j in range(kernel[1])]
-        yield tile, [(number, tap_view(tile, tap, stride, (1, 1))) for number, tap in enumerate(taps)]
+    dense = (1,) * len(kernel)
+    check_frame(frame, kernel, stride, dense, output)
+    for tile in tiles(output[:-1], TILE_WORDS // max(1, output[-1])):
+        yield tile, [(number, tap_view(tile, tap, stride, dense)) for number, tap in enumerate(taps_of(kernel))]

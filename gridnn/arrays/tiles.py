@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -55,7 +56,13 @@ def matrix(array: Array) -> Array:
     return array.reshape(math.prod(array.shape[:-1]), array.shape[-1])
 
 
-def output_matrix(xp, array: Array) -> Array:
+def evenly_spaced(array: Array) -> bool:
+    """Whether the rows of ``array`` [..., columns] are evenly spaced, so that `matrix` is a view of it."""
+    outer = [(size, step) for size, step in zip(array.shape[:-1], array.strides[:-1], strict=True) if size != 1]
+    return all(step == size * inner for (_, step), (size, inner) in itertools.pairwise(outer))
+
+
+def output_matrix(array: Array) -> Array:
     """``array`` as [rows, columns] to write into.
 
     Raises
@@ -63,7 +70,6 @@ def output_matrix(xp, array: Array) -> Array:
     ValueError
         If its rows are not evenly spaced, so that no view of it is a matrix.
     """
-    view = matrix(array)
-    if array.size and not xp.may_share_memory(view, array):
+    if array.size and not evenly_spaced(array):
         raise ValueError(f"output of shape {array.shape} with strides {array.strides}: its rows are not evenly spaced")
-    return view
+    return matrix(array)

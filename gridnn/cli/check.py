@@ -60,16 +60,24 @@ def _check(job: Job) -> int:
     if not job.speaks:
         return status
     found, blas = gpus(), libraries()
-    problems += [*_cpu_problems(blas, cpu_flags(), os.environ), *_package_problems()]
+    kernels = _kernels()
+    problems += [*_cpu_problems(blas, cpu_flags(), os.environ), *_package_problems(kernels)]
     problems += [Problem(overload)] if overload else []
     aware = cuda_aware(os.environ, vendor(job.library))
     if found and aware is False:
         problems.append(Problem(f"{vendor(job.library)} takes no GPU memory: build or load one with CUDA support"))
     out = console()
-    out.print(_facts(job, places, blas, found, aware))
+    out.print(_facts(job, places, blas, kernels, found, aware))
     out.print(_ranks(places))
     _show_problems(problems, out)
     return status
+
+
+def _kernels() -> Any:
+    """The kernels that a run gets."""
+    from gridnn.arrays import get_backend
+
+    return get_backend("numpy", "auto").kernels
 
 
 def gemm_speed(size: int = 1024, seconds: float = 0.3) -> float:
@@ -140,13 +148,18 @@ def _cpu_problems(blas: list[Blas], flags: frozenset[str], env: Any) -> list[Pro
     return problems
 
 
-def _package_problems() -> list[Problem]:
+def _package_problems(kernels: Any) -> list[Problem]:
+    problems = []
+    if kernels.name == "reference":
+        problems.append(Problem("NumPy computes everything, several times slower: pip install 'gridnn[fast]'"))
     if find_spec("sklearn") is None:
-        return [Problem("the digits of scikit-learn, the default data set, are missing: pip install 'gridnn[data]'")]
-    return []
+        problems.append(Problem("scikit-learn's digits, the default data set, are missing: pip install 'gridnn[data]'"))
+    return problems
 
 
-def _facts(job: Job, places: list[Place], blas: list[Blas], found: list[str], aware: bool | None) -> Table:
+def _facts(
+    job: Job, places: list[Place], blas: list[Blas], kernels: Any, found: list[str], aware: bool | None
+) -> Table:
     per_node = sorted({sum(other.node == place.node for other in places) for place in places})
     speeds = [place.speed for place in places]
     table = Table(show_header=False, title="gridnn check", title_justify="left")
@@ -157,6 +170,7 @@ def _facts(job: Job, places: list[Place], blas: list[Blas], found: list[str], aw
         "threads per rank": _range([place.threads for place in places]),
         "cores of a node": f"{job.cores} usable by its ranks, {os.cpu_count()} hardware threads in all",
         "BLAS": "; ".join(map(str, blas)) or "unknown",
+        "kernels": kernels.described("float32"),
         "GEMM, one core": f"{_range([round(speed) for speed in speeds])} GFLOP/s (float32, 1024 x 1024)",
         "GPUs": ", ".join(found) or "none",
         "CUDA-aware MPI": {True: "yes", False: "no", None: "unknown"}[aware],

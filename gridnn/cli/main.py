@@ -10,6 +10,7 @@ import typer
 
 from gridnn.cli.audit import audit
 from gridnn.cli.check import check
+from gridnn.cli.models import models
 from gridnn.cli.plan import plan
 from gridnn.cli.train import train
 from gridnn.comm.job import MISUSED, Job, run
@@ -20,6 +21,7 @@ app = typer.Typer(name="gridnn", no_args_is_help=True, add_completion=False, pre
 app.command()(train)
 app.command()(audit)
 app.command()(plan)
+app.command()(models)
 app.command()(check)
 
 

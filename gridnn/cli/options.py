@@ -24,15 +24,20 @@ def _group(panel: str, **options: tuple[str, ...]) -> dict[str, Any]:
 NETWORK = {
     **_group(
         "Network and data",
-        model=("mlp, lenet, alexnet-cifar, vgg11-cifar", "NAME"),
+        model=("one that gridnn models lists, or a function in a file: networks.py:tiny", "NAME|FILE:FUNCTION"),
         widths=("hidden widths of mlp", "N,N,..."),
         dropout=("probability, for models that have it", "P"),
         loss=("what is minimised", "NAME"),
-        dataset=("digits, cifar10, mnist, synthetic, or a path (.npz, or a directory of .npy)", "NAME|PATH"),
+        dataset=("digits, cifar10, mnist, synthetic, volumes; .npz, .h5, a folder of .npy or of images", "NAME|PATH"),
         data_dir=("where the files of cifar10 and mnist are", "PATH"),
-        shape=("shape of a synthetic sample", "HxWxC"),
+        names=("what the arrays of samples and targets are called in a file (x is x_train and x_test, or x)", "X,Y"),
+        shape=("shape of a sample that is made up; default: 32x32x3 (synthetic), 64x64x64x1 (volumes)", "(DxH)xWxC"),
         classes=("number of classes, synthetic or of a path; default: 10, or those of the labels", "N"),
-        samples=("number of synthetic samples", "N"),
+        samples=("number of samples that are made up", "N"),
+        targets=("numbers to find out from a sample of volumes", "K"),
+        resize=("shorter side of images; default of a folder: 256", "PIXELS"),
+        crop=("side of the square cut out of the images of a folder, at random to train; default: 224", "PIXELS"),
+        flip=("mirror the images of a folder at random",),
         batch=("samples per update, over all ranks", "B"),
         accumulate=("forward and backward passes per update", "N"),
     ),
@@ -41,19 +46,23 @@ NETWORK = {
         grid=("rows x columns of ranks: 4x2, 4x-1 (the other factor follows), auto", "PRxPC"),
         order=("which groups have neighbouring ranks", "NAME"),
         strategy=("how the layers are divided", "NAME"),
-        domain=("parts of height x width of the domain", "HxW"),
+        domain=("parts of (depth x) height x width of the domain: 2x2, 2x2x1", "DxHxW"),
         plan=("a split per layer, instead of a strategy", "FILE"),
         copies=("divide layers that are too small for the grid into fewer parts, with copies, instead of refusing",),
         gather_backward=("the backward of gathered activations", "NAME"),
+        halo=("halos over several dimensions: to all neighbours at once, or one dimension after the other", "NAME"),
+        recompute=("keep few activations, and compute the others a second time for the backward pass",),
     ),
     **_group(
         "Machine",
         dtype=("of weights and activations", "NAME"),
         seed=("of weights, order and dropout", "N"),
         backend=("array library: numpy", "NAME"),
+        kernels=("local mathematics; auto is the fastest that is installed", "NAME"),
         threads=("BLAS threads per rank; default: its share of the node's cores", "N"),
     ),
 }
+WEIGHTS = _group("Network and data", weights=("start from torchvision's weights", "FILE.safetensors"))
 STEPS = _group("Training", steps=("stop after so many updates", "N"))
 TRAINING = {
     **_group("Training", epochs=("passes over the training data", "N")),
@@ -71,6 +80,13 @@ TRAINING = {
         gamma=("factor of the step schedule", "X"),
         clip=("largest global norm of the gradient", "X"),
         drop_last=("leave the last short batch of an epoch out",),
+    ),
+    **_group(
+        "Checkpoints",
+        checkpoint=("where checkpoints go; SIGTERM and SIGUSR1 then save and end the run", "DIR"),
+        resume=("go on from the newest checkpoint in DIR; without one, begin",),
+        keep=("how many checkpoints remain; default: 3", "K"),
+        save_every=("updates between two checkpoints; default: one an epoch", "N"),
     ),
 }
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from gridnn.cli.console import console
-from gridnn.cli.options import NETWORK, TRAINING, configured
+from gridnn.cli.options import NETWORK, TRAINING, WEIGHTS, configured
 from gridnn.comm.job import Job, run
 from gridnn.errors import user_mistakes
 from gridnn.train.config import RunConfig
@@ -16,7 +16,7 @@ Log = Annotated[str | None, typer.Option("--log", metavar="FILE.jsonl", help="on
 Quiet = Annotated[bool, typer.Option("--quiet", help="show nothing but errors")]
 
 
-@configured({**NETWORK, **TRAINING})
+@configured({**NETWORK, **WEIGHTS, **TRAINING})
 def train(config: RunConfig, log: Log = None, quiet: Quiet = False) -> None:
     """Train a network on a Pr x Pc grid of ranks."""
     run(lambda job: _train(job, config, log, quiet))
@@ -27,12 +27,13 @@ def _train(job: Job, config: RunConfig, log: str | None, quiet: bool) -> None:
     from gridnn.train.trainer import Trainer
 
     prepare(job, config)
+    signalled = job.hold_signals() if config.checkpoint else lambda: 0
     warning = job.overload()
-    reporter = job.only_first(lambda: Reporter(console(quiet), log))
+    reporter = job.only_first(lambda: Reporter(console(quiet), log, append=config.resume))
     if warning and reporter:
         reporter.note(warning)
     with user_mistakes():
-        trainer = Trainer(config, job, reporter)
+        trainer = Trainer(config, job, reporter, signalled)
     trainer.train()
 
 

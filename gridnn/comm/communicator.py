@@ -19,13 +19,13 @@ Array = Any
 
 
 class Pending:
-    """A sum that was started; `wait` ends it."""
+    """A sum or an exchange that was started; `wait` ends it."""
 
     def __init__(self, requests: list[MPI.Request], finish: Callable[[float], None]) -> None:
         self.requests, self.finish = requests, finish
 
     def wait(self) -> None:
-        """Return when the array holds the sum."""
+        """Return when the arrays hold what was asked for."""
         started = time.perf_counter()
         MPI.Request.Waitall(self.requests)
         self.finish(time.perf_counter() - started)
@@ -118,23 +118,32 @@ class Communicator:
 
     # -- messages --------------------------------------------------------------------------------------------
 
-    def exchange(self, sends: Sequence[tuple[int, Array]], receives: Sequence[tuple[int, Array]], where: Where) -> None:
-        """Send flat arrays to members and receive flat arrays from members, all at once; empty ones are left out."""
+    def start_exchange(
+        self, sends: Sequence[tuple[int, Array]], receives: Sequence[tuple[int, Array]], where: Where
+    ) -> Pending:
+        """Start to send flat arrays to members and to receive flat arrays from members, all at once.
+
+        Empty arrays are left out. All arrays belong to the caller again after ``wait``.
+        """
         me = self.members[self.rank]
         started = time.perf_counter()
         targets = [(peer, array, self._host(array)) for peer, array in receives]
         requests = [self.comm.Irecv(p, source=peer) for peer, _, room in targets for p in self._pieces(room)]
         requests += [self.comm.Isend(p, dest=peer) for peer, a in sends for p in self._pieces(self._host(a))]
-        MPI.Request.Waitall(requests)
-        for _, array, room in targets:
-            self._deliver(room, array)
-        seconds = time.perf_counter() - started
-        for peer, array in sends:
-            for count in messages(me, [(self.members[peer], array.size)], self.rows):
-                self.ledger.add(where, count, itemsize=array.itemsize, seconds=seconds / len(sends))
-        if not sends and receives:
-            waited = Count("neighbours", dimension_of((me, self.members[receives[0][0]]), self.rows), 0, 0)
-            self.ledger.add(where, waited, calls=0, seconds=seconds)
+        before = time.perf_counter() - started
+
+        def finish(waited: float) -> None:
+            for _, array, room in targets:
+                self._deliver(room, array)
+            seconds = before + waited
+            for peer, array in sends:
+                for count in messages(me, [(self.members[peer], array.size)], self.rows):
+                    self.ledger.add(where, count, itemsize=array.itemsize, seconds=seconds / len(sends))
+            if not sends and receives:
+                heard = Count("neighbours", dimension_of((me, self.members[receives[0][0]]), self.rows), 0, 0)
+                self.ledger.add(where, heard, calls=0, seconds=seconds)
+
+        return Pending(requests, finish)
 
     # -- small values ----------------------------------------------------------------------------------------
 

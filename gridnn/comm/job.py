@@ -21,6 +21,8 @@ FAILED, MISUSED = 1, 2  # exit status: something broke or differs; the user's mi
 # Seconds in which all ranks must fail for it to count as one failure of all. Mistakes are found while ranks read data
 # and import modules, some of them late on busy cores; a defect must end the job at once.
 AGREEMENT, MISUSE_AGREEMENT = 1.0, 2.5
+HELD = (signal.SIGTERM, signal.SIGUSR1)  # what Slurm and mpirun warn with: a job can ask to end by itself after them
+REPEATED = 1.0  # seconds within which launcher and scheduler may both pass the same signal on
 Result = TypeVar("Result")
 
 
@@ -59,6 +61,7 @@ class Job:
         self.rank, self.size = self.comm.Get_rank(), self.comm.Get_size()
         self._failures = self.comm.Dup()  # of its own: a failing rank cannot meet somebody's training message
         self._answers: list[tuple[array, array]] = []
+        self._holding, self._held = False, {}  # whether signals are held, and when which of them came first
         node = self.comm.Split_type(MPI.COMM_TYPE_SHARED)
         self.local_rank, self.local_size = node.Get_rank(), node.Get_size()
         self.nodes = self.comm.allreduce(int(self.local_rank == 0))
@@ -105,6 +108,19 @@ class Job:
             raise UserError(mistake)
         return result
 
+    def hold_signals(self) -> Callable[[], int]:
+        """From now on the first SIGTERM and the first SIGUSR1 do not end the job, which is to end by itself.
+
+        A second SIGTERM ends it at once.
+
+        Returns
+        -------
+        callable
+            The number of the signal that has reached this rank; 0: none.
+        """
+        self._holding = True
+        return lambda: next(iter(self._held), 0)
+
     def _agree(self, status: int) -> bool | None:
         """Whether all ranks end with ``status``; None if not all of them end in time."""
         mine, all_of_them = array("i", [status, -status]), array("i", [0, 0])
@@ -145,6 +161,14 @@ class Job:
             self.comm.Abort(status)
         os._exit(status)
 
+    def _signalled(self, number: int) -> None:
+        """Hold a signal, or end after it; called by the thread that waits for signals."""
+        now = time.monotonic()
+        again = number == signal.SIGTERM and now > self._held.get(number, now) + REPEATED
+        if not self._holding or number not in HELD or again:
+            self._stopped(number)
+        self._held.setdefault(number, now)
+
     def _stopped(self, number: int) -> NoReturn:
         """End after a signal, from the thread that waits for them."""
         threads = self._mpi.Query_thread() == self._mpi.THREAD_MULTIPLE
@@ -161,8 +185,8 @@ def run(body: Callable[[Job], int | None]) -> NoReturn:
     """Start MPI, do ``body`` on every rank, and exit with what it returns (None: 0).
 
     A `UserError` on all ranks is printed once and every rank exits with status 2. A `UserError` on some ranks ends the
-    job with status 2, any other exception ends it with that rank's traceback and status 1. SIGINT and SIGTERM end it
-    with one line and status 130 or 143.
+    job with status 2, any other exception ends it with that rank's traceback and status 1. SIGINT, SIGTERM and SIGUSR1
+    end it with one line and status 130, 143 or 138, unless they are held (`Job.hold_signals`).
     """
     try:
         job = Job()
@@ -172,7 +196,7 @@ def run(body: Callable[[Job], int | None]) -> NoReturn:
         else:
             print(f"gridnn: {error}", file=sys.stderr, flush=True)
         sys.exit(MISUSED)
-    _on_signals(job._stopped)
+    _on_signals(job._signalled)
     try:
         status = body(job) or 0
     except UserError as error:  # inside the clause the frames live on, and with them the buffers of started messages
@@ -200,17 +224,22 @@ def _load() -> Any:
     return MPI
 
 
-def _on_signals(stop: Callable[[int], NoReturn]) -> None:
-    """Call ``stop`` with the number of the first SIGINT or SIGTERM, in a thread of its own.
+def _on_signals(receive: Callable[[int], None]) -> None:
+    """Call ``receive`` with the number of every SIGINT, SIGTERM and SIGUSR1, in a thread of its own.
 
     Python's own handlers wait for the main thread to come back from MPI, which may be never.
     """
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, *HELD):
         signal.signal(number, lambda *_: None)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    threading.Thread(target=lambda: stop(os.read(reading, 1)[0]), daemon=True).start()
+
+    def wait() -> None:
+        while True:
+            receive(os.read(reading, 1)[0])
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _leave_within(seconds: float, status: int) -> None:

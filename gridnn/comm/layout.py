@@ -88,15 +88,17 @@ class Layout:
         """This layout with its partial sums replaced by replicas of their sum."""
         return Layout(self.mesh, self.dims)
 
-    def holders(self, box: Box, vary: tuple[int, ...], near: int) -> Iterator[int]:
-        """The ranks whose boxes share elements with ``box``.
+    def holders(self, box: Box, vary: tuple[int, ...], near: int, same: tuple[int, ...] = ()) -> Iterator[int]:
+        """The ranks whose boxes share elements with ``box``, of those that have the part of rank ``near`` of ``same``.
 
-        Digits that divide no dimension run over all values where they are in ``vary``; elsewhere they are those of
-        rank ``near``, which so finds its own copy first.
+        ``same`` are dimensions. Digits that divide no dimension run over all values where they are in ``vary``;
+        elsewhere they are those of rank ``near``, which so finds its own copy first.
         """
         digits = list(digits_of(near, self.mesh))
         choices = []
-        for dim, interval in zip(self.dims, box, strict=True):
+        for place, (dim, interval) in enumerate(zip(self.dims, box, strict=True)):
+            if place in same:
+                continue
             radix = tuple(self.mesh[d] for d in dim.digits)
             parts = dim.partition.touching(interval)
             choices.append([tuple(zip(dim.digits, digits_of(part, radix), strict=True)) for part in parts])

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from gridnn.comm.counts import DIMENSIONS, Count
 
-PHASES = ("forward", "backward", "update", "evaluation")
+PHASES = ("forward", "recompute", "backward", "update", "evaluation")
 CONTROL = "(control)"  # agreements and small values that are no part of a step
 
 

@@ -1,132 +1,68 @@
-"""Transfers that run: a plan, this rank's communicators, and buffers that are made once."""
+"""Transfers that run: a plan, and this rank's communicators."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from gridnn.comm.communicator import Communicator
-from gridnn.comm.layout import Box, box_shape, box_size, within
+from gridnn.comm.layout import Box, box_shape, common, within
 from gridnn.comm.ledger import Where
+from gridnn.comm.packing import Packing, Scratch
 from gridnn.comm.transfer import Piece, Stage, Transfer
 
 Array = Any
+Finish = Callable[[], None]
 
 
-class Scratch:
-    """Flat memory that all movers pack into, one after the other: as large as the largest needs, not as all together.
-
-    Parameters
-    ----------
-    backend : arrays.Backend
-        Where it lies.
-    dtype : dtype
-        Of the tensors that are moved.
-    """
-
-    def __init__(self, backend: Any, dtype: Any) -> None:
-        self.backend, self.dtype, self.size = backend, dtype, 0
-        self._array: Array | None = None
-
-    def reserve(self, size: int) -> None:
-        """Say that ``size`` elements will be used at once."""
-        self.size = max(self.size, size)
-
-    @property
-    def array(self) -> Array:
-        """The memory; another one after somebody has reserved more. Contents last until the next mover runs."""
-        if self._array is None or self._array.size < self.size:
-            self._array = self.backend.empty((self.size,), self.dtype)
-        return self._array
-
-
-class Packing:
-    """Boxes of an array, one behind the other in flat memory: explicit packing, no derived datatypes.
-
-    Parameters
-    ----------
-    boxes : sequence of Box
-        The pieces, in global coordinates.
-    outer : Box
-        What the array holds.
-    scratch : Scratch
-        The memory, of which the elements from ``start`` on are used.
-    """
-
-    def __init__(self, boxes: Sequence[Box], outer: Box, scratch: Scratch, start: int = 0) -> None:
-        self.boxes, self.sizes = boxes, [box_size(box) for box in boxes]
-        self.slices = [within(box, outer) for box in boxes]
-        self.scratch, self.start, self.stop = scratch, start, start + sum(self.sizes)
-        scratch.reserve(self.stop)
-
-    @property
-    def buffer(self) -> Array:
-        """All pieces, flat."""
-        return self.scratch.array[self.start : self.stop]
-
-    @property
-    def flats(self) -> list[Array]:
-        """Every piece, flat."""
-        array, start, found = self.scratch.array, self.start, []
-        for size in self.sizes:
-            found.append(array[start : start + size])
-            start += size
-        return found
-
-    @property
-    def views(self) -> list[Array]:
-        """Every piece in its shape."""
-        return [flat.reshape(box_shape(box)) for flat, box in zip(self.flats, self.boxes, strict=True)]
-
-    def pack(self, array: Array) -> None:
-        """Copy every box of ``array`` into the memory."""
-        for slices, view in zip(self.slices, self.views, strict=True):
-            view[...] = array[slices]
-
-    def unpack(self, array: Array) -> None:
-        """Copy the memory into the boxes of ``array``."""
-        for slices, view in zip(self.slices, self.views, strict=True):
-            array[slices] = view
-
-    def add(self, array: Array) -> None:
-        """Add the memory to the boxes of ``array``, which may overlap."""
-        for slices, view in zip(self.slices, self.views, strict=True):
-            array[slices] += view
+def done() -> None:
+    """What is left of a move that was done at once."""
 
 
 class Move:
-    """One stage on this rank; ``forward`` fills ``out`` of the target's shape, ``adjoint`` one of the source's."""
+    """One stage on this rank.
 
-    def __init__(self, stage: Stage, index: int, where: str) -> None:
-        self.index = index
-        self.there, self.back = Where(where, "forward"), Where(where, "backward")
-        self.source, self.target = stage.source.box(index), stage.target.box(index)
+    Parameters
+    ----------
+    stage : Stage
+        The plan.
+    index : int
+        This rank.
 
-    def forward(self, x: Array, out: Array) -> None:
-        """Fill ``out``, the part of the target, from ``x``, the part of the source."""
+    A move fills ``out``, of the shape of the target's box, from ``x``, of the source's. ``start`` begins it and gives
+    back what finishes it; until then ``out`` holds what needed no message. The adjoint goes the other way.
+    """
+
+    def __init__(self, stage: Stage, index: int) -> None:
+        self.index, self.source, self.target = index, stage.source.box(index), stage.target.box(index)
+
+    def start(self, x: Array, out: Array, where: Where) -> Finish:
+        """Begin to fill ``out``, the part of the target, from ``x``, the part of the source."""
         raise NotImplementedError
 
-    def adjoint(self, y: Array, out: Array) -> None:
-        """Fill ``out``, the part of the source, from ``y``, the part of the target."""
+    def start_adjoint(self, y: Array, out: Array, where: Where) -> Finish:
+        """Begin to fill ``out``, the part of the source, from ``y``, the part of the target."""
         raise NotImplementedError
 
 
 class LocalMove(Move):
     """Everything needed is at hand: a copy of a box; backwards, zero outside it."""
 
-    def forward(self, x: Array, out: Array) -> None:
+    def start(self, x: Array, out: Array, where: Where) -> Finish:
         out[...] = x[within(self.target, self.source)]
+        return done
 
-    def adjoint(self, y: Array, out: Array) -> None:
+    def start_adjoint(self, y: Array, out: Array, where: Where) -> Finish:
         out[...] = 0
         out[within(self.target, self.source)] = y
+        return done
 
 
 class JoinMove(Move):
     """All-gather one way, the reduce-scatter of its parts the other way."""
 
-    def __init__(self, stage, index, where, scratch: Scratch, communicator: Communicator, full_sum: bool) -> None:
-        super().__init__(stage, index, where)
+    def __init__(self, stage, index, scratch: Scratch, communicator: Communicator, full_sum: bool) -> None:
+        super().__init__(stage, index)
         self.communicator, self.full_sum = communicator, full_sum
         self.joins = stage.kind == "all-gather"
         part, self.whole = (self.source, self.target) if self.joins else (self.target, self.source)
@@ -134,17 +70,19 @@ class JoinMove(Move):
         self.mine = Packing([part], part, scratch, self.packed.stop)
         self.inside = within(part, self.whole)
 
-    def forward(self, x: Array, out: Array) -> None:
-        (self._join if self.joins else self._divide)(x, out, self.there)
+    def start(self, x: Array, out: Array, where: Where) -> Finish:
+        (self._join if self.joins else self._divide)(x, out, where)
+        return done
 
-    def adjoint(self, y: Array, out: Array) -> None:
+    def start_adjoint(self, y: Array, out: Array, where: Where) -> Finish:
         if self.full_sum and self.joins:
             total = self.packed.buffer.reshape(box_shape(self.whole))
             total[...] = y
-            self.communicator.all_reduce(total, self.back)
+            self.communicator.all_reduce(total, where)
             out[...] = total[self.inside]
         else:
-            (self._divide if self.joins else self._join)(y, out, self.back)
+            (self._divide if self.joins else self._join)(y, out, where)
+        return done
 
     def _join(self, part: Array, out: Array, where: Where) -> None:
         self.mine.pack(part)
@@ -160,30 +98,32 @@ class JoinMove(Move):
 class SumMove(Move):
     """All-reduce, its own adjoint."""
 
-    def __init__(self, stage, index, where, scratch: Scratch, communicator: Communicator) -> None:
-        super().__init__(stage, index, where)
+    def __init__(self, stage, index, scratch: Scratch, communicator: Communicator) -> None:
+        super().__init__(stage, index)
         self.communicator = communicator
         self.packed = Packing([self.target], self.target, scratch)
 
-    def forward(self, x: Array, out: Array) -> None:
-        self._run(x, out, self.there)
-
-    def adjoint(self, y: Array, out: Array) -> None:
-        self._run(y, out, self.back)
-
-    def _run(self, array: Array, out: Array, where: Where) -> None:
-        self.packed.pack(array)
+    def start(self, x: Array, out: Array, where: Where) -> Finish:
+        self.packed.pack(x)
         self.communicator.all_reduce(self.packed.buffer, where)
         self.packed.unpack(out)
+        return done
+
+    start_adjoint = start
 
 
 class PairMove(Move):
-    """Boxes from rank to rank: messages between neighbours, or one all-to-all in the group."""
+    """Boxes from rank to rank: messages between neighbours, or one all-to-all in the group.
 
-    def __init__(self, stage, index, where, scratch: Scratch, communicator: Communicator) -> None:
-        super().__init__(stage, index, where)
+    What a rank gives to itself is copied, not packed. Messages are in flight from `start` on.
+    """
+
+    def __init__(self, stage, index, scratch: Scratch, communicator: Communicator) -> None:
+        super().__init__(stage, index)
         self.communicator, self.whole_group = communicator, stage.kind == "all-to-all"
-        self.gives, self.takes = list(stage.sends(index)), list(stage.receives(index))
+        gives, takes = list(stage.sends(index)), list(stage.receives(index))
+        self.kept = [piece.box for piece in takes if piece.peer == index]  # one box, or none
+        self.gives, self.takes = ([p for p in pieces if p.peer != index] for pieces in (gives, takes))
         if self.whole_group:
             members = stage.members(index)
             self.gives = self._for(members, self.gives, self.source)
@@ -198,31 +138,38 @@ class PairMove(Move):
         nothing = tuple((start, start) for start, _ in outer)
         return [Piece(member, boxes.get(member, nothing)) for member in members]
 
-    def forward(self, x: Array, out: Array) -> None:
+    def start(self, x: Array, out: Array, where: Where) -> Finish:
         self.out.pack(x)
-        self._run(self.out, self.gives, self.into, self.takes, self.there)
-        self.into.unpack(out)
+        wait = self._exchange(self.out, self.gives, self.into, self.takes, where)
+        for box in self.kept:
+            out[within(box, self.target)] = x[within(box, self.source)]
 
-    def adjoint(self, y: Array, out: Array) -> None:
+        def finish() -> None:
+            wait()
+            self.into.unpack(out)
+
+        return finish
+
+    def start_adjoint(self, y: Array, out: Array, where: Where) -> Finish:
         self.into.pack(y)
-        self._run(self.into, self.takes, self.out, self.gives, self.back)
+        wait = self._exchange(self.into, self.takes, self.out, self.gives, where)
         out[...] = 0
-        self.out.add(out)
+        for box in self.kept:
+            out[within(box, self.source)] = y[within(box, self.target)]
 
-    def _run(self, send: Packing, to: list[Piece], receive: Packing, by: list[Piece], where: Where) -> None:
+        def finish() -> None:
+            wait()
+            self.out.add(out)
+
+        return finish
+
+    def _exchange(self, send: Packing, to: list[Piece], receive: Packing, by: list[Piece], where: Where) -> Finish:
         if self.whole_group:
             self.communicator.all_to_all(send.buffer, send.sizes, receive.buffer, receive.sizes, where)
-            return
-        sends = list(zip((piece.peer for piece in to), send.flats, strict=True))
-        receives = list(zip((piece.peer for piece in by), receive.flats, strict=True))
-        kept = [flat for peer, flat in sends if peer == self.index]
-        for room in (flat for peer, flat in receives if peer == self.index):
-            room[...] = kept.pop()
-        self.communicator.exchange(
-            [message for message in sends if message[0] != self.index],
-            [message for message in receives if message[0] != self.index],
-            where,
-        )
+            return done
+        sends = zip((piece.peer for piece in to), send.flats, strict=True)
+        receives = zip((piece.peer for piece in by), receive.flats, strict=True)
+        return self.communicator.start_exchange(list(sends), list(receives), where).wait
 
 
 class Mover:
@@ -234,48 +181,85 @@ class Mover:
         The plan.
     grid : Grid
         This rank's place and communicators; all ranks of the grid make the mover together.
-    where : str
+    layer : str
         The layer to whose account it goes.
     scratch : Scratch
-        What it packs into, of the tensor's dtype; shared with other movers.
+        What it packs into, of the tensor's dtype; shared with other movers, which must not run between the start of a
+        move and its end.
+
+    Attributes
+    ----------
+    kept : Box
+        What this rank of the target has of the source already; there from the start of a movement on if it ``flies``.
+    flies : bool
+        Whether a movement is messages that are under way between its start and its end.
     """
 
-    def __init__(self, transfer: Transfer, grid: Any, where: str, scratch: Scratch) -> None:
-        self.moves = [_move(stage, grid, where, scratch, transfer.full_sum) for stage in transfer.stages]
+    def __init__(self, transfer: Transfer, grid: Any, layer: str, scratch: Scratch) -> None:
+        self.moves = [_move(stage, grid, scratch, transfer.full_sum) for stage in transfer.stages]
+        self.layer, self._backend, self._dtype = layer, grid.backend, scratch.dtype
+        self.source, self.target = transfer.source.box(grid.index), transfer.target.box(grid.index)
+        self.kept = common(self.source, self.target)
+        self.flies = bool(self.moves) and all(stage.kind == "neighbours" for stage in transfer.stages)
 
-        def empty(box: Box) -> Array:
-            return grid.backend.empty(box_shape(box), scratch.dtype)
-
-        self.between = [empty(move.target) for move in self.moves[:-1]]
-        self.result = empty(self.moves[0].source) if self.moves else None
-
-    def forward(self, x: Array, out: Array) -> None:
-        """Fill ``out``, this rank's part of the target, from ``x``, its part of the source."""
+    def start(self, x: Array, out: Array, phase: str = "forward") -> Finish:
+        """Begin to fill ``out``, this rank's part of the target, from ``x``, its part of the source."""
         if not self.moves:
             out[...] = x
-        for move, target in zip(self.moves, [*self.between, out], strict=False):
-            move.forward(x, target)
-            x = target
+            return done
+        where = Where(self.layer, phase)
+        if self.flies and len(self.moves) > 1:
+            out[within(self.kept, self.target)] = x[within(self.kept, self.source)]
+        targets = [*(self._room(move.target) for move in self.moves[:-1]), out]
+        finish = self.moves[0].start(x, targets[0], where)
+
+        def rest() -> None:
+            finish()
+            for move, source, target in zip(self.moves[1:], targets, targets[1:], strict=False):
+                move.start(source, target, where)()
+
+        return rest
+
+    def forward(self, x: Array, out: Array, phase: str = "forward") -> None:
+        """Fill ``out``, this rank's part of the target, from ``x``, its part of the source."""
+        self.start(x, out, phase)()
+
+    def start_adjoint(self, y: Array) -> Callable[[], Array]:
+        """Begin the adjoint of ``y``, this rank's part of the target's gradient.
+
+        The end gives this rank's part of the source's gradient: ``y`` itself where nothing moves.
+        """
+        if not self.moves:
+            return lambda: y
+        where = Where(self.layer, "backward")
+        back = self.moves[::-1]
+        rooms = [self._room(move.source) for move in back]
+        finish = back[0].start_adjoint(y, rooms[0], where)
+
+        def rest() -> Array:
+            finish()
+            for move, source, target in zip(back[1:], rooms, rooms[1:], strict=False):
+                move.start_adjoint(source, target, where)()
+            return rooms[-1]
+
+        return rest
 
     def adjoint(self, y: Array) -> Array:
-        """The adjoint: this rank's part of the source's gradient from ``y``, its part of the target's.
+        """The adjoint of ``y`` at once."""
+        return self.start_adjoint(y)()
 
-        The result belongs to the mover, and is ``y`` itself where nothing moves.
-        """
-        for move, source in zip(reversed(self.moves), [*reversed(self.between), self.result], strict=False):
-            move.adjoint(y, source)
-            y = source
-        return y
+    def _room(self, box: Box) -> Array:
+        return self._backend.temporary(box_shape(box), self._dtype)
 
 
-def _move(stage: Stage, grid: Any, where: str, scratch: Scratch, full_sum: bool) -> Move:
+def _move(stage: Stage, grid: Any, scratch: Scratch, full_sum: bool) -> Move:
     if stage.kind == "local":
-        return LocalMove(stage, grid.index, where)
+        return LocalMove(stage, grid.index)
     if stage.kind == "neighbours":
-        return PairMove(stage, grid.index, where, scratch, grid.all)
+        return PairMove(stage, grid.index, scratch, grid.all)
     communicator = grid.group(stage.members(grid.index))
     if stage.kind == "all-to-all":
-        return PairMove(stage, grid.index, where, scratch, communicator)
+        return PairMove(stage, grid.index, scratch, communicator)
     if stage.kind == "all-reduce":
-        return SumMove(stage, grid.index, where, scratch, communicator)
-    return JoinMove(stage, grid.index, where, scratch, communicator, full_sum)
+        return SumMove(stage, grid.index, scratch, communicator)
+    return JoinMove(stage, grid.index, scratch, communicator, full_sum)

@@ -153,6 +153,15 @@ class Window:
         first = start * self.stride - self.before
         return (first, first) if start >= stop else (first, (stop - 1) * self.stride - self.before + self.reach)
 
+    def covered(self, held: Interval, size: int, outputs: Interval) -> Interval:
+        """Those of ``outputs`` whose windows lie on the range ``held`` of a dimension of ``size``, and on padding."""
+        start, stop = outputs
+        if held[0] > 0:
+            start = max(start, -(-(held[0] + self.before) // self.stride))
+        if held[1] < size:
+            stop = min(stop, (held[1] + self.before - self.reach) // self.stride + 1)
+        return start, max(start, stop)
+
 
 @dataclass(frozen=True)
 class Windowed(Partition):
@@ -165,13 +174,15 @@ class Windowed(Partition):
     def of(cls, base: Partition, window: Window, size: int) -> Partition:
         """The input partition of ``size`` elements for the output partition ``base``.
 
-        An undivided output asks for the whole input, and a window of one tap for its own element, so that neither
-        looks like a movement.
+        An undivided output asks for the whole input, a window of one tap for its own element, and windows that tile
+        the input for even parts where whole windows are even parts, so that none looks like a movement.
         """
         if base.parts == 1:
             return Even(size, 1)
         if window == Window(1) and size == base.size:
             return base
+        if window == Window(window.stride, window.stride) and _nests(base, size, window.stride):
+            return Even(size, base.parts)
         return cls(size, base.parts, base, window)
 
     def interval(self, part: int) -> Interval:
@@ -182,6 +193,11 @@ class Windowed(Partition):
         start, stop = self.base.interval(part)
         stride, before = self.window.stride, self.window.before
         return start * stride - before, (stop - 1) * stride - before + self.window.reach
+
+
+def _nests(base: Partition, size: int, factor: int) -> bool:
+    """Whether the even parts of ``size`` elements are those of ``base``, each element standing for ``factor``."""
+    return isinstance(base, Even) and size == base.size * factor and base.size % base.parts == 0
 
 
 def window_frame(window: Window, output: Interval, held: Interval) -> Interval:

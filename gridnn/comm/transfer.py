@@ -13,6 +13,9 @@ kind                what the layouts look like                  its adjoint
 ``all-to-all``      divided -> divided along another dimension  ``all-to-all``
 ``neighbours``      anything else (halos, uneven changes)       ``neighbours``
 ==================  ==========================================  ===================
+
+A halo over d dimensions goes either to all 3^d - 1 neighbours at once, or dimension after dimension (2 d messages, and
+the corners travel along): see `halo_stages`.
 """
 
 from __future__ import annotations
@@ -28,6 +31,10 @@ from gridnn.comm.partition import Even, Partition
 from gridnn.comm.split import digits_of, index_of
 
 ADJOINTS = {"all-gather": "reduce-scatter", "reduce-scatter": "all-gather"}
+HALOS = ("auto", "direct", "stepwise")
+# alpha / beta in words, at which a message weighs as much as its contents: 2 us and 6 GB/s of float32 (Gholami et al.
+# 2018, section 4). Plans need one number that does not depend on where they are made.
+MESSAGE_WORDS = 3000
 
 
 class Piece(NamedTuple):
@@ -57,10 +64,16 @@ class Stage:
             ranks.append(index_of(tuple(digits), mesh))
         return tuple(ranks)
 
+    @property
+    def _unchanged(self) -> tuple[int, ...]:
+        """The dimensions along which nothing moves, though their parts may overlap (a halo that came before)."""
+        dims = zip(self.source.dims, self.target.dims, strict=True)
+        return tuple(place for place, (old, new) in enumerate(dims) if old == new)
+
     def receives(self, index: int) -> Iterator[Piece]:
         """What rank ``index`` takes from whom, itself included."""
         needed = self.target.box(index)
-        for peer in self.source.holders(needed, (), index):
+        for peer in self.source.holders(needed, (), index, self._unchanged):
             box = common(self.source.box(peer), needed)
             if box_size(box):
                 yield Piece(peer, box)
@@ -69,7 +82,7 @@ class Stage:
         """What rank ``index`` gives to whom, itself included."""
         held, copies = self.source.box(index), self.source.copies
         mine = digits_of(index, self.source.mesh)
-        for peer in self.target.holders(held, self.target.copies, index):
+        for peer in self.target.holders(held, self.target.copies, index, self._unchanged):
             theirs = digits_of(peer, self.source.mesh)
             box = common(held, self.target.box(peer))
             # of several replicas, a rank takes the one that is most like itself
@@ -112,7 +125,8 @@ class Transfer:
     Attributes
     ----------
     source, target : Layout
-        Where the tensor is and where it must be. Parts of ``source`` do not overlap, ``target`` has no partial sums.
+        Where the tensor is and where it must be. Parts of ``source`` do not overlap (between two stages they may, along
+        dimensions that the second one leaves alone), ``target`` has no partial sums.
     stages : tuple of Stage
         What is done, in this order; nothing for an identity.
     full_sum : bool
@@ -130,8 +144,10 @@ class Transfer:
         return [c for stage in self.stages for c in stage.counts(index, rows, backward, self.full_sum)]
 
 
-def plan_transfer(source: Layout, target: Layout, rows: int, full_sum: bool = False) -> Transfer:
+def plan_transfer(source: Layout, target: Layout, rows: int, full_sum: bool = False, halo: str = "auto") -> Transfer:
     """Plan the movement from ``source`` to ``target`` on a grid of ``rows`` rows.
+
+    ``halo`` is one of `HALOS`: how halos over several dimensions are exchanged.
 
     Raises
     ------
@@ -146,6 +162,8 @@ def plan_transfer(source: Layout, target: Layout, rows: int, full_sum: bool = Fa
         stages = _sum_everywhere(source) + _pairwise(source.summed(), target)
     else:
         stages = _plan(source.refined(mesh), target.refined(mesh))
+    if stages and stages[-1].kind == "neighbours":
+        stages = (*stages[:-1], *halo_stages(stages[-1], halo))
     return Transfer(source, target, stages, full_sum)
 
 
@@ -228,3 +246,56 @@ def _move(source: Layout, target: Layout) -> tuple[Stage, ...]:
 
 def _pairwise(source: Layout, target: Layout) -> tuple[Stage, ...]:
     return (Stage("neighbours", source, target),)
+
+
+def halo_stages(stage: Stage, halo: str) -> tuple[Stage, ...]:
+    """One exchange with all neighbours, or one for every dimension that has a halo, whichever ``halo`` says.
+
+    The second way sends less often: what one dimension brought is sent on along the next, so that corners arrive over a
+    neighbour. It moves as many words where every rank needs all that it has, and more where a rank passes on what it
+    does not need itself. ``auto`` takes the cheaper one by messages x `MESSAGE_WORDS` + words of the busiest rank.
+    """
+    stepwise = _by_dimension(stage)
+    if halo == "direct" or len(stepwise) < 2:
+        return (stage,)
+    if halo == "stepwise" or sum(map(_price, stepwise)) < _price(stage):
+        return stepwise
+    return (stage,)
+
+
+def _by_dimension(stage: Stage) -> tuple[Stage, ...]:
+    """The same movement, one dimension a stage; the stage itself where the ranks divide other dimensions then."""
+    source, target = stage.source, stage.target
+    if source.mesh != target.mesh or any(
+        old.digits != new.digits for old, new in zip(source.dims, target.dims, strict=True)
+    ):
+        return (stage,)
+    stages = []
+    for place, (old, new) in enumerate(zip(source.dims, target.dims, strict=True)):
+        if old != new:
+            after = Layout(source.mesh, (*source.dims[:place], new, *source.dims[place + 1 :]))
+            stages.append(Stage("neighbours", source, after))
+            source = after
+    return tuple(stages)
+
+
+def _price(stage: Stage) -> int:
+    """Messages x `MESSAGE_WORDS` + words of the rank that sends most, of those at the borders and in the middle."""
+    return max(
+        sum(MESSAGE_WORDS + box_size(piece.box) for piece in stage.sends(index) if piece.peer != index)
+        for index in _typical(stage.source)
+    )
+
+
+def _typical(layout: Layout) -> Iterator[int]:
+    """The ranks with the first, the middle and the last part of every divided dimension: 3^d, whatever P."""
+    choices = []
+    for dim in layout.dims:
+        radix = tuple(layout.mesh[digit] for digit in dim.digits)
+        parts = sorted({0, dim.partition.parts // 2, dim.partition.parts - 1}) if dim.digits else [0]
+        choices.append([tuple(zip(dim.digits, digits_of(part, radix), strict=True)) for part in parts])
+    for choice in itertools.product(*choices):
+        digits = [0] * len(layout.mesh)
+        for digit, value in itertools.chain.from_iterable(choice):
+            digits[digit] = value
+        yield index_of(tuple(digits), layout.mesh)

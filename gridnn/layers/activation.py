@@ -23,6 +23,37 @@ class ReLU(Layer):
 
 
 @dataclass(frozen=True)
+class LeakyReLU(Layer):
+    """x where it is positive, ``slope * x`` elsewhere (Maas, Hannun, Ng 2013).
+
+    Attributes
+    ----------
+    slope : float
+        In [0, 1].
+    """
+
+    slope: float = 0.01
+
+    def __post_init__(self):
+        if not 0 <= self.slope <= 1:
+            raise ValueError(f"LeakyReLU({self.slope}): the slope lies in [0, 1]")
+
+    def forward(self, local: Local, *inputs: Array) -> Array:
+        y, xp = local.buffer("y", inputs[0].shape), local.backend.xp
+        local.saved["y"] = y
+        xp.multiply(inputs[0], self.slope, out=y)
+        xp.maximum(inputs[0], y, out=y)
+        return y
+
+    def backward(self, local: Local, gradient: Array) -> tuple[Array | None, ...]:
+        dx, xp = local.buffer("dx", gradient.shape), local.backend.xp
+        xp.greater(local.saved["y"], 0, out=dx)  # y has the sign of x, or is 0
+        xp.maximum(dx, self.slope, out=dx)
+        dx *= gradient
+        return (dx,)
+
+
+@dataclass(frozen=True)
 class Tanh(Layer):
     """The hyperbolic tangent."""
 

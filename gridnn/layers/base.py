@@ -12,7 +12,8 @@ from gridnn.comm.split import Split
 
 Shape = tuple[int, ...]
 Array = Any
-SPACE = {2: (), 3: ("w",), 4: ("h", "w"), 5: ("d", "h", "w")}
+SPACE_AXES = ("d", "h", "w")
+SPACE = {2: (), 3: ("w",), 4: ("h", "w"), 5: SPACE_AXES}
 
 
 def tensor_axes(ndim: int, channel: str) -> tuple[str, ...]:
@@ -68,13 +69,15 @@ class Local(Protocol):
     shapes: Shapes  # global
     input_boxes: tuple[tuple[tuple[int, int], ...], ...]  # this rank's part of every input, without frames
     output_box: tuple[tuple[int, int], ...]  # this rank's part of the output
-    saved: dict[str, Any]  # from forward to backward
+    saved: dict[str, Any]  # from forward to backward; emptied after backward, or after forward outside training
+    kept: dict[str, Any]  # small results of forward (statistics) that last until backward even where it is recomputed
+    recomputing: bool  # forward runs a second time: take statistics from ``kept``, ask for no sum, update no state
     parameters: Mapping[str, Array]  # this rank's parts
     gradients: Mapping[str, Array]  # to be overwritten by backward
     state: Mapping[str, Array]  # kept between steps and in checkpoints (running statistics), updated in place
 
     def buffer(self, name: str, shape: Shape, dtype: Any = None) -> Array:
-        """An array that this layer owns; the same one in every step. Contents are what was left there."""
+        """A fresh array with arbitrary contents, which lives as long as somebody refers to it."""
 
     def part(self, axis: str) -> int:
         """Which part of ``axis`` this rank has."""
@@ -182,14 +185,57 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class Partwise(Layer):
+    """A layer with one input whose output can be computed in pieces, and its two gradients apart (abstract).
+
+    So the interior is computed while halos are under way, and the gradient of the weights while that of the input is.
+    """
+
+    def prepare(self, local: Local, *inputs: Array) -> Array:
+        """Allocate the output, and remember what backward needs; the frames of the inputs may be incomplete still."""
+        raise NotImplementedError
+
+    def compute(self, local: Local, region: tuple[slice, ...], y: Array, *inputs: Array) -> None:
+        """Write ``y[region]``.
+
+        Parameters
+        ----------
+        region : tuple of slice
+            One per dimension of ``y``, in local coordinates; samples and channels whole.
+        y : array
+            What ``prepare`` gave.
+        inputs : arrays
+            The frames; what the windows of ``region`` reach must be there.
+        """
+        raise NotImplementedError
+
+    def backward_input(self, local: Local, gradient: Array) -> Array | None:
+        """The gradient of the framed input, or None where nobody asks for it."""
+        raise NotImplementedError
+
+    def backward_weights(self, local: Local, gradient: Array) -> None:
+        """Overwrite ``local.gradients``."""
+
+    def forward(self, local: Local, *inputs: Array) -> Array:
+        y = self.prepare(local, *inputs)
+        self.compute(local, tuple(slice(0, size) for size in y.shape), y, *inputs)
+        return y
+
+    def backward(self, local: Local, gradient: Array) -> tuple[Array | None, ...]:
+        dx = self.backward_input(local, gradient)
+        self.backward_weights(local, gradient)
+        return (dx,)
+
+
+@dataclass(frozen=True)
 class Loss(Layer):
     """The last layer: compares an output with its targets.
 
     ``forward`` gives a float64 array of two elements, this rank's share of (the sum over samples of the loss, the
     number of right answers), counted only on the ranks whose ``local.counts`` is True, so that the sum over all ranks
     counts every sample once. ``local.saved["target"]`` holds this rank's targets: the global class of each local
-    sample (int64, shape (n,)), or an array like the local input. ``backward(local, scale)`` gives ``scale`` times the
-    gradient of the summed loss. Its ``output`` shape is that of its input.
+    sample or place (int64, shape (n,) or (n, *space)), or an array like the local input. ``backward(local, scale)``
+    gives ``scale`` times the gradient of the summed loss. Its ``output`` shape is that of its input.
     """
 
     def backward(self, local: Local, scale: float) -> tuple[Array]:

@@ -53,7 +53,9 @@ class BatchNorm(Layer):
     def forward(self, local: Local, *inputs: Array) -> Array:
         x, kernels = inputs[0], local.backend.kernels
         if local.training:
-            mean, variance = self._statistics(local, x)
+            if not local.recomputing:
+                local.kept["statistics"] = self._statistics(local, x)
+            mean, variance = local.kept["statistics"]
         else:
             wide = local.backend.xp.float64
             mean, variance = (local.state[name].astype(wide) for name in ("running_mean", "running_var"))

@@ -1,17 +1,20 @@
-"""The convolution over h and w."""
+"""The convolution over one, two or three space axes."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 from gridnn.comm.layout import box_shape
 from gridnn.comm.partition import Even, Interval, Partition, Window
 from gridnn.comm.split import Split
-from gridnn.layers.base import Array, Cut, Layer, Local, Parameter, Shape, Shapes
+from gridnn.layers.base import Array, Cut, Local, Parameter, Partwise, Shape, Shapes, tensor_axes
 from gridnn.layers.linear import bias_gradient
-from gridnn.layers.sliding import Pair, output_sizes, padding_pairs, pair, windows
+from gridnn.layers.sliding import Padding, Sizes, Space, output_sizes, padding_pairs, per_axis, runs, under, windows
+
+Channels = tuple[slice, slice]  # local channels of the input and of the output
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,8 @@ class Grouped(Partition):
     @classmethod
     def of(cls, base: Partition, groups: int, size: int) -> Partition:
         """The partition of ``size`` input channels; an even one where every part has whole groups."""
+        if base.size == groups == size:
+            return base
         if isinstance(base, Even) and groups % base.parts == 0:
             return Even(size, base.parts)
         return cls(size, base.parts, base, groups)
@@ -39,16 +44,16 @@ class Grouped(Partition):
 
 
 @dataclass(frozen=True)
-class Conv2d(Layer):
-    """A convolution of x [n, h, w, ci] with W [kh, kw, ci / groups, co], and a bias [co].
+class Conv(Partwise):
+    """A convolution of x [n, *space, ci] with W [*kernel, ci / groups, co], and a bias [co] (abstract).
 
     Attributes
     ----------
     channels : int
         Output channels.
-    kernel, stride, dilation : int or (h, w)
+    kernel, stride, dilation : int or one per space axis
         Taps, step between outputs, step between taps.
-    padding : int, (h, w) or ((before, after), (before, after))
+    padding : int, one per space axis or one (before, after) per space axis
         Zeros around the input.
     groups : int
         Into how many groups of channels that do not mix the layer falls; the number of input channels makes it
@@ -57,103 +62,160 @@ class Conv2d(Layer):
         Whether there is a bias.
     """
 
+    space: ClassVar[Space] = ()
+
     channels: int
-    kernel: int | Pair
-    stride: int | Pair = 1
-    padding: int | Pair | tuple[Pair, Pair] = 0
-    dilation: int | Pair = 1
+    kernel: int | Sizes
+    stride: int | Sizes = 1
+    padding: int | Sizes | Padding = 0
+    dilation: int | Sizes = 1
     groups: int = 1
     bias: bool = True
 
     def __post_init__(self):
         for name in ("kernel", "stride", "dilation"):
-            object.__setattr__(self, name, pair(name, getattr(self, name), 1))
-        object.__setattr__(self, "padding", padding_pairs(self.padding))
-        if self.channels < 1 or self.groups < 1:
-            raise ValueError(f"Conv2d: channels={self.channels}, groups={self.groups}; at least one of each is needed")
-        self._check_groups("output", self.channels)
+            object.__setattr__(self, name, per_axis(name, getattr(self, name), 1, self.space))
+        object.__setattr__(self, "padding", padding_pairs(self.padding, self.space))
+        check_groups(self, "output", self.channels)
 
     def infer(self, *shapes: Shape) -> Shape:
-        space = output_sizes("Conv2d", shapes[0], self.windows(None))
-        self._check_groups("input", shapes[0][2])
+        space = output_sizes(type(self).__name__, shapes[0], self.windows(None))
+        check_groups(self, "input", shapes[0][-1])
         return (*space, self.channels)
 
-    def _check_groups(self, side: str, channels: int) -> None:
-        if channels % self.groups:
-            equation = f"{channels} {side} channels / {self.groups} groups = {channels / self.groups:g}"
-            raise ValueError(f"Conv2d: {equation}; give groups that divide the channels")
-
     def input_axes(self, index: int, shapes: Shapes) -> tuple[str, ...]:
-        return ("n", "h", "w", "ci" if self.groups == 1 else "co")
+        return tensor_axes(len(shapes.output), "ci" if self.groups == 1 else "co")
 
     def windows(self, shapes: Shapes | None) -> dict[str, Window]:
-        return windows(self.kernel, self.stride, self.padding, self.dilation)
+        return windows(self.space, self.kernel, self.stride, self.padding, self.dilation)
 
     def cut_input(self, index: int, shapes: Shapes, split: Split) -> tuple[Cut, ...]:
         cuts = super().cut_input(index, shapes, split)
         if self.groups == 1:
             return cuts
-        return (*cuts[:-1], Cut("co", Grouped.of(cuts[-1].partition, self.groups, shapes.inputs[0][3])))
+        return (*cuts[:-1], Cut("co", Grouped.of(cuts[-1].partition, self.groups, shapes.inputs[0][-1])))
 
     def check(self, shapes: Shapes, split: Split) -> None:
-        if self.groups > 1 and split.parts("ci") > 1:
-            raise ValueError(
-                f"split ci={split.parts('ci')}: a Conv2d with groups={self.groups} sums over the "
-                f"{shapes.inputs[0][3] // self.groups} input channels of a group only: divide co instead"
-            )
+        refuse_divided_groups(self, shapes, split)
         super().check(shapes, split)
 
     def weights(self, shapes: Shapes) -> dict[str, Parameter]:
-        inputs = shapes.inputs[0][3] // self.groups
+        inputs = shapes.inputs[0][-1] // self.groups
         shape = (*self.kernel, inputs, self.channels)
-        axes = (None, None, "ci" if self.groups == 1 else None, "co")
-        weights = {"weight": Parameter(shape, axes, fan_in=math.prod(shape[:3]))}
+        axes = (*(None for _ in self.space), "ci" if self.groups == 1 else None, "co")
+        weights = {"weight": Parameter(shape, axes, fan_in=math.prod(shape[:-1]))}
         if self.bias:
             weights["bias"] = Parameter((self.channels,), ("co",))
         return weights
 
     def flops(self, shapes: Shapes) -> int:
-        return 2 * math.prod(shapes.output) * math.prod(self.kernel) * shapes.inputs[0][3] // self.groups
+        return 2 * math.prod(shapes.output) * math.prod(self.kernel) * shapes.inputs[0][-1] // self.groups
 
-    def forward(self, local: Local, *inputs: Array) -> Array:
-        x, weight, backend = inputs[0], local.parameters["weight"], local.backend
-        local.saved["x"] = x
-        y = local.buffer("y", box_shape(local.output_box))
-        workspace = backend.workspace(local.dtype)
-        for ci, co in self._pieces(local):
-            part = weight[..., co]
-            backend.kernels.conv2d(x[..., ci], part, self.stride, self.dilation, y[..., co], workspace)
-        if self.bias and local.part("ci") == 0:
-            y += local.parameters["bias"]
-        return y
+    def prepare(self, local: Local, *inputs: Array) -> Array:
+        local.saved["x"] = inputs[0]
+        return local.buffer("y", box_shape(local.output_box))
 
-    def backward(self, local: Local, gradient: Array) -> tuple[Array | None, ...]:
-        x, weight, dw = local.saved["x"], local.parameters["weight"], local.gradients["weight"]
-        kernels, workspace = local.backend.kernels, local.backend.workspace(local.dtype)
+    def compute(self, local: Local, region: tuple[slice, ...], y: Array, *inputs: Array) -> None:
+        weight, run = local.parameters["weight"], kernel_of(self, local, "")
+        over, workspace = self.windows(None), local.backend.workspace(local.dtype)
+        for part, evenly in runs(region, y.shape):
+            x, out = inputs[0][under(part, y.shape, over)], y[part]
+            product = out if evenly else local.buffer("part", out.shape)
+            for ci, co in self._pieces(local):
+                run(x[..., ci], weight[..., co], self.stride, self.dilation, product[..., co], workspace)
+            if self.bias and local.part("ci") == 0:
+                product += local.parameters["bias"]
+            if not evenly:
+                out[...] = product
+
+    def backward_input(self, local: Local, gradient: Array) -> Array | None:
+        if not local.needs_gradient:
+            return None
+        weight, run = local.parameters["weight"], kernel_of(self, local, "_grad_input")
+        dx, workspace = local.buffer("dx", local.saved["x"].shape), local.backend.workspace(local.dtype)
         for ci, co in self._pieces(local):
-            dy = gradient[..., co]
-            kernels.conv2d_grad_weight(x[..., ci], dy, self.stride, self.dilation, dw[..., co], workspace)
+            run(gradient[..., co], weight[..., co], self.stride, self.dilation, dx[..., ci], workspace)
+        return dx
+
+    def backward_weights(self, local: Local, gradient: Array) -> None:
+        x, dw = local.saved["x"], local.gradients["weight"]
+        run, workspace = kernel_of(self, local, "_grad_weight"), local.backend.workspace(local.dtype)
+        for ci, co in self._pieces(local):
+            run(x[..., ci], gradient[..., co], self.stride, self.dilation, dw[..., co], workspace)
         if self.bias:
             bias_gradient(local, gradient)
-        if not local.needs_gradient:
-            return (None,)
-        dx = local.buffer("dx", x.shape)
-        if self.groups > 1:
-            dx[...] = 0  # two parts of the output may lie in one group
-        for ci, co in self._pieces(local):
-            dy = gradient[..., co]
-            kernels.conv2d_grad_input(dy, weight[..., co], self.stride, self.dilation, dx[..., ci], workspace)
-        return (dx,)
 
-    def _pieces(self, local: Local) -> Iterator[tuple[slice, slice]]:
-        """The local input and output channels of every group that this rank's output channels touch."""
-        if self.groups == 1:
+    def _pieces(self, local: Local) -> Iterator[Channels]:
+        """The local channels of every group that this rank's output channels touch; depthwise ones all together."""
+        if self.groups == 1 or is_depthwise(self, local.shapes):
             yield slice(None), slice(None)
             return
-        first, last = local.output_box[3]
-        offset = local.input_boxes[0][3][0]
-        outputs, inputs = self.channels // self.groups, local.shapes.inputs[0][3] // self.groups
+        first, last = local.output_box[-1]
+        offset = local.input_boxes[0][-1][0]
+        outputs, inputs = self.channels // self.groups, local.shapes.inputs[0][-1] // self.groups
         for group in range(first // outputs, -(-last // outputs)):
             start, stop = max(first, group * outputs), min(last, (group + 1) * outputs)
             ci = slice(group * inputs - offset, (group + 1) * inputs - offset)
             yield ci, slice(start - first, stop - first)
+
+
+@dataclass(frozen=True)
+class Conv1d(Conv):
+    """`Conv` over sequences [n, w, ci]."""
+
+    space: ClassVar[Space] = ("w",)
+
+
+@dataclass(frozen=True)
+class Conv2d(Conv):
+    """`Conv` over images [n, h, w, ci]."""
+
+    space: ClassVar[Space] = ("h", "w")
+
+
+@dataclass(frozen=True)
+class Conv3d(Conv):
+    """`Conv` over volumes [n, d, h, w, ci]."""
+
+    space: ClassVar[Space] = ("d", "h", "w")
+
+
+def is_depthwise(layer, shapes: Shapes) -> bool:
+    """Whether every channel has one filter for itself."""
+    return layer.groups > 1 and layer.groups == layer.channels == shapes.inputs[0][-1]
+
+
+def kernel_of(layer, local: Local, suffix: str) -> Callable[..., None]:
+    """The local kernel of a (transposed) convolution: "", "_grad_input" or "_grad_weight"."""
+    return getattr(local.backend.kernels, ("depthwise" if is_depthwise(layer, local.shapes) else "conv") + suffix)
+
+
+def check_groups(layer, side: str, channels: int) -> None:
+    """Refuse channels that do not fall into the layer's groups.
+
+    Raises
+    ------
+    ValueError
+        With the equation that fails.
+    """
+    kind, groups = type(layer).__name__, layer.groups
+    if channels < 1 or groups < 1:
+        raise ValueError(f"{kind}: channels={channels}, groups={groups}; at least one of each is needed")
+    if channels % groups:
+        equation = f"{channels} {side} channels / {groups} groups = {channels / groups:g}"
+        raise ValueError(f"{kind}: {equation}; give groups that divide the channels")
+
+
+def refuse_divided_groups(layer, shapes: Shapes, split: Split) -> None:
+    """Refuse to divide the input channels of a layer with groups.
+
+    Raises
+    ------
+    ValueError
+        With what to divide instead.
+    """
+    if layer.groups > 1 and split.parts("ci") > 1:
+        raise ValueError(
+            f"split ci={split.parts('ci')}: a {type(layer).__name__} with groups={layer.groups} sums over the "
+            f"{shapes.inputs[0][-1] // layer.groups} input channels of a group only: divide co instead"
+        )

@@ -12,7 +12,10 @@ from gridnn.layers.base import Array, Cut, Layer, Local, Shape, Shapes
 
 @dataclass(frozen=True)
 class Flatten(Layer):
-    """[n, h, w, c] -> [n, h * w * c], c the fastest. What is divided over h stays where it is; vectors pass through."""
+    """[n, *space, c] -> [n, prod(space) * c], c the fastest.
+
+    What is divided over the first space axis stays where it is; vectors pass through.
+    """
 
     def infer(self, *shapes: Shape) -> Shape:
         return (math.prod(shapes[0]),)

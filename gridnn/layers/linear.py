@@ -55,20 +55,20 @@ class Linear(Layer):
     def forward(self, local: Local, *inputs: Array) -> Array:
         local.saved["x"] = inputs[0]
         y = local.buffer("y", box_shape(local.output_box))
-        local.backend.xp.matmul(inputs[0], local.parameters["weight"], out=y)
+        local.backend.kernels.matmul(inputs[0], local.parameters["weight"], y)
         if self.bias and local.part("ci") == 0:
             y += local.parameters["bias"]
         return y
 
     def backward(self, local: Local, gradient: Array) -> tuple[Array | None, ...]:
-        x, xp = local.saved["x"], local.backend.xp
-        xp.matmul(x.T, gradient, out=local.gradients["weight"])
+        x, kernels = local.saved["x"], local.backend.kernels
+        kernels.matmul(x.T, gradient, local.gradients["weight"])
         if self.bias:
             bias_gradient(local, gradient)
         if not local.needs_gradient:
             return (None,)
         dx = local.buffer("dx", x.shape)
-        xp.matmul(gradient, local.parameters["weight"].T, out=dx)
+        kernels.matmul(gradient, local.parameters["weight"].T, dx)
         return (dx,)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from gridnn.errors import UserError
 from gridnn.layers.base import Array, Local, Loss, Reduction, Shape, Shapes
 
 WIDE = "float64"
@@ -12,50 +13,57 @@ WIDE = "float64"
 
 @dataclass(frozen=True)
 class SoftmaxCrossEntropy(Loss):
-    """log(sum(exp(x))) - x[label] for logits x [n, co].
+    """log(sum(exp(x))) - x[label] for logits x [n, co], or the mean of it over the places of x [n, *space, co].
 
-    The classes may be divided: their maximum and two sums a sample are exchanged, never the logits. A right answer is
-    a label whose logit is the largest one.
+    The classes may be divided: their maximum and two sums a place are exchanged, never the logits. A right answer is
+    a label whose logit is the largest one; with places, a sample counts as the fraction of them that are right.
     """
 
     def infer(self, *shapes: Shape) -> Shape:
-        if len(shapes[0]) != 1:
-            raise ValueError(f"SoftmaxCrossEntropy needs logits of shape (classes,) a sample, these are {shapes[0]}")
+        if not 1 <= len(shapes[0]) <= 4:
+            wanted = "(classes,) or (*space, classes)"
+            raise ValueError(f"SoftmaxCrossEntropy needs logits of shape {wanted} a sample, these are {shapes[0]}")
         return shapes[0]
 
     def reductions(self, shapes: Shapes, output_box: tuple[tuple[int, int], ...], training: bool) -> list[Reduction]:
         if not _divided(shapes, output_box):
             return []
-        samples = output_box[0][1] - output_box[0][0]
-        return [Reduction("forward", ("co",), samples), Reduction("forward", ("co",), 2 * samples)]
+        places = math.prod(stop - start for start, stop in output_box[:-1])
+        return [Reduction("forward", ("co",), places), Reduction("forward", ("co",), 2 * places)]
 
     def flops(self, shapes: Shapes) -> int:
         return 5 * math.prod(shapes.output)
 
     def forward(self, local: Local, *inputs: Array) -> Array:
         x, xp = inputs[0], local.backend.xp
-        divided = _divided(local.shapes, local.output_box)
-        largest = local.buffer("largest", x.shape[:1], WIDE)
-        largest[...] = x.max(axis=1) if x.shape[1] else -math.inf
+        target, divided = local.saved["target"], _divided(local.shapes, local.output_box)
+        if target.shape != x.shape[:-1]:
+            raise UserError(
+                f"SoftmaxCrossEntropy: logits of shape {x.shape} need labels of shape {x.shape[:-1]}, these have shape "
+                f"{target.shape}; for one label a sample let the network end in a vector (Flatten or GlobalAvgPool)"
+            )
+        largest = local.buffer("largest", x.shape[:-1], WIDE)
+        largest[...] = x.max(axis=-1) if x.shape[-1] else -math.inf
         if divided:
             local.max(largest, ("co",))
         exponentials = local.saved["exponentials"] = local.buffer("exponentials", x.shape, WIDE)
-        xp.subtract(x, largest[:, None], out=exponentials)
+        xp.subtract(x, largest[..., None], out=exponentials)
         hot = local.saved["hot"] = local.buffer("hot", x.shape, "bool")
-        xp.equal(xp.arange(*local.output_box[1]), local.saved["target"][:, None], out=hot)
-        sums = local.buffer("sums", (x.shape[0], 2), WIDE)
-        sums[:, 1] = xp.where(hot, exponentials, 0).sum(axis=1)  # the label's logit, less the largest one
+        xp.equal(xp.arange(*local.output_box[-1]), target[..., None], out=hot)
+        sums = local.buffer("sums", (*x.shape[:-1], 2), WIDE)
+        sums[..., 1] = xp.where(hot, exponentials, 0).sum(axis=-1)  # the label's logit, less the largest one
         xp.exp(exponentials, out=exponentials)
-        sums[:, 0] = exponentials.sum(axis=1)
+        sums[..., 0] = exponentials.sum(axis=-1)
         if divided:
             local.sum(sums, ("co",))
-        local.saved["total"] = sums[:, 0]
-        return _share(local, (xp.log(sums[:, 0]) - sums[:, 1]).sum(), (sums[:, 1] == 0).sum())
+        local.saved["total"] = sums[..., 0]
+        loss, right = (xp.log(sums[..., 0]) - sums[..., 1]).sum(), (sums[..., 1] == 0).sum()
+        return _share(local, loss / _places(local.shapes), right / _places(local.shapes))
 
     def backward(self, local: Local, scale: float) -> tuple[Array]:
         exponentials, hot, total = (local.saved[name] for name in ("exponentials", "hot", "total"))
-        dx = local.buffer("dx", hot.shape)
-        local.backend.xp.multiply(exponentials, (scale / total)[:, None], out=dx, casting="same_kind")
+        dx, scale = local.buffer("dx", hot.shape), scale / _places(local.shapes)
+        local.backend.xp.multiply(exponentials, (scale / total)[..., None], out=dx, casting="same_kind")
         dx -= scale * hot
         return (dx,)
 
@@ -86,8 +94,13 @@ class MeanSquaredError(Loss):
 
 def _divided(shapes: Shapes, output_box: tuple[tuple[int, int], ...]) -> bool:
     """Whether this rank has some of the classes only."""
-    start, stop = output_box[1]
-    return stop - start < shapes.output[1]
+    start, stop = output_box[-1]
+    return stop - start < shapes.output[-1]
+
+
+def _places(shapes: Shapes) -> int:
+    """The number of places of one sample; 1 for a vector."""
+    return math.prod(shapes.output[1:-1])
 
 
 def _share(local: Local, loss: Array, right: Array) -> Array:

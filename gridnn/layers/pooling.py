@@ -8,33 +8,37 @@ from typing import ClassVar
 
 from gridnn.comm.layout import box_shape
 from gridnn.comm.partition import Window
-from gridnn.layers.base import Array, Layer, Local, Shape, Shapes
-from gridnn.layers.sliding import Pair, output_sizes, padding_pairs, pair, windows
+from gridnn.layers.base import Array, Layer, Local, Partwise, Shape, Shapes
+from gridnn.layers.sliding import Padding, Sizes, Space, output_sizes, padding_pairs, per_axis, under, windows
 
 
 @dataclass(frozen=True)
-class Pool2d(Layer):
-    """A reduction over the windows of x [n, h, w, c] (abstract).
+class Pool(Partwise):
+    """A reduction over the windows of x [n, *space, c] (abstract).
 
     Attributes
     ----------
-    kernel : int or (h, w)
+    kernel : int or one per space axis
         Taps.
-    stride : int or (h, w), optional
+    stride : int or one per space axis, optional
         Step between outputs; the kernel by default, so that the windows tile the input.
-    padding : int, (h, w) or ((before, after), (before, after))
+    padding : int, one per space axis or one (before, after) per space axis
         At most half of the kernel on each side, so that every window has an element of the input.
     """
 
-    kernel: int | Pair
-    stride: int | Pair | None = None
-    padding: int | Pair | tuple[Pair, Pair] = 0
+    space: ClassVar[Space] = ()
+
+    kernel: int | Sizes
+    stride: int | Sizes | None = None
+    padding: int | Sizes | Padding = 0
 
     def __post_init__(self):
-        object.__setattr__(self, "kernel", pair("kernel", self.kernel, 1))
-        object.__setattr__(self, "stride", pair("stride", self.kernel if self.stride is None else self.stride, 1))
-        object.__setattr__(self, "padding", padding_pairs(self.padding))
-        for axis, taps, padding in zip("hw", self.kernel, self.padding, strict=True):
+        space = self.space
+        object.__setattr__(self, "kernel", per_axis("kernel", self.kernel, 1, space))
+        object.__setattr__(self, "stride", self.kernel if self.stride is None else self.stride)
+        object.__setattr__(self, "stride", per_axis("stride", self.stride, 1, space))
+        object.__setattr__(self, "padding", padding_pairs(self.padding, space))
+        for axis, taps, padding in zip(space, self.kernel, self.padding, strict=True):
             if 2 * max(padding) > taps:
                 raise ValueError(
                     f"{type(self).__name__}: padding {max(padding)} over {axis} > kernel / 2 = {taps / 2:g}, "
@@ -42,61 +46,134 @@ class Pool2d(Layer):
                 )
 
     def infer(self, *shapes: Shape) -> Shape:
-        return (*output_sizes(type(self).__name__, shapes[0], self.windows(None)), shapes[0][2])
+        return (*output_sizes(type(self).__name__, shapes[0], self.windows(None)), shapes[0][-1])
 
     def windows(self, shapes: Shapes | None) -> dict[str, Window]:
-        return windows(self.kernel, self.stride, self.padding)
+        return windows(self.space, self.kernel, self.stride, self.padding)
 
     def flops(self, shapes: Shapes) -> int:
         return math.prod(shapes.output) * math.prod(self.kernel)
 
+    def prepare(self, local: Local, *inputs: Array) -> Array:
+        local.saved["frame"] = inputs[0].shape
+        return local.buffer("y", box_shape(local.output_box))
+
 
 @dataclass(frozen=True)
-class MaxPool2d(Pool2d):
-    """The maximum of every window; the gradient goes to the first element that has it."""
+class MaxPool(Pool):
+    """The maximum of every window; the gradient goes to the first element that has it (abstract)."""
 
     fill: ClassVar[float] = -math.inf
 
-    def forward(self, local: Local, *inputs: Array) -> Array:
-        x, backend = inputs[0], local.backend
-        shape = box_shape(local.output_box)
-        index = local.buffer("index", shape, "uint8" if math.prod(self.kernel) <= 256 else "uint32")
-        y = local.buffer("y", shape)
-        backend.kernels.max_pool2d(x, self.kernel, self.stride, y, index, backend.workspace(local.dtype))
-        local.saved["index"], local.saved["frame"] = index, x.shape
-        return y
+    def prepare(self, local: Local, *inputs: Array) -> Array:
+        dtype = "uint8" if math.prod(self.kernel) <= 256 else "uint32"
+        local.saved["index"] = local.buffer("index", box_shape(local.output_box), dtype)
+        return super().prepare(local, *inputs)
 
-    def backward(self, local: Local, gradient: Array) -> tuple[Array | None, ...]:
+    def compute(self, local: Local, region: tuple[slice, ...], y: Array, *inputs: Array) -> None:
+        x, index = inputs[0][under(region, y.shape, self.windows(None))], local.saved["index"]
+        workspace = local.backend.workspace(local.dtype)
+        local.backend.kernels.max_pool(x, self.kernel, self.stride, y[region], index[region], workspace)
+
+    def backward_input(self, local: Local, gradient: Array) -> Array | None:
+        if not local.needs_gradient:
+            return None
         dx, index = local.buffer("dx", local.saved["frame"]), local.saved["index"]
         workspace = local.backend.workspace(local.dtype)
-        local.backend.kernels.max_pool2d_grad(gradient, index, self.kernel, self.stride, dx, workspace)
-        return (dx,)
+        local.backend.kernels.max_pool_grad(gradient, index, self.kernel, self.stride, dx, workspace)
+        return dx
 
 
 @dataclass(frozen=True)
-class AvgPool2d(Pool2d):
-    """The mean of every window, padding included."""
+class AvgPool(Pool):
+    """The mean of every window (abstract).
 
-    def forward(self, local: Local, *inputs: Array) -> Array:
-        local.saved["frame"] = inputs[0].shape
-        y = local.buffer("y", box_shape(local.output_box))
-        local.backend.kernels.avg_pool2d(inputs[0], self.kernel, self.stride, y)
-        return y
+    Attributes
+    ----------
+    count_padding : bool
+        Whether the mean is over the whole window; otherwise it is over what of the window is not padding.
+    """
 
-    def backward(self, local: Local, gradient: Array) -> tuple[Array | None, ...]:
-        dx = local.buffer("dx", local.saved["frame"])
-        workspace = local.backend.workspace(local.dtype)
-        local.backend.kernels.avg_pool2d_grad(gradient, self.kernel, self.stride, dx, workspace)
-        return (dx,)
+    count_padding: bool = True
+
+    def compute(self, local: Local, region: tuple[slice, ...], y: Array, *inputs: Array) -> None:
+        x, part = inputs[0][under(region, y.shape, self.windows(None))], y[region]
+        local.backend.kernels.avg_pool(x, self.kernel, self.stride, part)
+        for factor in self._factors(local):
+            part *= factor[tuple(r if n > 1 else slice(None) for r, n in zip(region, factor.shape, strict=True))]
+
+    def backward_input(self, local: Local, gradient: Array) -> Array | None:
+        if not local.needs_gradient:
+            return None
+        for factor in self._factors(local):
+            gradient = local.backend.xp.multiply(gradient, factor, out=local.buffer("share", gradient.shape))
+        dx, workspace = local.buffer("dx", local.saved["frame"]), local.backend.workspace(local.dtype)
+        local.backend.kernels.avg_pool_grad(gradient, self.kernel, self.stride, dx, workspace)
+        return dx
+
+    def _factors(self, local: Local) -> list[Array]:
+        """For each padded axis, the taps of every window over those that are not padding, along its own dimension."""
+        if self.count_padding:
+            return []
+        xp, factors, ndim = local.backend.xp, [], len(local.output_box)
+        for dim, window in enumerate(self.windows(None).values(), 1):
+            if window.before or window.after:
+                first = xp.arange(*local.output_box[dim]) * window.stride - window.before
+                last = xp.minimum(first + window.kernel, local.shapes.inputs[0][dim])
+                factor = (window.kernel / (last - xp.maximum(first, 0))).astype(local.dtype)
+                factors.append(factor.reshape(tuple(-1 if i == dim else 1 for i in range(ndim))))
+        return factors
+
+
+@dataclass(frozen=True)
+class MaxPool1d(MaxPool):
+    """`MaxPool` over sequences [n, w, c]."""
+
+    space: ClassVar[Space] = ("w",)
+
+
+@dataclass(frozen=True)
+class MaxPool2d(MaxPool):
+    """`MaxPool` over images [n, h, w, c]."""
+
+    space: ClassVar[Space] = ("h", "w")
+
+
+@dataclass(frozen=True)
+class MaxPool3d(MaxPool):
+    """`MaxPool` over volumes [n, d, h, w, c]."""
+
+    space: ClassVar[Space] = ("d", "h", "w")
+
+
+@dataclass(frozen=True)
+class AvgPool1d(AvgPool):
+    """`AvgPool` over sequences [n, w, c]."""
+
+    space: ClassVar[Space] = ("w",)
+
+
+@dataclass(frozen=True)
+class AvgPool2d(AvgPool):
+    """`AvgPool` over images [n, h, w, c]."""
+
+    space: ClassVar[Space] = ("h", "w")
+
+
+@dataclass(frozen=True)
+class AvgPool3d(AvgPool):
+    """`AvgPool` over volumes [n, d, h, w, c]."""
+
+    space: ClassVar[Space] = ("d", "h", "w")
 
 
 @dataclass(frozen=True)
 class GlobalAvgPool(Layer):
-    """The mean over all of space: [n, h, w, c] -> [n, c]. With h or w divided, the output is a partial sum."""
+    """The mean over all of space: [n, *space, c] -> [n, c]. With space divided, the output is a partial sum."""
 
     def infer(self, *shapes: Shape) -> Shape:
         if len(shapes[0]) < 2:
-            raise ValueError(f"GlobalAvgPool needs samples of shape (h, w, channels), this one is {shapes[0]}")
+            raise ValueError(f"GlobalAvgPool needs samples of shape (*space, channels), this one is {shapes[0]}")
         return shapes[0][-1:]
 
     def flops(self, shapes: Shapes) -> int:

@@ -1,29 +1,34 @@
-"""What layers with a window over h and w share: their sizes, and how they are written."""
+"""What layers with a window over space share: their sizes, how they are written, and what lies under a region."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 from gridnn.comm.partition import Window
 from gridnn.layers.base import Shape
 
+Sizes = tuple[int, ...]  # one entry per space axis
 Pair = tuple[int, int]
+Padding = tuple[Pair, ...]  # (before, after) per space axis
+Space = tuple[str, ...]  # the names of the space axes: ("w",), ("h", "w") or ("d", "h", "w")
 
 
-def pair(name: str, value: int | Pair, least: int) -> Pair:
-    """``value`` for h and w; one integer stands for both.
+def per_axis(name: str, value: int | Sizes, least: int, space: Space) -> Sizes:
+    """``value`` for every space axis; one integer stands for all.
 
     Raises
     ------
     ValueError
-        If it is neither an integer nor two, or below ``least``.
+        If it is neither an integer nor one per axis, or below ``least``.
     """
-    both = (value, value) if isinstance(value, int) else tuple(value)
-    if len(both) != 2 or any(not isinstance(v, int) or v < least for v in both):
-        raise ValueError(f"{name}={value!r}: give one integer or two (h, w), each at least {least}")
-    return both
+    values = (value,) * len(space) if isinstance(value, int) else tuple(value)
+    if len(values) != len(space) or any(not isinstance(v, int) or v < least for v in values):
+        raise ValueError(f"{name}={value!r}: give one integer or {_axes(space)}, each at least {least}")
+    return values
 
 
-def padding_pairs(value: int | Pair | tuple[Pair, Pair]) -> tuple[Pair, Pair]:
-    """``value`` as ((before h, after h), (before w, after w)): an integer, (h, w), or all four.
+def padding_pairs(value: int | Sizes | Padding, space: Space) -> Padding:
+    """``value`` as (before, after) for every space axis: an integer, one per axis, or one pair per axis.
 
     Raises
     ------
@@ -31,31 +36,47 @@ def padding_pairs(value: int | Pair | tuple[Pair, Pair]) -> tuple[Pair, Pair]:
         If it is none of these, or negative.
     """
     try:
-        both = (value, value) if isinstance(value, int) else tuple(value)
-        height, width = (pair("padding", side, 0) for side in both)
+        sides = (value,) * len(space) if isinstance(value, int) else tuple(value)
+        if len(sides) != len(space):
+            raise ValueError
+        return tuple(per_axis("padding", side, 0, ("before", "after")) for side in sides)
     except (TypeError, ValueError):
+        pairs = ", ".join(["(before, after)"] * len(space))
         raise ValueError(
-            f"padding={value!r}: give an integer, (h, w), or ((before, after), (before, after)), none negative"
+            f"padding={value!r}: give an integer, {_axes(space)}, or ({pairs}{_comma(space)}), none negative"
         ) from None
-    return height, width
 
 
-def windows(kernel: Pair, stride: Pair, padding: tuple[Pair, Pair], dilation: Pair = (1, 1)) -> dict[str, Window]:
-    """The window over each of h and w."""
-    return {axis: Window(kernel[i], stride[i], dilation[i], *padding[i]) for i, axis in enumerate("hw")}
+def windows(space: Space, kernel: Sizes, stride: Sizes, padding: Padding, dilation: Sizes = ()) -> dict[str, Window]:
+    """The window over each space axis."""
+    dilation = dilation or (1,) * len(space)
+    return {axis: Window(kernel[i], stride[i], dilation[i], *padding[i]) for i, axis in enumerate(space)}
 
 
-def output_sizes(layer: str, shape: Shape, over: dict[str, Window]) -> Pair:
-    """The height and width of the output of a sample of ``shape``.
+def check_sample(layer: str, shape: Shape, space: Space) -> None:
+    """Refuse samples that are not (*space, channels).
 
     Raises
     ------
     ValueError
-        If a sample is not (h, w, channels), or no window fits.
+        With the shape that is needed.
     """
-    if len(shape) != 3:
-        raise ValueError(f"{layer} needs samples of shape (h, w, channels), this one is {shape}")
-    return tuple(_outputs(layer, shape, axis, size, over[axis]) for axis, size in zip("hw", shape, strict=False))
+    if len(shape) != len(space) + 1:
+        raise ValueError(f"{layer} needs samples of shape ({', '.join(space)}, channels), this one is {shape}")
+
+
+def output_sizes(layer: str, shape: Shape, over: dict[str, Window]) -> Sizes:
+    """The extents of the output over space, of a sample of ``shape``.
+
+    Raises
+    ------
+    ValueError
+        If a sample is not (*space, channels), or no window fits.
+    """
+    check_sample(layer, shape, tuple(over))
+    return tuple(
+        _outputs(layer, shape, axis, size, window) for (axis, window), size in zip(over.items(), shape, strict=False)
+    )
 
 
 def _outputs(layer: str, shape: Shape, axis: str, size: int, window: Window) -> int:
@@ -63,9 +84,41 @@ def _outputs(layer: str, shape: Shape, axis: str, size: int, window: Window) -> 
     if count < 1:
         padding = window.before + window.after
         spread = f", dilation {window.dilation} (reach {window.reach})" if window.dilation > 1 else ""
+        extents = "x".join(map(str, shape[:-1]))
         raise ValueError(
-            f"{layer} {window.kernel} on {axis} of a {shape[0]}x{shape[1]} input with padding {padding}{spread}: "
+            f"{layer} {window.kernel} on {axis} of a {extents} input with padding {padding}{spread}: "
             f"({size} + {padding} - {window.reach}) / {window.stride} + 1 = {count} outputs; "
             f"use a kernel that reaches at most {size + padding}, or more padding"
         )
     return count
+
+
+def under(region: tuple[slice, ...], shape: Shape, over: dict[str, Window]) -> tuple[slice, ...]:
+    """Where the frame lies under the windows of ``region`` of an output of local ``shape``."""
+    views = [region[0]]
+    for part, size, window in zip(region[1:-1], shape[1:-1], over.values(), strict=True):
+        start, stop, _ = part.indices(size)
+        first, last = window.inputs((start, max(start, stop)))
+        views.append(slice(first + window.before, last + window.before))
+    return (*views, slice(None))
+
+
+def runs(region: tuple[slice, ...], shape: Shape) -> Iterator[tuple[tuple[slice, ...], bool]]:
+    """``region`` of a contiguous array of ``shape`` in parts, each with whether its rows are evenly spaced there.
+
+    A GEMM writes to evenly spaced rows only; a part of the first space axis of one sample is a run of them.
+    """
+    whole = [part.indices(size)[:2] == (0, size) for part, size in zip(region, shape, strict=True)]
+    if all(whole):
+        yield region, True
+        return
+    for sample in range(shape[0]):
+        yield (slice(sample, sample + 1), *region[1:]), all(whole[2:])
+
+
+def _axes(space: Space) -> str:
+    return f"({', '.join(space)}{_comma(space)})"
+
+
+def _comma(space: Space) -> str:
+    return "," if len(space) == 1 else ""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from gridnn.errors import UserError
-from gridnn.layers import Conv2d, Dropout, Flatten, Linear, MaxPool2d, ReLU
+from gridnn.layers import AdaptiveAvgPool, BatchNorm, Conv2d, Dropout, Flatten, Linear, MaxPool2d, ReLU
+from gridnn.layers.base import Shape
 from gridnn.network import Network
 
+KINDS = {3: "images (height x width x channels)", 4: "volumes (depth x height x width x channels)"}
 
-def image_network(name: str, input_shape: tuple[int, ...]) -> Network:
+
+def image_network(name: str, input_shape: Shape) -> Network:
     """An empty network for images.
 
     Raises
@@ -15,10 +18,27 @@ def image_network(name: str, input_shape: tuple[int, ...]) -> Network:
     ValueError
         If the samples are no images.
     """
-    if len(input_shape) != 3:
+    return _network(name, input_shape, 3)
+
+
+def volume_network(name: str, input_shape: Shape) -> Network:
+    """An empty network for volumes.
+
+    Raises
+    ------
+    ValueError
+        If the samples are no volumes.
+    """
+    return _network(name, input_shape, 4)
+
+
+def _network(name: str, input_shape: Shape, dimensions: int) -> Network:
+    if len(input_shape) != dimensions:
+        others = {1: "mlp", 3: "lenet, or another network for images", 4: "cosmoflow or unet3d"}
+        fitting = others.get(len(input_shape), "mlp, which flattens any shape")
         raise UserError(
-            f"model {name} needs images (height x width x channels), but a sample has the shape {input_shape}: "
-            "use --model mlp"
+            f"model {name} needs {KINDS[dimensions]}, but a sample has the shape {tuple(input_shape)}: "
+            f"use --model {fitting}"
         )
     return Network(input_shape)
 
@@ -32,6 +52,18 @@ def add_convolutions(net: Network, widths: tuple[int | str, ...]) -> None:
         number = _next(net, "conv")
         net.add(f"conv{number}", Conv2d(width, 3, padding=1))
         net.add(f"relu{number}", ReLU())
+
+
+def add_normed(net: Network, conv: str, bn: str, layer: Conv2d, source: str, eps: float = 1e-5) -> str:
+    """A convolution without bias and its batch norm; the name of the latter."""
+    net.add(conv, layer, source)
+    return net.add(bn, BatchNorm(eps=eps))
+
+
+def add_fixed_size(net: Network, size: int) -> None:
+    """An adaptive average pool to ``size`` x ``size`` where the images have another size: any input fits then."""
+    if net.shapes[net.output][:-1] != (size, size):
+        net.add("avgpool", AdaptiveAvgPool(size))
 
 
 def add_classifier(net: Network, widths: tuple[int, ...], outputs: int, dropout: float, before: bool) -> None:

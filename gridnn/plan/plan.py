@@ -6,17 +6,21 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from gridnn.comm.gridshape import GridShape
-from gridnn.comm.split import COPIES, Split
+from gridnn.comm.split import Split
+from gridnn.comm.transfer import HALOS
 from gridnn.errors import unknown
-from gridnn.layers.base import Shapes
-from gridnn.network import INPUT, Network, Node
+from gridnn.network import Network
+from gridnn.plan.fitting import complete
 
 VERSION = 1
-KEYS = ("version", "strategy", "grid", "gather_backward", "splits")
+KEYS = ("version", "strategy", "grid", "gather_backward", "halo", "recompute", "splits")
 DIVIDED = {"n": "batch", "d": "domain", "h": "domain", "w": "domain", "co": "model", "ci": "model"}
 BACKWARD = ("reduce-scatter", "all-reduce")
+# How a divided network is run, beside its splits: the values of each, the default first.
+RUNNING = {"gather_backward": BACKWARD, "halo": HALOS, "recompute": (False, True)}
 
 
 @dataclass(frozen=True)
@@ -33,12 +37,18 @@ class Plan:
         One for every layer, each over all P ranks.
     gather_backward : {"reduce-scatter", "all-reduce"}
         How the gradient of a gathered activation is summed: each rank its part, or the whole as in Gholami et al. 2018.
+    halo : {"auto", "direct", "stepwise"}
+        How halos over several dimensions are exchanged; see `comm.transfer.halo_stages`.
+    recompute : bool
+        Whether most activations are computed a second time before their backward pass, instead of being kept.
     """
 
     strategy: str
     grid: GridShape
     splits: Mapping[str, Split]
     gather_backward: str = "reduce-scatter"
+    halo: str = "auto"
+    recompute: bool = False
 
     @property
     def full_sum(self) -> bool:
@@ -71,96 +81,26 @@ class Plan:
             "strategy": self.strategy,
             "grid": str(self.grid),
             "gather_backward": self.gather_backward,
+            "halo": self.halo,
+            "recompute": self.recompute,
             "splits": {name: str(split) for name, split in self.splits.items()},
         }
 
 
-def complete(
-    network: Network, chosen: Mapping[str, Split], ranks: int, batch: int, copies: bool = False
-) -> dict[str, Split]:
-    """A split for every layer: those ``chosen``, and for the others the one in which their input comes out.
-
-    With ``copies`` an axis that is shorter than its parts is divided into the most that fit, a divisor of their number,
-    and the ranks left over repeat the work; otherwise such a split is refused.
-
-    Raises
-    ------
-    ValueError
-        If a split does not fit its layer: an axis that it lacks, more parts than elements, a product that does not
-        divide P.
-    """
-    splits: dict[str, Split] = {}
-    for node in network.nodes:
-        shapes = network.sizes(node, batch)
-        try:
-            if node.name in chosen:
-                split = chosen[node.name].over(ranks)
-            else:
-                known = [splits[source] for source in node.inputs if source != INPUT]
-                split = _following(node, known[0] if known else _next(network, node, chosen, ranks), shapes)
-            node.layer.check(shapes, split)
-            split = _fitted(node, shapes, split, copies)
-        except ValueError as error:
-            raise ValueError(f"layer {node.name!r}: {error}") from error
-        splits[node.name] = split
-    return splits
-
-
-def _following(node: Node, split: Split, shapes: Shapes) -> Split:
-    """``split`` as far as the layer can have it; partial sums of its input (over ``ci``) are divided by channels."""
-    axes = node.layer.axes(shapes)
-    moved = split.renamed("ci", "co")
-    return Split(tuple((axis if axis in axes else COPIES, parts) for axis, parts in moved.factors))
-
-
-def _next(network: Network, node: Node, chosen: Mapping[str, Split], ranks: int) -> Split:
-    """What the first layer with a split after ``node`` asks of its input; every rank reads its part of that."""
-    names = [other.name for other in network.nodes]
-    after = (chosen[name] for name in names[names.index(node.name) :] if name in chosen)
-    return next(after, Split.of(n=ranks)).over(ranks).renamed("co", COPIES)
-
-
-def _fitted(node: Node, shapes: Shapes, split: Split, copies: bool) -> Split:
-    """``split`` with no more parts of an axis than it has elements, or a refusal."""
-    layer = node.layer
-    sizes = dict(zip(layer.input_axes(0, shapes), shapes.inputs[0], strict=True))
-    sizes.update(zip(layer.output_axes(shapes), shapes.output, strict=True))
-    factors = []
-    for axis, parts in split.factors:
-        if axis == COPIES or split.parts(axis) <= sizes[axis]:
-            factors.append((axis, parts))
-        elif copies:
-            most = max(
-                k for k in range(1, parts + 1) if parts % k == 0 and split.parts(axis) // parts * k <= sizes[axis]
-            )
-            factors += [(axis, most), (COPIES, parts // most)]
-        else:
-            raise ValueError(_too_fine(split, axis, sizes[axis]))
-    return Split(tuple(factor for factor in factors if factor[1] != 1))
-
-
-def _too_fine(split: Split, axis: str, size: int) -> str:
-    parts = split.parts(axis)
-    what = {"n": "samples in the batch", "co": "out-channels", "ci": "in-channels"}.get(axis, f"places along {axis}")
-    remedy = f"--batch {parts} or more (times --accumulate), " if axis == "n" else ""
-    return (
-        f"split {split} divides {axis} into {parts} parts, but there are {size} {what}: use {remedy}at most {size} "
-        f"parts of {axis} (another --grid or --strategy, or --plan), or --copies (fewer parts, ranks that repeat work)"
-    )
-
-
 def load_plan(
-    path: str | Path, network: Network, grid: GridShape, batch: int, *, gather_backward: str, copies: bool = False
+    path: str | Path, network: Network, grid: GridShape, batch: int, *, copies: bool = False, **running: Any
 ) -> Plan:
     """Read the plan in the JSON file ``path`` for ``network`` on ``grid``.
 
-    The file holds ``{"version": 1, "splits": {"conv1": "n=2,h=2", ...}}``, perhaps ``grid`` and ``gather_backward``;
-    layers that it does not name follow their inputs.
+    The file holds ``{"version": 1, "splits": {"conv1": "n=2,h=2", ...}}``, perhaps ``grid``, ``gather_backward``,
+    ``halo`` and ``recompute``; layers that it does not name follow their inputs. ``running`` holds what the user asked
+    for of `RUNNING`.
 
     Raises
     ------
     ValueError
-        If the file cannot be read, is of another grid, or names a layer that the network lacks.
+        If the file cannot be read, is of another grid, names a layer that the network lacks, or says otherwise than
+        ``running``.
     """
     data = _read_json(path)
     for key in data:
@@ -177,19 +117,23 @@ def load_plan(
     for name in texts:
         if name not in names:
             raise unknown("layer", name, names)
-    gather = data.get("gather_backward", gather_backward)
-    if gather not in BACKWARD:
-        raise ValueError(f"plan {path}: gather_backward {gather!r} is not one of {', '.join(BACKWARD)}")
-    if gather_backward not in (gather, BACKWARD[0]):
-        raise ValueError(
-            f"plan {path} says gather_backward {gather}, but --gather-backward {gather_backward}: drop one"
-        )
+    agreed = {name: _agreed(path, data, name, running.get(name, values[0])) for name, values in RUNNING.items()}
     try:
         chosen = {name: Split.parse(text) for name, text in texts.items()}
         splits = complete(network, chosen, grid.size, batch, copies)
     except ValueError as error:
         raise ValueError(f"plan {path}: {error}") from error
-    return Plan(str(data.get("strategy", "file")), grid, splits, gather)
+    return Plan(str(data.get("strategy", "file")), grid, splits, **agreed)
+
+
+def _agreed(path: str | Path, data: dict, name: str, asked: Any) -> Any:
+    """What file and command line say of ``name``: the file, where the command line has the default."""
+    values, said = RUNNING[name], data.get(name, asked)
+    if said not in values:
+        raise ValueError(f"plan {path}: {name} {said!r} is not one of {', '.join(map(str, values))}")
+    if asked not in (said, values[0]):
+        raise ValueError(f"plan {path} says {name} {said}, but --{name.replace('_', '-')} {asked}: drop one")
+    return said
 
 
 def _read_json(path: str | Path) -> dict:

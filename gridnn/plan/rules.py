@@ -1,54 +1,95 @@
 """The strategies by rule: a split for the layers with weights, the others follow.
 
-Gholami, Azad, Jin, Keutzer, Buluc 2018 (arXiv 1712.04432) describe all five: pure batch parallelism (eq 4), pure model
-parallelism (eq 3), the 1.5D algorithm (eq 8), domain parallelism (eq 7) and the integrated scheme (eq 9).
+Gholami, Azad, Jin, Keutzer, Buluc 2018 (arXiv 1712.04432) describe five: pure batch parallelism (eq 4), pure model
+parallelism (eq 3), the 1.5D algorithm (eq 8), domain parallelism (eq 7) and the integrated scheme (eq 9). The sixth is
+that of Dryden, Maruyama, Moon, Benson, Snir, Van Essen 2019 ("Channel and filter parallelism for large-scale CNN
+training", SC '19).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from gridnn.comm.gridshape import GridShape
 from gridnn.comm.split import Split
 from gridnn.errors import unknown
-from gridnn.network import Network, Node
-from gridnn.plan.plan import Plan, complete
+from gridnn.layers.base import SPACE_AXES, Layer, Shapes
+from gridnn.network import INPUT, Network, Node
+from gridnn.plan.fitting import complete
+from gridnn.plan.plan import Plan
 
-Domain = tuple[int, int]
+Domain = tuple[int, ...]
 
 
-def _batch(grid: GridShape, batch: int, domain: Domain, spatial: bool) -> Split:
+class Case(NamedTuple):
+    """What a rule knows of a layer: the grid, the domain asked for, its shapes and the axes of space that it has.
+
+    ``reads`` is whether its input is that of the network, which every rank reads as it needs it.
+    """
+
+    grid: GridShape
+    domain: Domain
+    layer: Layer
+    shapes: Shapes
+    space: tuple[str, ...]
+    reads: bool
+
+
+def _batch(case: Case) -> Split:
     """Every layer has all of the model and 1/P of the batch."""
-    return Split.of(n=grid.size)
+    return Split.of(n=case.grid.size)
 
 
-def _model(grid: GridShape, batch: int, domain: Domain, spatial: bool) -> Split:
+def _model(case: Case) -> Split:
     """Every layer has 1/P of the model and all of the batch."""
-    return Split.of(co=grid.size)
+    return Split.of(co=case.grid.size)
 
 
-def _grid(grid: GridShape, batch: int, domain: Domain, spatial: bool) -> Split:
+def _grid(case: Case) -> Split:
     """1.5D: 1/Pr of the model and 1/Pc of the batch."""
-    return Split.of(n=grid.cols, co=grid.rows)
+    return Split.of(n=case.grid.cols, co=case.grid.rows)
 
 
-def _domain(grid: GridShape, batch: int, domain: Domain, spatial: bool) -> Split:
+def _domain(case: Case) -> Split:
     """Convolutions have 1/Pr of every image and 1/Pc of the batch; fully connected layers are 1.5D."""
-    return Split.of(n=grid.cols, h=domain[0], w=domain[1]) if spatial else Split.of(n=grid.cols, co=grid.rows)
+    if not case.space:
+        return _grid(case)
+    domain, space = case.domain, case.space
+    if math.prod(domain[len(space) :]) > 1:
+        raise ValueError(
+            f"--domain {_times(domain)} has {len(domain)} factors, but the samples have {len(space)} dimensions of "
+            f"space ({', '.join(space)}): leave the last ones out, or 1"
+        )
+    return Split.of(n=case.grid.cols, **dict(zip(space, domain, strict=False)))
 
 
-def _integrated(grid: GridShape, batch: int, domain: Domain, spatial: bool) -> Split:
+def _integrated(case: Case) -> Split:
     """Convolutions batch parallel over all P, or over the domain where P exceeds B; fully connected layers are 1.5D."""
-    rule = _batch if spatial and batch >= grid.size else _domain
-    return rule(grid, batch, domain, spatial)
+    return (_batch if case.space and case.shapes.output[0] >= case.grid.size else _domain)(case)
 
 
-RULES: dict[str, Callable[[GridShape, int, Domain, bool], Split]] = {
+def _channel(case: Case) -> Split:
+    """1.5D over out- or in-channels, whichever moves fewer words.
+
+    Divided over co, a layer gathers its input x (and reduce-scatters dx); over ci, it reduce-scatters its partial sums
+    y (and gathers dy): channel and filter parallelism of Dryden et al. 2019 (stationary y, stationary x).
+    """
+    (x,), y = case.shapes.inputs, case.shapes.output
+    fewer = not case.reads and math.prod(y) < math.prod(x) and x[-1] >= case.grid.rows
+    if fewer and "ci" in case.layer.axes(case.shapes):
+        return Split.of(n=case.grid.cols, ci=case.grid.rows)
+    return _grid(case)
+
+
+RULES: dict[str, Callable[[Case], Split]] = {
     "batch": _batch,
     "model": _model,
     "grid": _grid,
     "domain": _domain,
     "integrated": _integrated,
+    "channel": _channel,
 }
 
 
@@ -59,8 +100,8 @@ def make_plan(
     batch: int,
     *,
     domain: Domain | None = None,
-    gather_backward: str = "reduce-scatter",
     copies: bool = False,
+    **running: Any,
 ) -> Plan:
     """The plan of a named strategy.
 
@@ -68,10 +109,13 @@ def make_plan(
     ----------
     strategy : str
         One of `RULES`.
-    domain : (int, int), optional
-        Into how many parts h and w are divided where the domain is; their product is Pr (default: Pr parts of h).
+    domain : tuple of int, optional
+        Into how many parts the dimensions of space (d,) h, w are divided where the domain is; their product is Pr
+        (default: Pr parts of the first one).
     copies : bool
         Whether layers that are too small for their split are divided less; otherwise they are refused.
+    running
+        See `gridnn.plan.plan.RUNNING`.
 
     Raises
     ------
@@ -80,23 +124,23 @@ def make_plan(
     """
     if strategy not in RULES:
         raise unknown("strategy", strategy, RULES)
-    domain = domain or (grid.rows, 1)
-    if domain[0] * domain[1] != grid.rows:
+    domain = domain or (grid.rows,)
+    if math.prod(domain) != grid.rows:
         raise ValueError(
-            f"--domain {domain[0]}x{domain[1]} has {domain[0]} x {domain[1]} = {domain[0] * domain[1]} parts, but the "
+            f"--domain {_times(domain)} has {_times(domain, ' x ')} = {math.prod(domain)} parts, but the "
             f"columns of grid {grid} have {grid.rows} ranks: use a domain with that product"
         )
     rule = RULES[strategy]
-    chosen = {
-        node.name: rule(grid, batch, domain, _spatial(network, node, batch))
-        for node in network.nodes
-        if _has_weights(network, node, batch)
-    }
     try:
+        chosen = {
+            node.name: rule(_case(network, node, batch, grid, domain))
+            for node in network.nodes
+            if _has_weights(network, node, batch)
+        }
         splits = complete(network, chosen, grid.size, batch, copies)
     except ValueError as error:
         raise ValueError(f"strategy {strategy!r} on grid {grid}: {error}") from error
-    return Plan(strategy, grid, splits, gather_backward)
+    return Plan(strategy, grid, splits, **running)
 
 
 def _has_weights(network: Network, node: Node, batch: int) -> bool:
@@ -104,5 +148,12 @@ def _has_weights(network: Network, node: Node, batch: int) -> bool:
     return any(p.fan_in for p in node.layer.weights(network.sizes(node, batch)).values())
 
 
-def _spatial(network: Network, node: Node, batch: int) -> bool:
-    return "h" in node.layer.axes(network.sizes(node, batch))
+def _case(network: Network, node: Node, batch: int, grid: GridShape, domain: Domain) -> Case:
+    shapes = network.sizes(node, batch)
+    axes = node.layer.axes(shapes)
+    space = tuple(axis for axis in SPACE_AXES if axis in axes)
+    return Case(grid, domain, node.layer, shapes, space, INPUT in node.inputs)
+
+
+def _times(domain: Domain, between: str = "x") -> str:
+    return between.join(map(str, domain))

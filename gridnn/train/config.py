@@ -7,7 +7,11 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from gridnn.comm.gridshape import ORDERS
+from gridnn.comm.transfer import HALOS
 from gridnn.errors import UserError, unknown
+from gridnn.models import WITH_DROPOUT
+from gridnn.models.own import is_own
+from gridnn.models.torchvision import TORCHVISION
 from gridnn.plan.plan import BACKWARD
 from gridnn.plan.rules import RULES
 
@@ -15,20 +19,34 @@ CHOICES = {
     "strategy": tuple(RULES),
     "order": ORDERS,
     "gather_backward": BACKWARD,
+    "halo": HALOS,
     "dtype": ("float32", "float64"),
+    "kernels": ("auto", "reference", "numba", "onednn"),
     "loss": ("cross-entropy", "mse"),
     "optimizer": ("sgd", "adamw"),
     "schedule": ("constant", "step", "cosine"),
 }
 LEARNING_RATES = {"sgd": 0.01, "adamw": 0.001}
 
+DATASETS = ("digits", "cifar10", "mnist", "synthetic", "volumes")
+SHAPES = {"synthetic": "32x32x3", "volumes": "64x64x64x1"}
+PATH = "PATH"  # stands for every data set that has no name of its own
+
+OWN = ("widths", "dropout")  # what a user's own model may take: it is refused where it does not
+
 # An option that does nothing without another one is refused, not ignored: option -> (the other, its values).
 BELONGS_TO = {
     "widths": ("model", ("mlp",)),
-    "dropout": ("model", ("alexnet-cifar", "vgg11-cifar")),
+    "dropout": ("model", WITH_DROPOUT),
+    "weights": ("model", TORCHVISION),
     "data_dir": ("dataset", ("cifar10", "mnist")),
-    "shape": ("dataset", ("synthetic",)),
-    "samples": ("dataset", ("synthetic",)),
+    "shape": ("dataset", ("synthetic", "volumes")),
+    "samples": ("dataset", ("synthetic", "volumes")),
+    "targets": ("dataset", ("volumes",)),
+    "names": ("dataset", (PATH,)),
+    "resize": ("dataset", ("digits", "cifar10", "mnist", PATH)),
+    "crop": ("dataset", (PATH,)),
+    "flip": ("dataset", (PATH,)),
     "domain": ("strategy", ("domain", "integrated")),
     "momentum": ("optimizer", ("sgd",)),
     "nesterov": ("optimizer", ("sgd",)),
@@ -43,8 +61,15 @@ class RunConfig:
 
     Attributes
     ----------
-    widths, shape, domain : str, optional
-        As typed: ``512,512``, ``32x32x3``, ``2x2``; parsed by ``hidden``, ``sample_shape`` and ``domain_parts``.
+    widths, shape, domain, names : str, optional
+        As typed: ``512,512``, ``32x32x3``, ``2x2``, ``x,y``; parsed by ``hidden``, ``sample_shape``, ``domain_parts``
+        and ``array_names``. ``shape`` becomes the default of the data set.
+    targets : int
+        Numbers to be found out from a sample of ``volumes``.
+    resize, crop : int, optional
+        Pixels of the shorter side of an image, and of the square that is cut out of it.
+    flip : bool
+        Whether images are mirrored at random.
     batch : int
         Samples of one update, over all ranks.
     accumulate : int
@@ -55,16 +80,28 @@ class RunConfig:
         Epochs.
     steps : int, optional
         Stop after so many updates.
+    checkpoint : str, optional
+        The directory of the checkpoints.
+    keep : int, optional
+        How many of them remain; None: 3.
+    save_every : int, optional
+        Updates between two checkpoints; None: one at the end of every epoch.
     """
 
     model: str = "lenet"
     widths: str = "128,128"
     dropout: float = 0.5
+    weights: str | None = None
     dataset: str = "digits"
     data_dir: str = "data"
-    shape: str = "32x32x3"
+    names: str = "x,y"
+    shape: str | None = None
     classes: int | None = None
     samples: int = 2048
+    targets: int = 4
+    resize: int | None = None
+    crop: int | None = None
+    flip: bool = False
     loss: str = "cross-entropy"
     grid: str = "auto"
     order: str = "column"
@@ -73,6 +110,8 @@ class RunConfig:
     plan: str | None = None
     copies: bool = False
     gather_backward: str = "reduce-scatter"
+    halo: str = "auto"
+    recompute: bool = False
     batch: int = 64
     accumulate: int = 1
     epochs: int = 10
@@ -91,11 +130,18 @@ class RunConfig:
     dtype: str = "float32"
     seed: int = 0
     backend: str = "numpy"
+    kernels: str = "auto"
     threads: int | None = None
+    checkpoint: str | None = None
+    resume: bool = False
+    keep: int | None = None
+    save_every: int | None = None
 
     def __post_init__(self):
         if self.lr is None:
             object.__setattr__(self, "lr", LEARNING_RATES.get(self.optimizer))
+        if self.shape is None:
+            object.__setattr__(self, "shape", SHAPES.get(self.dataset))
 
     @property
     def hidden(self) -> tuple[int, ...]:
@@ -104,18 +150,29 @@ class RunConfig:
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
-        """The shape of one synthetic sample: height, width, channels, or features alone."""
-        return _integers("shape", self.shape, "x", "32x32x3")
+        """The shape of one sample that is made up: space and channels, or features alone."""
+        return _integers("shape", self.shape or SHAPES["synthetic"], "x", "32x32x3")
 
     @property
-    def domain_parts(self) -> tuple[int, int] | None:
-        """Into how many parts height and width are divided; None if the strategy decides."""
+    def array_names(self) -> tuple[str, str]:
+        """What the arrays of samples and targets are called in a file."""
+        names = tuple(name.strip() for name in self.names.split(","))
+        if len(names) != 2 or not all(names) or names[0] == names[1]:
+            raise UserError(f"--names {self.names}: write the names of the samples' and the targets' arrays as x,y")
+        return names
+
+    @property
+    def domain_parts(self) -> tuple[int, ...] | None:
+        """Into how many parts the dimensions of space are divided; None if the strategy decides."""
         if self.domain is None:
             return None
-        parts = (*_integers("domain", self.domain, "x", "2x2"), 1)
+        parts = _integers("domain", self.domain, "x", "2x2")
         if len(parts) > 3:
-            raise UserError(f"--domain {self.domain}: write parts of height x parts of width as 2x2, or of height as 4")
-        return parts[0], parts[1]
+            raise UserError(
+                f"--domain {self.domain}: write parts of (depth x) height x width as 2x2x1 or 2x2, or of the first "
+                "dimension as 4"
+            )
+        return parts
 
     def validate(self) -> None:
         """Refuse what cannot be meant.
@@ -139,6 +196,9 @@ class RunConfig:
                 owners = " or ".join(f"{flag(other)} {value}" for value in values)
                 given = f"{flag(other)} {getattr(self, other)}"
                 raise UserError(f"{said} has no effect with {given}: leave it out, or use {owners}")
+        for name in ("resume", "keep", "save_every"):
+            if self.checkpoint is None and getattr(self, name):
+                raise UserError(f"{flag(name)} needs the directory of the checkpoints: --checkpoint DIR")
         if self.plan is not None and self.strategy != _default("strategy"):
             raise UserError(f"--plan {self.plan} and --strategy {self.strategy} both say how to divide: leave one out")
 
@@ -146,15 +206,24 @@ class RunConfig:
         """Whether the option has an effect together with the others."""
         if name not in BELONGS_TO:
             return not (name == "strategy" and self.plan is not None)
+        if name in OWN and is_own(self.model):
+            return name in self.asked
         other, values = BELONGS_TO[name]
-        return getattr(self, other) in values
+        value = getattr(self, other)
+        return value in values or (other == "dataset" and PATH in values and value not in DATASETS)
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """The options of a user's own model that differ from their defaults."""
+        return tuple(name for name in OWN if getattr(self, name) != _default(name))
 
     def as_dict(self) -> dict[str, Any]:
         """The options that have an effect, by name."""
         return {name: value for name, value in asdict(self).items() if value is not None and self.applies(name)}
 
     def _check_numbers(self) -> None:
-        for name in ("classes", "samples", "batch", "accumulate", "epochs", "steps", "step_every", "threads"):
+        counts = ("classes", "samples", "targets", "resize", "crop", "batch", "accumulate", "epochs", "steps")
+        for name in (*counts, "step_every", "threads", "keep", "save_every"):
             self._within(name, 1, math.inf, "a whole number of at least 1")
         self._within("warmup", 0, math.inf, "a number of epochs, 0 or more")
         self._within("seed", 0, 2**63 - 1, "a whole number from 0 to 2^63 - 1")
@@ -170,9 +239,11 @@ class RunConfig:
             raise UserError("--nesterov needs momentum, but --momentum is 0")
 
     def _check_texts(self) -> None:
-        texts = (self.hidden, self.domain_parts, self.sample_shape)  # each refuses what it cannot read
-        if len(texts[-1]) not in (1, 3):
-            raise UserError(f"--shape {self.shape}: write height x width x channels as 32x32x3, or features as 784")
+        texts = (self.hidden, self.domain_parts, self.array_names, self.sample_shape)  # each refuses what it can't read
+        if len(texts[-1]) > 4:
+            raise UserError(
+                f"--shape {self.shape}: write features as 784, or space and channels: 128x1, 32x32x3, 64x64x64x1"
+            )
 
     def _within(self, name: str, low: float, high: float, meaning: str) -> None:
         value = getattr(self, name)

@@ -11,7 +11,10 @@ from gridnn.errors import writing
 
 
 class Log:
-    """A JSONL file in which every object has an ``event``: ``config``, ``step`` or ``epoch``.
+    """A JSONL file in which every object has an ``event``: ``config``, ``step``, ``epoch`` or ``checkpoint``.
+
+    With ``append`` it goes on after what the file holds: a ``config`` begins what a resumed run adds. Where a job was
+    killed, steps after its last checkpoint are there twice; the later ones count.
 
     Raises
     ------
@@ -19,9 +22,9 @@ class Log:
         If the file cannot be written.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, append: bool = False) -> None:
         with writing("--log", path):
-            self._file = open(path, "w", encoding="utf-8")  # noqa: SIM115 (open for the whole run)
+            self._file = open(path, "a" if append else "w", encoding="utf-8")  # noqa: SIM115 (open for the whole run)
 
     def write(self, event: str, **values: Any) -> None:
         """Add one object; the line is on disk's way before this returns."""

@@ -64,6 +64,8 @@ class Reporter:
         Where it is shown; a terminal gets a progress bar.
     log : str, optional
         The JSONL file.
+    append : bool
+        Whether it goes on after what it holds.
 
     Raises
     ------
@@ -71,8 +73,8 @@ class Reporter:
         If the log cannot be written.
     """
 
-    def __init__(self, console: Console, log: str | None = None) -> None:
-        self.console, self.log = console, Log(log) if log else None
+    def __init__(self, console: Console, log: str | None = None, append: bool = False) -> None:
+        self.console, self.log = console, Log(log, append) if log else None
         self.progress = _progress(console) if console.is_terminal and not console.quiet else None
         self.task: Any = None
         self.summary: Summary | None = None
@@ -139,6 +141,10 @@ class Reporter:
         parts.append(f"{samples_per_s:,.0f} samples/s, {communication_share:.0%} communication")
         parts.append("words: " + ", ".join(f"{name} {count:,}" for name, count in words_by_dimension.items()))
         self._line(f"{self._epoch(epoch)}: {'; '.join(parts)}")
+
+    def saved(self, step: int, path: str, seconds: float) -> None:
+        """After every checkpoint."""
+        self._log("checkpoint", step=step, path=path, seconds=seconds)
 
     def finished(self, rows: Iterable[Moved]) -> None:
         """At the end: what was moved, by grid dimension and phase."""

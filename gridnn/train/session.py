@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 from gridnn.arrays import get_backend
 from gridnn.comm.ledger import Where
-from gridnn.comm.mover import Scratch
+from gridnn.comm.packing import Scratch
 from gridnn.errors import UserError, user_mistakes
 from gridnn.execute import Executable
 from gridnn.grid import Grid
 from gridnn.parameters import Parameters
-from gridnn.program import pass_sizes
+from gridnn.program import Program, pass_sizes
 from gridnn.train.config import RunConfig
 from gridnn.train.optimizers import OptimizerState
-from gridnn.train.reader import Reader
+from gridnn.train.reader import Batch, Reader
 from gridnn.train.setup import set_up
+from gridnn.train.weights import fill
 
 QUIET = np.errstate(over="ignore", invalid="ignore")  # a loss that is not finite is told once, with step and layer
 
@@ -32,6 +34,13 @@ class Session:
         Checked options.
     job : Job
         The ranks.
+    asking : callable
+        Whether this rank wants all ranks to stop after the step under way.
+
+    Attributes
+    ----------
+    asked : bool
+        Whether some rank wanted to stop when the losses were last summed: the same on all ranks.
 
     Raises
     ------
@@ -39,14 +48,16 @@ class Session:
         If data, network, grid and plan do not fit each other.
     """
 
-    def __init__(self, config: RunConfig, job: Any) -> None:
-        self.config = config
-        backend = get_backend(config.backend)
+    def __init__(self, config: RunConfig, job: Any, asking: Callable[[], bool] = lambda: False) -> None:
+        self.config, self.asking, self.asked = config, asking, False
+        backend = get_backend(config.backend, config.kernels)
         self._made = set_up(config, job.size)
         self.data, self.network, self.plan, self.batch, program = self._made
         shape = self.plan.grid
         self.grid = Grid(job.comm, shape.rows, shape.cols, order=shape.order, backend=backend)
         self.parameters = Parameters(program, self.grid, config.dtype, config.seed)
+        if config.weights:
+            fill(self.parameters, program, config.model, config.weights)
         self._scratch = Scratch(backend, config.dtype)
         self._executables: dict[int, Executable] = {}
         self.reader = Reader(backend, config.dtype)
@@ -55,6 +66,22 @@ class Session:
     def ledger(self):
         """What this rank moved."""
         return self.grid.ledger
+
+    @property
+    def program(self) -> Program:
+        """The program of the smallest pass of a full batch."""
+        return self._made.program
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """The updates of one epoch."""
+        samples = len(self.data.train)
+        return samples // self.batch if self.config.drop_last else math.ceil(samples / self.batch)
+
+    @property
+    def samples_per_epoch(self) -> int:
+        """The samples that the updates of one epoch see."""
+        return min(self.steps_per_epoch * self.batch, len(self.data.train))
 
     @property
     def resolved(self) -> dict[str, Any]:
@@ -76,8 +103,17 @@ class Session:
         return np.split(indices, ends[:-1])
 
     @QUIET
-    def step(self, indices: np.ndarray, step: int) -> tuple[float, float]:
+    def step(self, indices: np.ndarray, step: int, upcoming: np.ndarray | None = None) -> tuple[float, float]:
         """Forward and backward of one batch; leaves the summed gradient in ``parameters.gradients``.
+
+        Parameters
+        ----------
+        indices : array of int64
+            The samples of the batch.
+        step : int
+            Its number, from 1 on.
+        upcoming : array of int64, optional
+            The samples of the next batch, which are read meanwhile.
 
         Returns
         -------
@@ -90,16 +126,25 @@ class Session:
             If the loss is not finite, naming the step and the first layer, or a sample could not be read; on all ranks.
         """
         totals = self.grid.backend.zeros((2,), "float64")
-        parts, pending = self.parts(indices), []
-        for micro, piece in enumerate(parts):
-            executable = self.executable(len(piece))
-            target = self.reader.read(executable, self.data.train, piece)
+        data, pending = self.data.train, []
+        batches = [Batch(data, part, step) for part in self.parts(indices)]
+        after = None if upcoming is None else Batch(data, self.parts(upcoming)[0], step + 1)
+        for micro, (executable, target) in enumerate(self._passes(batches, after)):
             totals += executable.forward(training=True, step=step, micro=micro, target=target)
-            first, last = micro == 0, micro == len(parts) - 1
+            first, last = micro == 0, micro == len(batches) - 1
             pending = executable.backward(1.0 / len(indices), first=first, last=last)
         for request in pending:
             request.wait()
         return self._means(totals, len(indices), executable, f"at step {step}")
+
+    def _passes(self, batches: list[Batch], after: Batch | None = None) -> Iterator[tuple[Executable, Any]]:
+        """For every batch the executable that holds it and its targets, while the next one is read; last ``after``."""
+        for batch, following in zip(batches, [*batches[1:], after], strict=True):
+            executable = self.executable(len(batch.indices))
+            target = self.reader.read(executable, batch)
+            if following is not None:
+                self.reader.ahead(self.executable(len(following.indices)), following)
+            yield executable, target
 
     @QUIET
     def update(self, optimizer: OptimizerState, lr: float) -> None:
@@ -117,12 +162,9 @@ class Session:
         """
         totals = self.grid.backend.zeros((2,), "float64")
         self.ledger.evaluating = True
-        for start in range(0, len(data), self.batch):
-            indices = np.arange(start, min(start + self.batch, len(data)))
-            for piece in self.parts(indices):
-                executable = self.executable(len(piece))
-                target = self.reader.read(executable, data, piece)
-                totals += executable.forward(training=False, target=target)
+        whole = (np.arange(start, min(start + self.batch, len(data))) for start in range(0, len(data), self.batch))
+        for executable, target in self._passes([Batch(data, part) for one in whole for part in self.parts(one)]):
+            totals += executable.forward(training=False, target=target)
         means = self._means(totals, len(data), executable, "on the test data")
         self.ledger.evaluating = False
         return means
@@ -131,8 +173,11 @@ class Session:
         """(Loss, right answers) of all ranks over ``count`` samples; ``last`` is what ran last."""
         if self.reader.mistake:
             totals += math.nan
-        self.grid.all.all_reduce(totals, Where(self.network.output, "forward"))
-        loss, right = (float(value) / count for value in self.grid.backend.to_host(totals))
+        sums = self.grid.backend.full((3,), float(self.asking()), "float64")
+        sums[:2] = totals
+        self.grid.all.all_reduce(sums, Where(self.network.output, "forward"))
+        loss, right, asking = (float(value) for value in self.grid.backend.to_host(sums))
+        loss, right, self.asked = loss / count, right / count, asking > 0
         if not math.isfinite(loss):
             raise UserError(self._not_finite(loss, last, when))
         return loss, right

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
+import signal
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from gridnn.comm.counts import DIMENSIONS
 from gridnn.comm.ledger import PHASES, Where
+from gridnn.comm.threads import libraries
+from gridnn.train.checkpoints import Checkpoints
 from gridnn.train.config import RunConfig
 from gridnn.train.data.order import batches, epoch_order
 from gridnn.train.optimizers import make_optimizer
 from gridnn.train.report import Moved, Reporter, Summary
+from gridnn.train.resume import Progress
 from gridnn.train.schedules import make_schedule
 from gridnn.train.session import Session
 
@@ -30,38 +35,60 @@ class Trainer:
         The ranks.
     reporter : Reporter or None
         Told of every step and epoch; on rank 0 only.
+    signalled : callable
+        The number of a signal that has reached this rank and asks to stop; 0: none.
 
     Raises
     ------
     ValueError
-        If the configuration does not fit the data, the network or the ranks.
+        If the configuration does not fit the data, the network or the ranks, or a checkpoint does not fit the run.
     """
 
-    def __init__(self, config: RunConfig, job: Any, reporter: Reporter | None = None) -> None:
-        self.config, self.job, self.reporter = config, job, reporter
-        self.session = Session(config, job)
+    def __init__(
+        self,
+        config: RunConfig,
+        job: Any,
+        reporter: Reporter | None = None,
+        signalled: Callable[[], int] = lambda: 0,
+    ) -> None:
+        self.config, self.job, self.reporter, self.signalled = config, job, reporter, signalled
+        self.session = Session(config, job, asking=lambda: signalled() != 0)
         self.samples = len(self.session.data.train)
-        batch = self.session.batch
-        self.steps_per_epoch = self.samples // batch if config.drop_last else math.ceil(self.samples / batch)
+        self.steps_per_epoch = self.session.steps_per_epoch
         self.total = min(config.epochs * self.steps_per_epoch, config.steps or math.inf)
         self.schedule = make_schedule(config, self.steps_per_epoch, self.total)
         parameters = self.session.parameters
         self.optimizer = make_optimizer(config).start(parameters.backend, parameters.values.size, config.dtype)
-        self.done = 0
+        self.progress, self.notes = Progress(), []
+        self.checkpoints = Checkpoints(self.session, self.optimizer) if config.checkpoint else None
+        if self.checkpoints and config.resume:
+            self.notes = self.checkpoints.resume(self.progress)
+
+    @property
+    def done(self) -> int:
+        """The updates made, those before a checkpoint included."""
+        return self.progress.done
 
     def train(self) -> None:
-        """Run all epochs.
+        """Run all epochs, or as many as there is time for: a signal that is held (see `Job.hold_signals`) ends it.
 
         Raises
         ------
         UserError
-            If the loss is not finite.
+            If the loss is not finite, or a checkpoint cannot be written.
         """
         if self.reporter:
             self.reporter.started(self.session.resolved, self._summary())
         try:
-            for epoch in range(1, math.ceil(self.total / self.steps_per_epoch) + 1):
-                self._epoch(epoch)
+            self._tell(*self.notes)
+            if self._finished():
+                self._tell(f"nothing is left to do: {self.done} of {self.total} steps are made")
+            while not self._finished() and not self.session.asked:
+                self._epoch()
+            if self.checkpoints and self.checkpoints.saved != self.done:
+                self._save()
+            if self.session.asked:
+                self._tell(self._why_stopped())
             rows = self._moved()
             if self.reporter:
                 self.reporter.finished(rows)
@@ -69,40 +96,85 @@ class Trainer:
             if self.reporter:
                 self.reporter.close()
 
-    def _epoch(self, epoch: int) -> None:
-        session, loss, right, count = self.session, 0.0, 0.0, 0
+    def _finished(self) -> bool:
+        """Whether no update is left, and no whole epoch waits for its evaluation."""
+        return self.done >= self.total and not self._epoch_is_whole()
+
+    def _epoch_is_whole(self) -> bool:
+        return self.done == self.progress.epoch * self.steps_per_epoch
+
+    def _epoch(self) -> None:
+        """What is left of the epoch under way, its evaluation, and the checkpoint at its end."""
+        session, progress, before = self.session, self.progress, self.progress.count
         words, started, talked = session.ledger.words_by_dimension(), time.perf_counter(), session.ledger.seconds
-        order = epoch_order(self.samples, self.config.seed, epoch, True)
-        for indices in batches(order, session.batch, self.config.drop_last):
-            if self.done == self.total:
-                break
-            mean, share = self._step(indices, epoch)
-            loss, right, count = loss + mean * len(indices), right + share * len(indices), count + len(indices)
+        for indices, upcoming in self._batches():
+            self._step(indices, upcoming)
+            if session.asked:
+                return
+            if self._due() and not self._epoch_is_whole():
+                self._save()
         seconds, talked = time.perf_counter() - started, session.ledger.seconds - talked
         now = session.ledger.words_by_dimension()
         moved = self._sum({dimension: now[dimension] - words[dimension] for dimension in DIMENSIONS})
         test_loss, test_right = session.evaluate(session.data.test)
         if self.reporter:
-            trained, tested = (right / count, test_right) if session.data.train.classes else (None, None)
-            speed = (count / seconds, talked / seconds)
-            self.reporter.epoch(epoch, loss / count, trained, test_loss, tested, moved, *speed)
+            count = progress.count
+            trained, tested = (progress.right / count, test_right) if session.data.train.classes else (None, None)
+            speed = ((count - before) / seconds, talked / seconds)
+            self.reporter.epoch(progress.epoch, progress.loss / count, trained, test_loss, tested, moved, *speed)
+        if self._epoch_is_whole():
+            progress.next_epoch()
+            if self.checkpoints and (self.config.save_every is None or self._due()):
+                self._save()
 
-    def _step(self, indices: Any, epoch: int) -> tuple[float, float]:
-        """One update; the mean loss and share of right answers of its batch."""
+    def _batches(self) -> Iterator[tuple[Any, Any]]:
+        """The batches that are left of the epoch, each with the one after it."""
+        progress = self.progress
+        order = epoch_order(self.samples, self.config.seed, progress.epoch, True)
+        first = self.done - (progress.epoch - 1) * self.steps_per_epoch
+        left = list(batches(order, self.session.batch, self.config.drop_last))[first : first + self.total - self.done]
+        return zip(left, [*left, None][1:], strict=True)
+
+    def _step(self, indices: Any, upcoming: Any) -> None:
+        """One update, while the ``upcoming`` batch is read."""
         session, started = self.session, time.perf_counter()
         talked = session.ledger.seconds
-        loss, right = session.step(indices, self.done + 1)
+        loss, right = session.step(indices, self.done + 1, upcoming)
         if self.config.clip:
             self._clip()
         lr = self.schedule(self.done)
         session.update(self.optimizer, lr)
-        self.done += 1
+        self.progress.add(loss, right, len(indices))
         seconds = time.perf_counter() - started
         if self.reporter:
             share = (session.ledger.seconds - talked) / seconds
             accuracy = right if session.data.train.classes else None
-            self.reporter.step(self.done, epoch, loss, lr, len(indices) / seconds, share, accuracy)
-        return loss, right
+            speed = len(indices) / seconds
+            self.reporter.step(self.done, self.progress.epoch, loss, lr, speed, share, accuracy)
+
+    def _due(self) -> bool:
+        """Whether ``--save-every`` asks for a checkpoint now."""
+        return bool(self.checkpoints and self.config.save_every and self.done % self.config.save_every == 0)
+
+    def _save(self) -> None:
+        started = time.perf_counter()
+        path = self.checkpoints.save(self.progress)
+        if self.reporter:
+            self.reporter.saved(self.done, path, time.perf_counter() - started)
+
+    def _why_stopped(self) -> str:
+        """Which signal reached whom, and how to go on."""
+        everyone = self.session.grid.all.gather_values((self.job.comm.Get_rank(), self.signalled()))
+        told = [f"{signal.Signals(number).name} reached rank {rank}" for rank, number in sorted(everyone) if number]
+        path = self.checkpoints.path(self.done) if self.checkpoints else "nothing"
+        return (
+            f"{', '.join(told[:4])}: stopped after step {self.done} of {self.total}, saved {path}; "
+            "the same command with --resume goes on from there"
+        )
+
+    def _tell(self, *notes: str) -> None:
+        for text in notes if self.reporter else ():
+            self.reporter.note(text)
 
     def _clip(self) -> None:
         """Scale the gradient so that its norm over all ranks is at most ``--clip``."""
@@ -138,6 +210,8 @@ class Trainer:
             "nodes": job.nodes,
             "threads": job.threads,
             "mpi": job.library,
+            "kernels": session.grid.backend.kernels.described(self.config.dtype),
+            "blas": "; ".join(map(str, libraries())) or "unknown",
             "parameters": session.network.parameter_count,
             "train-samples": self.samples,
             "test-samples": len(session.data.test),

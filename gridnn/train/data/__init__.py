@@ -5,16 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from gridnn.errors import UserError, unknown
+from gridnn.train.config import DATASETS
 from gridnn.train.data.arrays import open_arrays
 from gridnn.train.data.base import Data, Dataset
 from gridnn.train.data.cifar10 import open_cifar10
 from gridnn.train.data.digits import open_digits
+from gridnn.train.data.images import open_images
 from gridnn.train.data.mnist import open_mnist
+from gridnn.train.data.resized import resize as resize_all
 from gridnn.train.data.synthetic import open_synthetic
+from gridnn.train.data.volumes import open_volumes
 
 __all__ = ["DATASETS", "Data", "Dataset", "open_dataset"]
-
-DATASETS = ("digits", "cifar10", "mnist", "synthetic")
 
 
 def open_dataset(
@@ -25,19 +27,32 @@ def open_dataset(
     classes: int | None = None,
     samples: int = 2048,
     seed: int = 0,
+    targets: int = 4,
+    called: tuple[str, str] = ("x", "y"),
+    resize: int | None = None,
+    crop: int | None = None,
+    flip: bool = False,
 ) -> Data:
     """A data set, opened but not read.
 
     Parameters
     ----------
     name : str
-        One of `DATASETS`, or the path of a .npz file or of a directory of .npy files.
+        One of `DATASETS`, or the path of a .npz or HDF5 file, of a directory of .npy files or of a folder of images.
     data_dir : path
         Where the files of cifar10 and mnist are.
     shape, samples, seed
-        Of the synthetic set.
+        Of the synthetic set and of volumes; the seed also names the random numbers of crops and flips.
     classes : int, optional
         Of the synthetic set (10 if not given) or of a path (as many as there are labels if not given).
+    targets : int
+        Of volumes.
+    called : tuple of str
+        What samples and targets are called in a file.
+    resize : int, optional
+        The shorter side of images, in pixels.
+    crop, flip
+        Of a folder of images, see `open_images`.
 
     Raises
     ------
@@ -47,18 +62,27 @@ def open_dataset(
     path = Path(name).expanduser()
     if name == "synthetic":
         return open_synthetic(shape, classes or 10, samples, seed)
-    if name not in DATASETS:
-        if path.exists():
-            return open_arrays(path, classes)
+    if name == "volumes":
+        return open_volumes(shape, targets, samples, seed)
+    if name in DATASETS:
+        if classes not in (None, 10):
+            raise UserError(f"dataset {name} has 10 classes, not {classes}: leave --classes out")
+        open_named = {"cifar10": open_cifar10, "mnist": open_mnist}
+        data = open_digits() if name == "digits" else open_named[name](Path(data_dir).expanduser())
+        return resize_all(data, resize)
+    if not path.exists():
         raise _unknown(name, path)
-    if classes not in (None, 10):
-        raise UserError(f"dataset {name} has 10 classes, not {classes}: leave --classes out")
-    if name == "digits":
-        return open_digits()
-    return {"cifar10": open_cifar10, "mnist": open_mnist}[name](Path(data_dir).expanduser())
+    if path.is_dir() and not any(path.glob("*.npy")):
+        if called != ("x", "y"):
+            raise UserError(f"--names {','.join(called)}: {name} has no .npy files, so it is taken for images by class")
+        return open_images(path, resize=resize, crop=crop, flip=flip, seed=seed, classes=classes)
+    if crop or flip:
+        option = f"--crop {crop}" if crop else "--flip"
+        raise UserError(f"{option} has no effect on arrays, and {name} holds arrays: leave it out")
+    return resize_all(open_arrays(path, classes, called), resize)
 
 
 def _unknown(name: str, path: Path) -> UserError:
-    if path.suffix in (".npz", ".npy") or len(path.parts) > 1:
+    if path.suffix or len(path.parts) > 1:
         return UserError(f"dataset {name}: there is no such file or directory")
-    return unknown("dataset", name, (*DATASETS, "or the path of a .npz file or of a directory of .npy files"))
+    return unknown("dataset", name, (*DATASETS, "or the path of a .npz or .h5 file, of .npy files or of images"))

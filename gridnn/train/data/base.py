@@ -21,11 +21,11 @@ class Dataset(ABC):
     name : str
         What messages call it.
     sample_shape : tuple of int
-        ``(h, w, c)`` or ``(features,)``.
+        ``(features,)``, ``(w, c)``, ``(h, w, c)`` or ``(d, h, w, c)``.
     classes : int or None
         The number of classes; None if the targets are numbers (regression).
     target_shape : tuple of int
-        The shape of one target, ``()`` for a label.
+        The shape of one target: ``()`` for a label, the space of the sample for a label a voxel, any for numbers.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Dataset(ABC):
         """The number of samples."""
 
     @abstractmethod
-    def read(self, indices: np.ndarray, box: Box, out: np.ndarray) -> None:
+    def read(self, indices: np.ndarray, box: Box, out: np.ndarray, step: int = 0) -> None:
         """Write the part ``box`` (one range per dimension of a sample) of the samples ``indices`` into ``out``.
 
         Parameters
@@ -46,28 +46,54 @@ class Dataset(ABC):
         indices : array of int64, shape (n,)
         box : tuple of (start, stop)
             Nothing outside of it is read.
-        out : array of float32 or float64, shape (n, *extents of box)
+        out : array of float32 or float64, shape (n, *extents of box), contiguous
+        step : int
+            The training step that it is for, which names the random numbers of augmentation; 0 for none.
 
         Raises
         ------
         UserError
-            If a number in it is not finite; the text names the sample.
+            If a number in it is not finite or the sample cannot be read; the text names it.
         """
 
     @abstractmethod
-    def targets(self, indices: np.ndarray) -> np.ndarray:
-        """The targets of the samples ``indices``.
+    def targets(self, indices: np.ndarray, box: Box | None = None) -> np.ndarray:
+        """The part ``box`` of the targets of the samples ``indices``.
+
+        Parameters
+        ----------
+        indices : array of int64, shape (n,)
+        box : tuple of (start, stop), optional
+            One range per dimension of a target; None for all of it. Nothing outside of it is read.
 
         Returns
         -------
         array
-            int64 of shape (n,) for labels, otherwise float of shape (n, *target_shape).
+            int64 for labels, otherwise float; of shape (n, *extents of box).
 
         Raises
         ------
         UserError
             If a label is out of range; the text names the sample.
         """
+
+
+class Subset(Dataset):
+    """The samples ``rows`` of another data set, which messages number as that one does."""
+
+    def __init__(self, whole: Dataset, rows: np.ndarray):
+        self.name, self.sample_shape = whole.name, whole.sample_shape
+        self.classes, self.target_shape = whole.classes, whole.target_shape
+        self._whole, self._rows = whole, rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def read(self, indices: np.ndarray, box: Box, out: np.ndarray, step: int = 0) -> None:
+        self._whole.read(self._rows[indices], box, out, step)
+
+    def targets(self, indices: np.ndarray, box: Box | None = None) -> np.ndarray:
+        return self._whole.targets(self._rows[indices], box)
 
 
 @dataclass(frozen=True)
@@ -95,16 +121,16 @@ def check_finite(values: np.ndarray, indices: np.ndarray, name: str) -> None:
 
 
 def check_labels(labels: np.ndarray, indices: np.ndarray, classes: int, name: str) -> None:
-    """Refuse labels outside of 0 to ``classes`` - 1.
+    """Refuse labels outside of 0 to ``classes`` - 1; their first dimension runs over the samples ``indices``.
 
     Raises
     ------
     UserError
         Naming the first sample that has one, and its label.
     """
-    wrong = np.flatnonzero((labels < 0) | (labels >= classes))
+    wrong = np.argwhere((labels < 0) | (labels >= classes))
     if wrong.size:
-        label, index = labels[wrong[0]], indices[wrong[0]]
+        label, index = labels[tuple(wrong[0])], indices[wrong[0][0]]
         raise UserError(
             f"{name}: sample {index} has the label {label}, but {classes} classes have the labels 0 to {classes - 1}; "
             "mend the labels, or give the right --classes where the data set does not fix them"
@@ -125,6 +151,11 @@ def check_size(path: object, size: int, count: int, each: int, what: str, before
             f"{path} has {size} bytes, but {header}{count} {what} x {each} bytes = {before + count * each}: "
             "the file is damaged or not the right one; fetch it again"
         )
+
+
+def whole(shape: tuple[int, ...]) -> Box:
+    """The box that is everything of ``shape``."""
+    return tuple((0, size) for size in shape)
 
 
 def extents(box: Box) -> tuple[int, ...]:

@@ -50,7 +50,7 @@ class Synthetic(Dataset):
     def __len__(self) -> int:
         return self._samples
 
-    def read(self, indices: np.ndarray, box: Box, out: np.ndarray) -> None:
+    def read(self, indices: np.ndarray, box: Box, out: np.ndarray, step: int = 0) -> None:
         uniform(np, self._key, (indices, *box), (self._samples, *self.sample_shape), out=out)
         _centered(out)
         out += self._templates(indices % self.classes, box, out.dtype)
@@ -63,7 +63,7 @@ class Synthetic(Dataset):
             product = product * vector[labels, start:stop].astype(dtype).reshape(along)
         return product
 
-    def targets(self, indices: np.ndarray) -> np.ndarray:
+    def targets(self, indices: np.ndarray, box: Box | None = None) -> np.ndarray:
         return indices % self.classes
 
 

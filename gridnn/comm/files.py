@@ -1,0 +1,179 @@
+"""One file that all ranks write or read together, each its boxes of global tensors: MPI-IO, and nothing else here."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mpi4py import MPI
+
+from gridnn.comm.layout import Box, box_shape, box_size
+
+LARGEST_PIECE = 2**30  # bytes that one call moves: MPI counts them in a C int
+
+
+@dataclass(frozen=True)
+class Region:
+    """This rank's part of a tensor that lies in a file in C order.
+
+    Attributes
+    ----------
+    offset : int
+        Where the tensor begins in the file, in bytes.
+    shape : tuple of int
+        Its global shape.
+    box : tuple of (start, stop)
+        This rank's part.
+    itemsize : int
+        Bytes of an element.
+    """
+
+    offset: int
+    shape: tuple[int, ...]
+    box: Box
+    itemsize: int
+
+
+class SharedFile:
+    """A file opened by all ranks of a communicator, for whole boxes at a time.
+
+    Every method is called by all ranks together. A rank on which a call fails goes on to the next one, as the others
+    do, and `failure` tells all of them afterwards: nobody waits for a rank that has given up.
+
+    Parameters
+    ----------
+    comm : mpi4py.MPI.Comm
+        The ranks.
+    path : str
+        The file.
+    write : bool
+        Whether it is made (and can be read, too) or only read.
+    limit : int
+        The most bytes that one MPI call moves; larger parts go in pieces.
+
+    Attributes
+    ----------
+    bytes_read, bytes_written : int
+        What this rank asked for.
+    """
+
+    def __init__(self, comm: Any, path: str, *, write: bool = False, limit: int = LARGEST_PIECE) -> None:
+        self.comm, self.limit = comm, limit
+        self.bytes_read = self.bytes_written = 0
+        self._mistake: str | None = None
+        self._file = MPI.FILE_NULL
+        mode = MPI.MODE_CREATE | MPI.MODE_RDWR if write else MPI.MODE_RDONLY
+        self._file = self._try(MPI.File.Open, comm, path, mode) or MPI.FILE_NULL
+        self._open = not self.failure()
+
+    def write(self, region: Region, part: Any) -> None:
+        """Write this rank's ``part`` of a tensor, a contiguous host array; None: another rank has the same and does."""
+        self.bytes_written += self._move("Write_all", region, part)
+
+    def read(self, region: Region, part: Any) -> None:
+        """Fill the contiguous host array ``part`` with this rank's part of a tensor; None: it wants nothing of it."""
+        self.bytes_read += self._move("Read_all", region, part)
+
+    def write_first(self, offset: int, data: bytes) -> None:
+        """Let the first rank write ``data`` at ``offset``."""
+        if self._open:
+            self._try(self._file.Set_view, 0, MPI.BYTE, MPI.BYTE)
+            if self.comm.Get_rank() == 0:
+                self._try(self._file.Write_at, offset, data)
+
+    def sync(self) -> None:
+        """Return when everything written is on the disk and all ranks can read it."""
+        if self._open:
+            self._try(self._file.Sync)
+            self.comm.Barrier()
+            self._try(self._file.Sync)  # what the others have written
+
+    def failure(self) -> str | None:
+        """The first thing that went wrong on some rank so far, the same text on all ranks; None if nothing did."""
+        told = self.comm.allgather(self._mistake)
+        return next((f"rank {rank}: {text}" for rank, text in enumerate(told) if text), None)
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._open:
+            self._open = False
+            self._try(self._file.Close)
+
+    def _move(self, call: str, region: Region, part: Any) -> int:
+        """Move ``part`` in pieces that MPI can count; returns its bytes."""
+        pieces = [] if part is None else list(_pieces(region.box, max(1, self.limit // region.itemsize)))
+        most = array("q", [len(pieces)])
+        self.comm.Allreduce(MPI.IN_PLACE, most, MPI.MAX)
+        if not self._open:
+            return 0
+        for number in range(most[0]):
+            if number < len(pieces):
+                self._move_piece(call, region, pieces[number], part)
+            else:  # the others still have some, and the calls are everybody's
+                self._try(self._file.Set_view, 0, MPI.BYTE, MPI.BYTE)
+                self._try(getattr(self._file, call), [b"" if call == "Write_all" else bytearray(), 0, MPI.BYTE])
+        return sum(box_size(piece) * region.itemsize for piece in pieces)
+
+    def _move_piece(self, call: str, region: Region, piece: Box, part: Any) -> None:
+        inside = tuple(slice(a - base, b - base) for (a, b), (base, _) in zip(piece, region.box, strict=True))
+        start, filetype = _filetype(region, piece)
+        size, status = box_size(piece) * region.itemsize, MPI.Status()
+        buffer = [part[inside] if inside else part, size, MPI.BYTE]
+        self._try(self._file.Set_view, region.offset + start, MPI.BYTE, filetype)
+        self._try(getattr(self._file, call), buffer, status)
+        if status.Get_count(MPI.BYTE) != size:
+            self._mistake = self._mistake or f"{status.Get_count(MPI.BYTE)} of {size} bytes were moved"
+        filetype.Free()
+
+    def _try(self, function: Callable, *args: Any) -> Any:
+        """Call ``function``; what goes wrong is kept for `failure`."""
+        try:
+            return function(*args)
+        except MPI.Exception as error:
+            self._mistake = self._mistake or " ".join(error.Get_error_string().splitlines()[0].strip(", ").split())
+            return None
+
+
+def sum_modulo(comm: Any, numbers: Sequence[int]) -> list[int]:
+    """Numbers below 2^64, each summed over all ranks modulo 2^64."""
+    total = array("Q", numbers)
+    if total:
+        comm.Allreduce(MPI.IN_PLACE, [total, MPI.UINT64_T], MPI.SUM)
+    return list(total)
+
+
+def _pieces(box: Box, most: int) -> Iterator[Box]:
+    """``box`` in pieces of at most ``most`` elements, each of them contiguous in the part's own memory."""
+    if box_size(box) == 0:
+        return
+    if box_size(box) <= most:
+        yield box
+        return
+    axis = next(i for i, (start, stop) in enumerate(box) if stop - start > 1)
+    (start, stop), step = box[axis], max(1, most // max(1, box_size(box[axis + 1 :])))
+    for low, high in itertools.pairwise([*range(start, stop, step), stop]):
+        yield from _pieces((*box[:axis], (low, high), *box[axis + 1 :]), most)
+
+
+def _filetype(region: Region, piece: Box) -> tuple[int, MPI.Datatype]:
+    """Where a piece begins in its tensor, in bytes, and the MPI type of its runs.
+
+    Made of strided types, whose strides MPI counts in its widest integer, not of a subarray, which has C ints.
+    """
+    lengths = box_shape(piece)
+    strides = [math.prod(region.shape[axis + 1 :]) * region.itemsize for axis in range(len(piece))]
+    start = sum(low * stride for (low, _), stride in zip(piece, strides, strict=True))
+    axis = len(piece)
+    run = region.itemsize
+    while axis and (lengths[axis - 1] == 1 or strides[axis - 1] == run):  # these rows follow one another without gaps
+        axis -= 1
+        run *= lengths[axis]
+    filetype = MPI.BYTE.Create_contiguous(run)
+    for length, stride in zip(reversed(lengths[:axis]), reversed(strides[:axis]), strict=True):
+        inner, filetype = filetype, filetype.Create_hvector(length, 1, stride)
+        inner.Free()
+    return start, filetype.Commit()

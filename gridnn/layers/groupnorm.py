@@ -1,0 +1,128 @@
+"""Group normalisation: of every sample by itself, over the domain and the channels of a group."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from gridnn.comm.layout import box_shape
+from gridnn.layers.base import Array, Layer, Local, Parameter, Reduction, Shape, Shapes
+
+WIDE = "float64"
+
+
+@dataclass(frozen=True)
+class GroupNorm(Layer):
+    """gamma * (x - mean) / sqrt(var + eps) + beta, with mean and variance per sample and group (Wu and He 2018).
+
+    A group is ``channels / groups`` consecutive channels. Forward, in training and outside it, asks for one sum of two
+    float64 words a local sample and group over the ranks that divide space and channels; so does backward.
+
+    Attributes
+    ----------
+    groups : int
+        They divide the channels; 1 is layer normalisation over space and channels, the number of channels is instance
+        normalisation.
+    eps : float
+        Added to the variance.
+    """
+
+    groups: int
+    eps: float = 1e-5
+
+    def __post_init__(self):
+        if self.groups < 1 or self.eps <= 0:
+            raise ValueError(f"{self}: at least one group is needed, and eps is positive")
+
+    def infer(self, *shapes: Shape) -> Shape:
+        channels = shapes[0][-1]
+        if channels % self.groups:
+            equation = f"{channels} channels / {self.groups} groups = {channels / self.groups:g}"
+            raise ValueError(f"GroupNorm: {equation}; give groups that divide the channels")
+        if math.prod(shapes[0]) == self.groups:
+            raise ValueError(
+                f"GroupNorm: {math.prod(shapes[0])} values a sample / {self.groups} groups = 1 value a group has no "
+                "variance; give fewer groups"
+            )
+        return shapes[0]
+
+    def weights(self, shapes: Shapes) -> dict[str, Parameter]:
+        shape = shapes.output[-1:]
+        return {"gamma": Parameter(shape, ("co",), value=1.0), "beta": Parameter(shape, ("co",))}
+
+    def reductions(self, shapes: Shapes, output_box: tuple[tuple[int, int], ...], training: bool) -> list[Reduction]:
+        words = 2 * (output_box[0][1] - output_box[0][0]) * self.groups
+        phases = ("forward", "backward") if training else ("forward",)
+        return [Reduction(phase, self._summed(shapes), words) for phase in phases]
+
+    def flops(self, shapes: Shapes) -> int:
+        return 8 * math.prod(shapes.output)
+
+    def forward(self, local: Local, *inputs: Array) -> Array:
+        x, backend = inputs[0], local.backend
+        if not local.recomputing:
+            local.kept["statistics"] = self._statistics(local, x)
+        mean, inverse = local.kept["statistics"]
+        scale = self._of_channels(local, inverse) * local.parameters["gamma"]
+        offset = local.parameters["beta"] - self._of_channels(local, mean) * scale
+        y = local.buffer("y", box_shape(local.output_box))
+        for i in range(x.shape[0]):
+            backend.kernels.affine(x[i], scale[i].astype(local.dtype), offset[i].astype(local.dtype), y[i])
+        local.saved.update(x=x, scale=scale)
+        return y
+
+    def backward(self, local: Local, gradient: Array) -> tuple[Array | None, ...]:
+        x, scale, backend = local.saved["x"], local.saved["scale"], local.backend
+        (mean, inverse), gamma = local.kept["statistics"], local.parameters["gamma"]
+        sums = local.buffer("sums", (2, x.shape[0], x.shape[-1]), WIDE)
+        centre = self._of_channels(local, mean)
+        for i in range(x.shape[0]):
+            out = local.buffer("sums of a sample", (2, x.shape[-1]), WIDE)
+            backend.kernels.moments_grad(x[i], gradient[i], centre[i], out, backend.workspace(WIDE))
+            sums[:, i] = out
+        local.gradients["beta"][...] = sums[0].sum(axis=0)
+        local.gradients["gamma"][...] = (sums[1] * self._of_channels(local, inverse)).sum(axis=0)
+        sums *= gamma
+        total = local.sum(self._of_groups(local, sums), self._summed(local.shapes)) / self._count(local.shapes)
+        if not local.needs_gradient:
+            return (None,)
+        # dx = scale * dy - inverse * mean(gamma dy) - (x - mean) * inverse**3 * mean(gamma dy (x - mean))
+        slope = self._of_channels(local, inverse**3 * total[1])
+        offset = centre * slope - self._of_channels(local, inverse * total[0])
+        dx, workspace = local.buffer("dx", x.shape), backend.workspace(local.dtype)
+        for i in range(x.shape[0]):
+            backend.kernels.affine(x[i], (-slope[i]).astype(local.dtype), offset[i].astype(local.dtype), dx[i])
+            backend.kernels.add_scaled(gradient[i], scale[i].astype(local.dtype), dx[i], workspace)
+        return (dx,)
+
+    def _statistics(self, local: Local, x: Array) -> tuple[Array, Array]:
+        """Mean and 1 / sqrt(variance + eps) of every local sample and every group [n, groups]."""
+        backend, sums = local.backend, local.buffer("sums", (2, x.shape[0], x.shape[-1]), WIDE)
+        shift = backend.zeros((x.shape[-1],), WIDE)
+        for i in range(x.shape[0]):
+            out = local.buffer("sums of a sample", (2, x.shape[-1]), WIDE)
+            backend.kernels.moments(x[i], shift, out, backend.workspace(WIDE))
+            sums[:, i] = out
+        total = local.sum(self._of_groups(local, sums), self._summed(local.shapes)) / self._count(local.shapes)
+        variance = backend.xp.maximum(total[1] - total[0] * total[0], 0)
+        return total[0], 1 / backend.xp.sqrt(variance + self.eps)
+
+    def _of_groups(self, local: Local, sums: Array) -> Array:
+        """``sums`` [2, n, local channels] added up in their groups [2, n, groups]; zeros for those elsewhere."""
+        first, last = local.output_box[-1]
+        out, width = local.backend.zeros((*sums.shape[:2], self.groups), WIDE), local.shapes.output[-1] // self.groups
+        for group in range(first // width, -(-last // width)):
+            inside = slice(max(first, group * width) - first, min(last, (group + 1) * width) - first)
+            out[:, :, group] = sums[:, :, inside].sum(axis=2)
+        return out
+
+    def _of_channels(self, local: Local, values: Array) -> Array:
+        """``values`` [n, groups] as one value per local channel [n, local channels]."""
+        width = local.shapes.output[-1] // self.groups
+        return local.backend.xp.repeat(values, width, axis=1)[:, slice(*local.output_box[-1])]
+
+    def _summed(self, shapes: Shapes) -> tuple[str, ...]:
+        return self.output_axes(shapes)[1:]
+
+    def _count(self, shapes: Shapes) -> int:
+        return math.prod(shapes.output[1:]) // self.groups

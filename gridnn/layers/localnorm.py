@@ -1,0 +1,83 @@
+"""Local response normalisation across channels (AlexNet)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from gridnn.comm.layout import box_shape
+from gridnn.comm.partition import Window
+from gridnn.layers.base import Array, Layer, Local, Shapes
+
+
+@dataclass(frozen=True)
+class LocalResponseNorm(Layer):
+    """x / (k + alpha / size * sum of x**2 over the ``size`` channels around it)**beta.
+
+    Krizhevsky et al. 2012, section 3.3, with PyTorch's division by ``size`` (the paper's alpha is ``alpha / size``).
+    The window is over the channels: divided, they exchange a halo as space does.
+
+    Attributes
+    ----------
+    size : int
+        Channels under the window: ``size // 2`` before, the rest of ``size - 1`` behind.
+    alpha, beta, k : float
+    """
+
+    size: int
+    alpha: float = 1e-4
+    beta: float = 0.75
+    k: float = 1.0
+
+    def __post_init__(self):
+        if self.size < 1 or self.alpha < 0 or self.k <= 0:
+            raise ValueError(f"{self}: size is at least 1, alpha not negative and k positive")
+
+    def windows(self, shapes: Shapes) -> dict[str, Window]:
+        return {"co": Window(self.size, before=self.size // 2, after=(self.size - 1) // 2)}
+
+    def flops(self, shapes: Shapes) -> int:
+        return (self.size + 5) * math.prod(shapes.output)
+
+    def forward(self, local: Local, *inputs: Array) -> Array:
+        x, xp = inputs[0], local.backend.xp
+        shape = box_shape(local.output_box)
+        base, scale, y = local.buffer("base", shape), local.buffer("scale", shape), local.buffer("y", shape)
+        base[...] = 0
+        for part in self._channels(shape[-1]):
+            xp.multiply(x[..., part], x[..., part], out=y)
+            base += y
+        base *= self.alpha / self.size
+        base += self.k
+        xp.power(base, -self.beta, out=scale)
+        xp.multiply(self._middle(x, shape[-1]), scale, out=y)
+        local.saved.update(x=x, base=base, scale=scale)
+        return y
+
+    def backward(self, local: Local, gradient: Array) -> tuple[Array | None, ...]:
+        x, base, scale = (local.saved[name] for name in ("x", "base", "scale"))
+        xp, channels = local.backend.xp, gradient.shape[-1]
+        # y_c = x_c base_c**-beta, and every x_j under the window of c has a part in base_c
+        share = local.buffer("share", gradient.shape)
+        xp.multiply(gradient, scale, out=share)
+        dx = local.buffer("dx", x.shape)
+        dx[...] = 0
+        through = local.buffer("through", gradient.shape)
+        xp.multiply(share, self._middle(x, channels), out=through)
+        through /= base
+        for part in self._channels(channels):
+            target = dx[..., part]
+            target += through
+        dx *= x
+        dx *= -2 * self.alpha * self.beta / self.size
+        middle = self._middle(dx, channels)
+        middle += share
+        return (dx,)
+
+    def _channels(self, channels: int) -> list[slice]:
+        """For each place in the window, the channels of the frame that stand there."""
+        return [slice(offset, offset + channels) for offset in range(self.size)]
+
+    def _middle(self, frame: Array, channels: int) -> Array:
+        """What of a frame is the input itself."""
+        return frame[..., self.size // 2 : self.size // 2 + channels]

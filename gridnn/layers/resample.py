@@ -1,0 +1,194 @@
+"""Resampling space: up-sampling and adaptive pooling, a linear map along each axis."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from gridnn.comm.layout import box_shape
+from gridnn.comm.partition import Interval
+from gridnn.comm.sampling import Resampled
+from gridnn.comm.split import Split
+from gridnn.layers.base import SPACE, Array, Cut, Layer, Local, Shape, Shapes
+from gridnn.layers.sliding import Sizes, per_axis
+
+MODES = ("nearest", "linear")
+
+
+@dataclass(frozen=True)
+class Resample(Layer):
+    """Along each space axis of x [n, *space, c] one matrix product with the rule's matrix [out, in] (abstract)."""
+
+    @property
+    def rule(self) -> str:
+        """The rule of `gridnn.comm.sampling.resampled_from`."""
+        raise NotImplementedError
+
+    def cut_input(self, index: int, shapes: Shapes, split: Split) -> tuple[Cut, ...]:
+        samples, *space, channels = self.cut_output(shapes, split)
+        moved = (
+            Cut(cut.axis, Resampled.of(cut.partition, self.rule, size))
+            for cut, size in zip(space, shapes.inputs[0][1:-1], strict=True)
+        )
+        return (samples, *moved, channels)
+
+    def flops(self, shapes: Shapes) -> int:
+        return 2 * math.prod(max(pair) for pair in zip(shapes.inputs[0], shapes.output, strict=True))
+
+    def forward(self, local: Local, *inputs: Array) -> Array:
+        y = inputs[0]
+        for dim in self._changed(local.shapes):
+            y = _product(local, self._matrix(local, dim), y, dim)
+        return y
+
+    def backward(self, local: Local, gradient: Array) -> tuple[Array | None, ...]:
+        dx = gradient
+        for dim in reversed(self._changed(local.shapes)):
+            dx = _product(local, self._matrix(local, dim).T, dx, dim)
+        return (dx,)
+
+    @staticmethod
+    def _changed(shapes: Shapes) -> list[int]:
+        """The dimensions that are not left as they are."""
+        return [d for d, (a, b) in enumerate(zip(shapes.inputs[0], shapes.output, strict=True)) if a != b]
+
+    def _matrix(self, local: Local, dim: int) -> Array:
+        """This rank's part of the matrix of one dimension."""
+        size, outputs = local.shapes.inputs[0][dim], local.shapes.output[dim]
+        xp, held = local.backend.xp, local.input_boxes[0][dim]
+        output, place = xp.arange(*local.output_box[dim])[:, None], xp.arange(*held)[None, :]
+        if self.rule == "nearest":
+            matrix = place == output * size // outputs
+        elif self.rule == "linear":  # a hat of width 1 around the place of the output's centre
+            centre = ((2 * output + 1) * size - outputs) / (2 * outputs)
+            matrix = xp.maximum(0, 1 - abs(xp.clip(centre, 0, size - 1) - place))
+        else:
+            first, last = output * size // outputs, -(-(output + 1) * size // outputs)
+            matrix = ((place >= first) & (place < last)) / (last - first)
+        return matrix.astype(local.dtype)
+
+
+@dataclass(frozen=True)
+class Upsample(Resample):
+    """Every element becomes ``factor`` elements along each space axis.
+
+    Attributes
+    ----------
+    factor : int or one per space axis
+        At least 1.
+    mode : str
+        "nearest": copies; "linear": between the centres of the elements (linear, bilinear or trilinear, what PyTorch
+        calls align_corners=False).
+    """
+
+    factor: int | Sizes
+    mode: str = "nearest"
+
+    def __post_init__(self):
+        if self.mode not in MODES:
+            raise ValueError(f"Upsample(mode={self.mode!r}): choose {' or '.join(map(repr, MODES))}")
+        if not isinstance(self.factor, int):
+            object.__setattr__(self, "factor", tuple(self.factor))
+        self._factors(1 if isinstance(self.factor, int) else len(self.factor))
+
+    @property
+    def rule(self) -> str:
+        return self.mode
+
+    def _factors(self, dims: int) -> Sizes:
+        return per_axis("factor", self.factor, 1, SPACE.get(dims + 2, SPACE[5]))
+
+    def infer(self, *shapes: Shape) -> Shape:
+        *space, channels = check_space(self, shapes[0])
+        return (*(a * b for a, b in zip(space, self._factors(len(space)), strict=True)), channels)
+
+    def forward(self, local: Local, *inputs: Array) -> Array:
+        if self.mode != "nearest":
+            return super().forward(local, *inputs)
+        y = local.buffer("y", box_shape(local.output_box))
+        for places, copies in self._phases(local):
+            y[copies] = inputs[0][places]
+        return y
+
+    def backward(self, local: Local, gradient: Array) -> tuple[Array | None, ...]:
+        if self.mode != "nearest":
+            return super().backward(local, gradient)
+        dx = local.buffer("dx", box_shape(local.input_boxes[0]))
+        dx[...] = 0
+        for places, copies in self._phases(local):
+            share = dx[places]
+            share += gradient[copies]
+        return (dx,)
+
+    def _phases(self, local: Local) -> Iterator[tuple[tuple[slice, ...], tuple[slice, ...]]]:
+        """For the first, second ... copy of the elements: which elements have it here, and where it lies."""
+        *boxes, _ = zip(local.input_boxes[0], local.output_box, strict=True)
+        factors = self._factors(len(boxes) - 1)
+        axes = [list(_copies(*pair, factor)) for pair, factor in zip(boxes[1:], factors, strict=True)]
+        for choice in itertools.product(*axes):
+            places, copies = zip(*choice, strict=True)
+            yield (slice(None), *places), (slice(None), *copies)
+
+
+@dataclass(frozen=True)
+class AdaptiveAvgPool(Resample):
+    """The means over ``size`` ranges that together cover space, as even as they can be: PyTorch's.
+
+    Output ``o`` is the mean over [floor(o * in / size), ceil((o + 1) * in / size)); an axis that has the size already
+    is left as it is.
+
+    Attributes
+    ----------
+    size : int or one per space axis
+        Of the output.
+    """
+
+    size: int | Sizes
+
+    def __post_init__(self):
+        if not isinstance(self.size, int):
+            object.__setattr__(self, "size", tuple(self.size))
+        self._sizes(1 if isinstance(self.size, int) else len(self.size))
+
+    @property
+    def rule(self) -> str:
+        return "area"
+
+    def _sizes(self, dims: int) -> Sizes:
+        return per_axis("size", self.size, 1, SPACE.get(dims + 2, SPACE[5]))
+
+    def infer(self, *shapes: Shape) -> Shape:
+        *space, channels = check_space(self, shapes[0])
+        return (*self._sizes(len(space)), channels)
+
+
+def check_space(layer: Layer, shape: Shape) -> Shape:
+    """``shape``, if it has one to three space axes and channels.
+
+    Raises
+    ------
+    ValueError
+        If it has not.
+    """
+    if not 2 <= len(shape) <= 4:
+        raise ValueError(f"{type(layer).__name__} needs samples of shape (*space, channels), this one is {shape}")
+    return shape
+
+
+def _copies(held: Interval, outputs: Interval, factor: int) -> Iterator[tuple[slice, slice]]:
+    """For each copy of the elements ``held``, the local elements whose copy is among ``outputs``, and where it lies."""
+    for copy in range(factor):
+        first, last = (-(-(end - copy) // factor) for end in outputs)
+        start = first * factor + copy - outputs[0]
+        yield slice(first - held[0], last - held[0]), slice(start, max(start, outputs[1] - outputs[0]), factor)
+
+
+def _product(local: Local, matrix: Array, x: Array, dim: int) -> Array:
+    """``matrix`` times ``x`` along dimension ``dim``."""
+    lead, trail = math.prod(x.shape[:dim]), math.prod(x.shape[dim + 1 :])
+    y = local.buffer("product", (*x.shape[:dim], matrix.shape[0], *x.shape[dim + 1 :]))
+    out = y.reshape(lead, matrix.shape[0], trail)
+    local.backend.xp.matmul(matrix, x.reshape(lead, x.shape[dim], trail), out=out)
+    return y

@@ -1,0 +1,121 @@
+"""A network from a user's file: ``file.py:function``."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import sys
+import traceback
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+
+from gridnn.errors import UserError, unknown
+from gridnn.layers.base import Loss, Shape
+from gridnn.network import INPUT, Network
+
+Result = TypeVar("Result")
+SUFFIX = ".py"
+
+
+def is_own(name: str) -> bool:
+    """Whether ``--model NAME`` names a function in a file."""
+    return ":" in name or name.endswith(SUFFIX)
+
+
+def own_model(
+    name: str, input_shape: Shape, outputs: int, options: Mapping[str, Any], asked: Collection[str] = ()
+) -> Network:
+    """Call ``function(input_shape, outputs)`` of ``file.py``, which gives a network without its loss.
+
+    Parameters
+    ----------
+    name : str
+        ``path/of/file.py:function``. Modules beside the file can be imported by it.
+    options : mapping
+        Handed over as keywords as far as the function names them: ``widths``, ``dropout``.
+    asked : collection of str
+        Those of the options that the function must take.
+
+    Raises
+    ------
+    UserError
+        If there is no such file or function, if it raises (with the line of the file), or gives anything else back.
+    """
+    path, _, function = name.rpartition(":")
+    if not path or not function.isidentifier():
+        raise UserError(f"--model {name}: write FILE{SUFFIX}:FUNCTION, such as networks{SUFFIX}:tiny")
+    file = Path(path)
+    if file.suffix != SUFFIX or not file.is_file():
+        what = "there is no such file" if file.suffix == SUFFIX else f"{path} does not end in {SUFFIX}"
+        raise UserError(f"--model {name}: {what}; write FILE{SUFFIX}:FUNCTION")
+    build = _function(name, _within(name, file, lambda: _load(file)), function)
+    known = inspect.signature(build)
+    for option in asked:
+        if option not in known.parameters:
+            raise UserError(f"--{option} has no effect with --model {name}: {function}{known} takes no {option}")
+    taken = {key: value for key, value in options.items() if key in known.parameters}
+    network = _within(name, file, lambda: build(tuple(input_shape), outputs, **taken))
+    _check(name, network, input_shape, outputs)
+    return network
+
+
+def _function(name: str, module: ModuleType, function: str) -> Callable[..., Any]:
+    found = getattr(module, function, None)
+    if not callable(found):
+        known = [key for key, value in vars(module).items() if inspect.isfunction(value) and key[0] != "_"]
+        hint = unknown("function", function, known) if known else f"{module.__file__} defines no functions"
+        raise UserError(f"--model {name}: {hint}")
+    return found
+
+
+def _load(file: Path) -> ModuleType:
+    """The module in ``file``, by a name that hides no other module."""
+    name = f"gridnn_model_{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file.resolve())
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def _within(name: str, file: Path, work: Callable[[], Result]) -> Result:
+    """What ``work`` gives, run with the folder of ``file`` importable; what it raises is told as the user's mistake."""
+    folder = str(file.resolve().parent)
+    sys.path.insert(0, folder)
+    try:
+        return work()
+    except (Exception, SystemExit) as error:
+        raise UserError(f"--model {name}: {_place(file, error)}{type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove(folder)
+
+
+def _place(file: Path, error: BaseException) -> str:
+    """The line of ``file`` that an exception went through, empty if it went through none."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return ""  # its own text names file and line
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename) == file.resolve()]
+    return f"{file}, line {lines[-1]}: " if lines else ""
+
+
+def _check(name: str, network: Any, input_shape: Shape, outputs: int) -> None:
+    if not isinstance(network, Network):
+        raise UserError(f"--model {name} gives a {type(network).__name__} back, not a gridnn.network.Network")
+    if not network.nodes:
+        raise UserError(f"--model {name} gives a network without layers back")
+    if network.shapes[INPUT] != tuple(input_shape):
+        raise UserError(
+            f"--model {name} gives a network for samples of shape {network.shapes['input']} back, but those of the "
+            f"data are {tuple(input_shape)}: make it with Network(input_shape)"
+        )
+    if isinstance(network.nodes[-1].layer, Loss):
+        raise UserError(f"--model {name} ends in the loss {network.output!r}: leave it out, --loss adds it")
+    shape = network.shapes[network.output]
+    if shape[-1] != outputs:
+        raise UserError(
+            f"--model {name} gives an output of shape {shape} a sample, but {outputs} outputs are needed: "
+            "end in as many features or channels as the argument outputs says"
+        )

@@ -1,0 +1,163 @@
+"""The directory of a run's checkpoints: which is the newest, which are kept, and what goes into each."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import re
+import tempfile
+from importlib import metadata
+from typing import Any
+
+from gridnn.errors import UserError, writing
+from gridnn.train.checkpoint import first_does, load, open_header, save, tensors_of
+from gridnn.train.header import Damaged
+from gridnn.train.resume import Progress, changed_options
+
+NAME = re.compile(r"step-(\d{8,})\.safetensors")
+KEEP = 3  # checkpoints that remain
+
+
+class Checkpoints:
+    """Writes checkpoints of a run into a directory, and finds the newest one there; all ranks use it together.
+
+    Parameters
+    ----------
+    session : Session
+        The run.
+    optimizer : OptimizerState
+        What the optimizer keeps.
+
+    Raises
+    ------
+    UserError
+        If files cannot be written into the directory or not all ranks see it, and where it holds checkpoints that are
+        not to be resumed.
+    """
+
+    def __init__(self, session: Any, optimizer: Any) -> None:
+        self.config, self.session, self.optimizer, self.grid = session.config, session, optimizer, session.grid
+        self.directory, self.keep = session.config.checkpoint, session.config.keep or KEEP
+        self._prepare()
+        found = self._first_does(self._found)
+        if found and not self.config.resume:
+            raise UserError(
+                f"--checkpoint {self.directory} holds {self._name(found[-1])} of an earlier run: "
+                "--resume continues it, or name another directory"
+            )
+        self.newest = found[-1] if found else None
+        self.saved = self.newest
+
+    def resume(self, progress: Progress) -> list[str]:
+        """Continue from the newest checkpoint, if there is one; returns what is to be told of it.
+
+        Raises
+        ------
+        UserError
+            If it is damaged, or of another network, or of a run with other options.
+        """
+        if self.newest is None:
+            return [f"--resume: {self.directory} holds no checkpoint, so the run begins"]
+        path = self.path(self.newest)
+        try:
+            header = open_header(path, self.grid)
+            changes = changed_options(path, json.loads(header.facts["config"]), self._config())
+            load(path, header, tensors_of(self.session, self.optimizer), self.grid)
+        except Damaged as error:
+            raise UserError(f"{error}; {self._remedy()}") from error
+        progress.__dict__.update(json.loads(header.facts["progress"]))
+        self.optimizer.step = progress.done
+        notes = [f"resumed from {path}: {progress.done} steps, written by {header.facts['ranks']} ranks"]
+        return notes + ([f"changed since then: {', '.join(changes)}"] if changes else [])
+
+    def save(self, progress: Progress) -> str:
+        """Write a checkpoint, and remove those that are too old; returns its path.
+
+        Raises
+        ------
+        UserError
+            If it cannot be written; the earlier ones are as they were.
+        """
+        path = self.path(progress.done)
+        save(path, tensors_of(self.session, self.optimizer), self._facts(progress), self.grid)
+        self.saved = progress.done
+        if self.grid.index == 0:
+            self._tidy()
+        return path
+
+    def path(self, step: int) -> str:
+        """The file of the checkpoint after ``step`` updates."""
+        return os.path.join(self.directory, self._name(step))
+
+    @staticmethod
+    def _name(step: int) -> str:
+        return f"step-{step:08d}.safetensors"
+
+    def _config(self) -> dict[str, Any]:
+        return {**self.session.resolved, "training samples": len(self.session.data.train)}
+
+    def _facts(self, progress: Progress) -> dict[str, Any]:
+        """What goes into the header, as JSON where it is no text."""
+        samples = (progress.epoch - 1) * self.session.samples_per_epoch + progress.count
+        return {
+            "step": progress.done,
+            "samples": samples,
+            "random_key": {"seed": self.config.seed, "step": progress.done},
+            "progress": dict(progress.__dict__),
+            "plan": self.session.plan.as_dict(),
+            "ranks": self.grid.all.size,
+            "config": self._config(),
+            "writer": f"gridnn {_version()}",
+        }
+
+    def _prepare(self) -> None:
+        """Make the directory, and find out whether every rank sees what the first one writes there."""
+        probe = self._first_does(self._probe)
+        seen = self.grid.all.gather_values((os.path.exists(probe), platform.node()))
+        unseen = [node for sees, node in seen if not sees]
+        if self.grid.index == 0:
+            os.remove(probe)
+        if unseen:
+            raise UserError(
+                f"--checkpoint {self.directory}: what {seen[0][1]} writes there is not seen on {unseen[0]}; "
+                "name a directory that all nodes share"
+            )
+
+    def _probe(self) -> str:
+        with writing("--checkpoint", self.directory):
+            os.makedirs(self.directory, exist_ok=True)
+            file, path = tempfile.mkstemp(prefix="probe-", dir=self.directory)
+            os.close(file)
+            return path
+
+    def _first_does(self, function: Any) -> Any:
+        return first_does(self.grid, self.directory, function)
+
+    def _found(self) -> list[int]:
+        """The steps of the checkpoints in the directory, in order."""
+        matches = (NAME.fullmatch(name) for name in os.listdir(self.directory))
+        return sorted(int(match[1]) for match in matches if match)
+
+    def _tidy(self) -> None:
+        """Remove all but the newest checkpoints, and what a job left that was killed while it wrote."""
+        old = [self._name(step) for step in self._found()[: -self.keep]]
+        unfinished = [name for name in os.listdir(self.directory) if NAME.fullmatch(name.removesuffix(".partial"))]
+        for name in (*old, *(name for name in unfinished if name.endswith(".partial"))):
+            with contextlib.suppress(OSError):
+                os.remove(os.path.join(self.directory, name))
+
+    def _remedy(self) -> str:
+        """What to do about a newest checkpoint that is damaged."""
+        found = self._first_does(self._found)
+        if len(found) < 2:
+            return "there is no earlier one in its directory"
+        return f"the one before it is {self.path(found[-2])}: remove the bad one to resume from there"
+
+
+def _version() -> str:
+    try:
+        return metadata.version("gridnn")
+    except metadata.PackageNotFoundError:
+        return "(not installed)"
