@@ -58,6 +58,15 @@ def test_a_missing_library_is_named(monkeypatch):
         onednn.library_path()
 
 
+def test_without_a_place_for_the_cache_loops_are_compiled_all_the_same():
+    pytest.importorskip("numba")
+    from gridnn.arrays.compiled import compiled
+
+    space = {}
+    exec("def double(x):\n    return 2 * x", space)  # of no file: numba finds no place beside it
+    assert compiled(space["double"])(21) == 42
+
+
 def test_the_header_says_what_computes():
     assert NumpyBackend("reference").kernels.described("float32") == f"NumPy {np.__version__}"
     kernels = installed("onednn")

@@ -10,7 +10,8 @@ import numpy as np
 
 from gridnn.arrays.convolution import Sizes, check_frame
 from gridnn.arrays.numba_kernels import NumbaKernels
-from gridnn.arrays.onednn import Convolution, OneDnn, order_of
+from gridnn.arrays.onednn import OneDnn, order_of
+from gridnn.arrays.onednn_convolution import Convolution
 from gridnn.arrays.tiles import Array, Tile, carve
 
 FEW_CHANNELS = 8  # of the input: its gradient is faster by a GEMM and col2im
