@@ -14,7 +14,8 @@ from gridnn.liveness import Liveness
 from gridnn.local import LocalLayer
 from gridnn.network import INPUT
 from gridnn.parameters import Parameters
-from gridnn.program import Program, Region, Step, group_of
+from gridnn.program import Program
+from gridnn.step import Region, Step, group_of
 
 Array = Any
 

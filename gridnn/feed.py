@@ -10,7 +10,7 @@ from gridnn.comm.mover import Finish, Mover, done
 from gridnn.comm.packing import Scratch
 from gridnn.grid import Grid
 from gridnn.network import INPUT
-from gridnn.program import Step
+from gridnn.step import Step
 
 Array = Any
 

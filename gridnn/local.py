@@ -9,7 +9,7 @@ from gridnn.comm.ledger import Where
 from gridnn.grid import Grid
 from gridnn.layers.base import Layer, Shapes
 from gridnn.parameters import Parameters, layer_key
-from gridnn.program import Step, group_of
+from gridnn.step import Step, group_of
 
 Array = Any
 

@@ -12,93 +12,17 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from gridnn.comm.counts import bucket, collective
-from gridnn.comm.layout import Dim, Layout, box_size, common, within
+from gridnn.comm.layout import Layout, box_size
 from gridnn.comm.ledger import Ledger, Where
-from gridnn.comm.partition import Even, window_frame
+from gridnn.comm.partition import Even
 from gridnn.comm.split import Split
-from gridnn.comm.transfer import Stage, Transfer, plan_transfer
-from gridnn.layers.base import Cut, Loss, Parameter, Shapes
+from gridnn.comm.transfer import Transfer, plan_transfer
+from gridnn.layers.base import Loss, Shapes
 from gridnn.network import INPUT, Network, Node
 from gridnn.plan.plan import Plan
+from gridnn.step import Edge, Step, group_of, layout_of, parameter_cuts
 
 BUCKET_WORDS = 2**20  # gradients are summed in pieces of about this many: large enough to be bound by bandwidth
-Frame = tuple[tuple[int, int], ...]
-Region = tuple[slice, ...]
-
-
-@dataclass(frozen=True)
-class Edge:
-    """One input of a layer: where it comes from, what it must look like, and the transfer between.
-
-    ``transfer`` is None where the source is the network's input, which every rank reads as it needs it.
-    """
-
-    source: str
-    layout: Layout
-    transfer: Transfer | None
-    needs_gradient: bool
-
-
-@dataclass(frozen=True)
-class Step:
-    """One layer of the program."""
-
-    node: Node
-    split: Split
-    shapes: Shapes
-    output: Layout
-    edges: tuple[Edge, ...]
-    weights: dict[str, tuple[Parameter, Layout]]
-    states: dict[str, tuple[Parameter, Layout]]
-
-    @property
-    def name(self) -> str:
-        """The name of the layer."""
-        return self.node.name
-
-    def part(self, index: int, axis: str) -> int:
-        """Which part of ``axis`` rank ``index`` has."""
-        return self.output.part(index, Dim(None, self.split.digits(axis)))
-
-    def frame(self, index: int, edge: int) -> Frame:
-        """The padding before and after every dimension of input ``edge`` on rank ``index``."""
-        windows = self.node.layer.windows(self.shapes)
-        outputs = dict(zip(self.node.layer.output_axes(self.shapes), self.output.box(index), strict=True))
-        axes = self.node.layer.input_axes(edge, self.shapes)
-        held = self.edges[edge].layout.box(index)
-        return tuple(
-            window_frame(windows[axis], outputs[axis], interval) if axis in windows else (0, 0)
-            for axis, interval in zip(axes, held, strict=True)
-        )
-
-    def interior(self, index: int, edge: int) -> Region | None:
-        """The part of the output, from its own start on, that rank ``index`` can compute before a halo arrives.
-
-        Its windows lie on what the rank has itself and on padding. None if there is no such part, or no halo.
-        """
-        windows, transfer = self.node.layer.windows(self.shapes), self.edges[edge].transfer
-        needed = transfer.target.box(index)
-        kept = common(transfer.source.box(index), needed)
-        outputs = dict(zip(self.node.layer.output_axes(self.shapes), self.output.box(index), strict=True))
-        axes = self.node.layer.input_axes(edge, self.shapes)
-        inside = dict(outputs)
-        for axis, size, has, needs in zip(axes, self.shapes.inputs[edge], kept, needed, strict=True):
-            if axis in windows:
-                inside[axis] = windows[axis].covered(has, size, outputs[axis])
-            elif has != needs:
-                return None
-        if inside == outputs or box_size(tuple(inside.values())) == 0:
-            return None
-        return within(tuple(inside.values()), tuple(outputs.values()))
-
-    def reading(self, edge: int) -> tuple:
-        """What input ``edge`` looks like here, padding included: layers that read a tensor alike share one transfer."""
-        windows = self.node.layer.windows(self.shapes)
-        return (self.edges[edge].source, self.edges[edge].layout, tuple(windows.items()), self.node.layer.fill)
-
-    def group(self, index: int, axes: tuple[str, ...]) -> tuple[int, ...]:
-        """The ranks that divide ``axes`` with rank ``index``."""
-        return group_of(self.output, self.split.digits(*axes), index)
 
 
 class Program:
@@ -281,22 +205,3 @@ class Bucket:
 
     members: tuple[int, ...]
     gradients: tuple[Gradient, ...]
-
-
-def layout_of(split: Split, cuts: tuple[Cut, ...], partial: tuple[int, ...] = ()) -> Layout:
-    """The layout of a tensor whose dimensions a split cuts in this way."""
-    dims = (Dim(c.partition, split.digits(c.axis) if c.axis and c.partition.parts > 1 else ()) for c in cuts)
-    return Layout(split.mesh, tuple(dims), partial)
-
-
-def group_of(layout: Layout, digits: tuple[int, ...], index: int) -> tuple[int, ...]:
-    """The ranks that differ from rank ``index`` in ``digits`` only."""
-    return Stage("all-reduce", layout, layout, digits).members(index)
-
-
-def parameter_cuts(parameter: Parameter, split: Split) -> tuple[Cut, ...]:
-    """How a split cuts a parameter: evenly along the axes that it has."""
-    return tuple(
-        Cut(axis, Even(size, split.parts(axis) if axis else 1))
-        for axis, size in zip(parameter.axes, parameter.shape, strict=True)
-    )

@@ -21,6 +21,7 @@ FLOORS = (
     "layers/",
     "network",
     "plan/",
+    "step",
     "program",
     "liveness",
     "parameters",

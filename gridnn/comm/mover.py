@@ -9,7 +9,8 @@ from gridnn.comm.communicator import Communicator
 from gridnn.comm.layout import Box, box_shape, common, within
 from gridnn.comm.ledger import Where
 from gridnn.comm.packing import Packing, Scratch
-from gridnn.comm.transfer import Piece, Stage, Transfer
+from gridnn.comm.stage import Piece, Stage
+from gridnn.comm.transfer import Transfer
 
 Array = Any
 Finish = Callable[[], None]

@@ -15,107 +15,18 @@ kind                what the layouts look like                  its adjoint
 ==================  ==========================================  ===================
 
 A halo over d dimensions goes either to all 3^d - 1 neighbours at once, or dimension after dimension (2 d messages, and
-the corners travel along): see `halo_stages`.
+the corners travel along): see `gridnn.comm.halo.halo_stages`.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
-from gridnn.comm.counts import Count, collective, messages
-from gridnn.comm.layout import Box, Dim, Layout, box_size, common, common_mesh
+from gridnn.comm.counts import Count
+from gridnn.comm.halo import halo_stages
+from gridnn.comm.layout import Dim, Layout, common_mesh
 from gridnn.comm.partition import Even, Partition
-from gridnn.comm.split import digits_of, index_of
-
-ADJOINTS = {"all-gather": "reduce-scatter", "reduce-scatter": "all-gather"}
-HALOS = ("auto", "direct", "stepwise")
-# alpha / beta in words, at which a message weighs as much as its contents: 2 us and 6 GB/s of float32 (Gholami et al.
-# 2018, section 4). Plans need one number that does not depend on where they are made.
-MESSAGE_WORDS = 3000
-
-
-class Piece(NamedTuple):
-    """A box of the tensor that goes to, or comes from, rank ``peer``."""
-
-    peer: int
-    box: Box
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One step of a transfer, over the groups of ranks that differ in ``digits`` only (unused by ``neighbours``)."""
-
-    kind: str
-    source: Layout
-    target: Layout
-    digits: tuple[int, ...] = ()
-
-    def members(self, index: int) -> tuple[int, ...]:
-        """The ranks of the group of rank ``index``, in the order of the boxes that they hold."""
-        mesh = self.source.mesh
-        digits = list(digits_of(index, mesh))
-        ranks = []
-        for values in itertools.product(*(range(mesh[d]) for d in self.digits)):
-            for digit, value in zip(self.digits, values, strict=True):
-                digits[digit] = value
-            ranks.append(index_of(tuple(digits), mesh))
-        return tuple(ranks)
-
-    @property
-    def _unchanged(self) -> tuple[int, ...]:
-        """The dimensions along which nothing moves, though their parts may overlap (a halo that came before)."""
-        dims = zip(self.source.dims, self.target.dims, strict=True)
-        return tuple(place for place, (old, new) in enumerate(dims) if old == new)
-
-    def receives(self, index: int) -> Iterator[Piece]:
-        """What rank ``index`` takes from whom, itself included."""
-        needed = self.target.box(index)
-        for peer in self.source.holders(needed, (), index, self._unchanged):
-            box = common(self.source.box(peer), needed)
-            if box_size(box):
-                yield Piece(peer, box)
-
-    def sends(self, index: int) -> Iterator[Piece]:
-        """What rank ``index`` gives to whom, itself included."""
-        held, copies = self.source.box(index), self.source.copies
-        mine = digits_of(index, self.source.mesh)
-        for peer in self.target.holders(held, self.target.copies, index, self._unchanged):
-            theirs = digits_of(peer, self.source.mesh)
-            box = common(held, self.target.box(peer))
-            # of several replicas, a rank takes the one that is most like itself
-            if box_size(box) and all(mine[d] == theirs[d] for d in copies):
-                yield Piece(peer, box)
-
-    def boxes(self, index: int) -> tuple[Box, ...]:
-        """The part of every member of the group, where the stage is a collective that joins or divides."""
-        divided = self.source if self.kind == "all-gather" else self.target
-        return tuple(divided.box(member) for member in self.members(index))
-
-    def counts(self, index: int, rows: int, backward: bool, full_sum: bool) -> list[Count]:
-        """The words and messages of rank ``index``; see `Transfer.counts`."""
-        if self.kind == "local":
-            return []
-        if self.kind in ("neighbours", "all-to-all"):
-            return self._pair_counts(index, rows, backward)
-        members = self.members(index)
-        place = members.index(index)
-        if self.kind == "all-reduce":
-            return [collective("all-reduce", members, place, [box_size(self.target.box(index))], rows)]
-        if backward and full_sum and self.kind == "all-gather":
-            return [collective("all-reduce", members, place, [box_size(self.target.box(index))], rows)]
-        kind = ADJOINTS[self.kind] if backward else self.kind
-        return [collective(kind, members, place, [box_size(box) for box in self.boxes(index)], rows)]
-
-    def _pair_counts(self, index: int, rows: int, backward: bool) -> list[Count]:
-        pieces = self.receives(index) if backward else self.sends(index)
-        away = [(piece.peer, box_size(piece.box)) for piece in pieces if piece.peer != index]
-        if self.kind == "neighbours":
-            return messages(index, away, rows)
-        sizes = [sum(size for _, size in away), len(away)]
-        return [collective("all-to-all", self.members(index), 0, sizes, rows)]
+from gridnn.comm.stage import Stage
 
 
 @dataclass(frozen=True)
@@ -246,56 +157,3 @@ def _move(source: Layout, target: Layout) -> tuple[Stage, ...]:
 
 def _pairwise(source: Layout, target: Layout) -> tuple[Stage, ...]:
     return (Stage("neighbours", source, target),)
-
-
-def halo_stages(stage: Stage, halo: str) -> tuple[Stage, ...]:
-    """One exchange with all neighbours, or one for every dimension that has a halo, whichever ``halo`` says.
-
-    The second way sends less often: what one dimension brought is sent on along the next, so that corners arrive over a
-    neighbour. It moves as many words where every rank needs all that it has, and more where a rank passes on what it
-    does not need itself. ``auto`` takes the cheaper one by messages x `MESSAGE_WORDS` + words of the busiest rank.
-    """
-    stepwise = _by_dimension(stage)
-    if halo == "direct" or len(stepwise) < 2:
-        return (stage,)
-    if halo == "stepwise" or sum(map(_price, stepwise)) < _price(stage):
-        return stepwise
-    return (stage,)
-
-
-def _by_dimension(stage: Stage) -> tuple[Stage, ...]:
-    """The same movement, one dimension a stage; the stage itself where the ranks divide other dimensions then."""
-    source, target = stage.source, stage.target
-    if source.mesh != target.mesh or any(
-        old.digits != new.digits for old, new in zip(source.dims, target.dims, strict=True)
-    ):
-        return (stage,)
-    stages = []
-    for place, (old, new) in enumerate(zip(source.dims, target.dims, strict=True)):
-        if old != new:
-            after = Layout(source.mesh, (*source.dims[:place], new, *source.dims[place + 1 :]))
-            stages.append(Stage("neighbours", source, after))
-            source = after
-    return tuple(stages)
-
-
-def _price(stage: Stage) -> int:
-    """Messages x `MESSAGE_WORDS` + words of the rank that sends most, of those at the borders and in the middle."""
-    return max(
-        sum(MESSAGE_WORDS + box_size(piece.box) for piece in stage.sends(index) if piece.peer != index)
-        for index in _typical(stage.source)
-    )
-
-
-def _typical(layout: Layout) -> Iterator[int]:
-    """The ranks with the first, the middle and the last part of every divided dimension: 3^d, whatever P."""
-    choices = []
-    for dim in layout.dims:
-        radix = tuple(layout.mesh[digit] for digit in dim.digits)
-        parts = sorted({0, dim.partition.parts // 2, dim.partition.parts - 1}) if dim.digits else [0]
-        choices.append([tuple(zip(dim.digits, digits_of(part, radix), strict=True)) for part in parts])
-    for choice in itertools.product(*choices):
-        digits = [0] * len(layout.mesh)
-        for digit, value in itertools.chain.from_iterable(choice):
-            digits[digit] = value
-        yield index_of(tuple(digits), layout.mesh)

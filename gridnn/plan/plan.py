@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from gridnn.comm.gridshape import GridShape
+from gridnn.comm.halo import HALOS
 from gridnn.comm.split import Split
-from gridnn.comm.transfer import HALOS
 from gridnn.errors import unknown
 from gridnn.network import Network
 from gridnn.plan.fitting import complete
@@ -38,7 +38,7 @@ class Plan:
     gather_backward : {"reduce-scatter", "all-reduce"}
         How the gradient of a gathered activation is summed: each rank its part, or the whole as in Gholami et al. 2018.
     halo : {"auto", "direct", "stepwise"}
-        How halos over several dimensions are exchanged; see `comm.transfer.halo_stages`.
+        How halos over several dimensions are exchanged; see `comm.halo.halo_stages`.
     recompute : bool
         Whether most activations are computed a second time before their backward pass, instead of being kept.
     """

@@ -15,7 +15,7 @@ from gridnn.comm.layout import Box, Layout
 from gridnn.comm.partition import Even
 from gridnn.errors import UserError
 from gridnn.grid import Grid
-from gridnn.program import group_of
+from gridnn.step import group_of
 from gridnn.train.header import ITEMSIZES, NAMES, Damaged, Header, lay_out, read_header
 
 LISTED = 4  # tensors that a refusal names

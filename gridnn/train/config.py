@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from gridnn.comm.gridshape import ORDERS
-from gridnn.comm.transfer import HALOS
+from gridnn.comm.halo import HALOS
 from gridnn.errors import UserError, unknown
 from gridnn.models import WITH_DROPOUT
 from gridnn.models.own import is_own
