@@ -248,3 +248,26 @@ def test_channel_and_filter_parallelism_moves_the_smaller_side_of_every_layer():
     assert words["grid"] == 2 * unit * (64 + 16 + 16 + 64)
     # stem -> reduce moves nothing; reduce leaves partial sums of 16 channels, which "same" wants whole: all-reduce
     assert words["channel"] == unit * (2 * 2 * 16 + 2 * 16 + 0)
+
+
+def test_a_domain_finer_than_the_image_names_the_smallest_layer_and_the_largest_split():
+    """Not the first layer that is too small: what it allows would be refused again by a later one."""
+    net = Network((32, 32, 3))
+    for i in range(1, 5):
+        net.add(f"conv{i}", L.Conv2d(8, 3, padding=1))
+        net.add(f"pool{i}", L.MaxPool2d(2))
+    with pytest.raises(ValueError, match=r"layer 'pool4': split h=12 divides h into 12 parts, but there are 2 places"):
+        make_plan("domain", net, GridShape(12, 1), 4)
+    with pytest.raises(
+        ValueError, match=r"use at most 2 parts of h \(another --grid or --strategy, or --plan\), or --copies"
+    ):
+        make_plan("domain", net, GridShape(12, 1), 4)
+    assert str(make_plan("domain", net, GridShape(2, 1), 4).splits["pool4"]) == "h=2"
+    volumes = Network((16, 16, 16, 1))
+    volumes.add("conv", L.Conv3d(4, 3, padding=1))
+    splits = make_plan("domain", volumes, GridShape(8, 1), 1, domain=(2, 2, 2)).splits
+    assert str(splits["conv"]) == "d=2,h=2,w=2"
+    with pytest.raises(
+        ValueError, match=r"--domain 2x2x2 has 3 factors, but the samples have 2 dimensions of space \(h, w\)"
+    ):
+        make_plan("domain", net, GridShape(8, 1), 4, domain=(2, 2, 2))

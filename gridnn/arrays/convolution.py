@@ -7,9 +7,9 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from gridnn.arrays.taps import Sizes, check_frame, tap_view, taps_of
 from gridnn.arrays.tiles import Array, Tile, carve, chunks, evenly_spaced, matrix, output_matrix, tiles
 
-Sizes = tuple[int, ...]  # one entry per space axis: (w,), (h, w) or (d, h, w)
 ROWS = 4096  # a weight-gradient GEMM over fewer rows loses against adding its result up
 
 
@@ -40,10 +40,12 @@ class Convolution:
         for tile in tiles(out.shape[:-1], workspace.size // (row if even else row + w.shape[-1])):
             columns = self._columns(x, tile, kernel, stride, dilation, workspace)
             target = out[tile]
-            product = target if even else carve(workspace, target.shape, columns.size)
+            if evenly_spaced(target):
+                self.matmul(columns, weights, matrix(target))
+                continue
+            product = carve(workspace, target.shape, columns.size)
             self.matmul(columns, weights, matrix(product))
-            if not even:
-                target[...] = product
+            target[...] = product
 
     def conv_grad_weight(
         self, x: Array, dy: Array, stride: Sizes, dilation: Sizes, out: Array, workspace: Array
@@ -108,11 +110,6 @@ def is_pointwise(frame: Array, weights: tuple[int, ...], stride: Sizes, output: 
     return one_tap and evenly_spaced(frame) and evenly_spaced(output)
 
 
-def taps_of(kernel: Sizes) -> Iterator[Sizes]:
-    """The taps of a kernel in ascending order."""
-    return itertools.product(*(range(size) for size in kernel))
-
-
 def tap_blocks(weights: tuple[int, ...], output: tuple[int, ...], space: int) -> Iterator[tuple[Sizes, Sizes]]:
     """The taps of a kernel in blocks (first tap, extents): all, or those of a plane or a line, or each by itself.
 
@@ -126,34 +123,3 @@ def tap_blocks(weights: tuple[int, ...], output: tuple[int, ...], space: int) ->
             break
     for first in itertools.product(*(range(0, size, step) for size, step in zip(kernel, extents, strict=True))):
         yield first, extents
-
-
-def tap_view(tile: Tile, tap: Sizes, stride: Sizes, dilation: Sizes) -> Tile:
-    """Where the frame meets ``tap`` of the windows of ``tile``."""
-    n, *space = tile
-    views = []
-    for part, offset, step, apart in zip(space, tap, stride, dilation, strict=True):
-        start = part.start * step + offset * apart
-        views.append(slice(start, start + max(0, (part.stop - part.start - 1) * step + 1), step))
-    return n, *views
-
-
-def check_frame(frame, kernel: Sizes, stride: Sizes, dilation: Sizes, output) -> None:
-    """Refuse a frame that ends before the last window does.
-
-    Raises
-    ------
-    ValueError
-        With the equation that fails.
-    """
-    sizes = zip(space_axes(kernel), frame[1:-1], kernel, stride, dilation, output[1:-1], strict=True)
-    for axis, size, taps, step, apart, count in sizes:
-        needed = (count - 1) * step + (taps - 1) * apart + 1
-        if count and size < needed:
-            equation = f"({count} - 1) * {step} + ({taps} - 1) * {apart} + 1 = {needed}"
-            raise ValueError(f"{count} windows over {axis} need {equation} elements, the frame has {size}")
-
-
-def space_axes(kernel: Sizes) -> str:
-    """The letters of the space axes."""
-    return "dhw"[-len(kernel) :]

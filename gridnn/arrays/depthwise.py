@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from gridnn.arrays.convolution import Sizes, check_frame, tap_view, taps_of
+from gridnn.arrays.taps import TILE_WORDS, Sizes, check_frame, tap_view, taps_of
 from gridnn.arrays.tiles import Array, carve, matrix, tiles
-
-TILE_WORDS = 1 << 16  # a tile of the output stays in the cache while the taps pass over it
 
 
 class Depthwise:

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from gridnn.arrays.convolution import Sizes, is_pointwise
+from gridnn.arrays.convolution import is_pointwise
 from gridnn.arrays.kernels import ReferenceKernels
 from gridnn.arrays.spans import Windows
+from gridnn.arrays.taps import Sizes
 from gridnn.arrays.tiles import Array, carve, matrix, tiles
 
 COLUMN_WORDS = 1 << 18  # of a tile of columns, which stays in the cache between the GEMM and the sum

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from gridnn.arrays.convolution import Sizes, check_frame
 from gridnn.arrays.numba_kernels import NumbaKernels
 from gridnn.arrays.onednn import OneDnn, order_of
 from gridnn.arrays.onednn_convolution import Convolution
+from gridnn.arrays.taps import Sizes, check_frame
 from gridnn.arrays.tiles import Array, Tile, carve
 
 FEW_CHANNELS = 8  # of the input: its gradient is faster by a GEMM and col2im

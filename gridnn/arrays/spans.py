@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gridnn.arrays.convolution import Sizes, check_frame
+from gridnn.arrays.taps import Sizes, check_frame
 
 AXES = 4  # n, d, h, w
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from gridnn.comm.counts import Count, collective, messages
 from gridnn.comm.layout import Box, Layout, box_size, common
-from gridnn.comm.split import digits_of, index_of
+from gridnn.comm.split import digits_of
 
 ADJOINTS = {"all-gather": "reduce-scatter", "reduce-scatter": "all-gather"}
 
@@ -33,12 +33,11 @@ class Stage:
     def members(self, index: int) -> tuple[int, ...]:
         """The ranks of the group of rank ``index``, in the order of the boxes that they hold."""
         mesh = self.source.mesh
-        digits = list(digits_of(index, mesh))
-        ranks = []
-        for values in itertools.product(*(range(mesh[d]) for d in self.digits)):
-            for digit, value in zip(self.digits, values, strict=True):
-                digits[digit] = value
-            ranks.append(index_of(tuple(digits), mesh))
+        strides = {digit: math.prod(mesh[digit + 1 :]) for digit in self.digits}
+        mine = digits_of(index, mesh)
+        ranks = [index - sum(mine[digit] * stride for digit, stride in strides.items())]
+        for digit, stride in strides.items():
+            ranks = [rank + value * stride for rank in ranks for value in range(mesh[digit])]
         return tuple(ranks)
 
     @property

@@ -12,7 +12,7 @@ from gridnn.comm.partition import Even, Interval, Partition, Window
 from gridnn.comm.split import Split
 from gridnn.layers.base import Array, Cut, Local, Parameter, Partwise, Shape, Shapes, tensor_axes
 from gridnn.layers.linear import bias_gradient
-from gridnn.layers.sliding import Padding, Sizes, Space, output_sizes, padding_pairs, per_axis, runs, under, windows
+from gridnn.layers.sliding import Padding, Sizes, Space, output_sizes, padding_pairs, per_axis, under, windows
 
 Channels = tuple[slice, slice]  # local channels of the input and of the output
 
@@ -117,16 +117,12 @@ class Conv(Partwise):
 
     def compute(self, local: Local, region: tuple[slice, ...], y: Array, *inputs: Array) -> None:
         weight, run = local.parameters["weight"], kernel_of(self, local, "")
-        over, workspace = self.windows(None), local.backend.workspace(local.dtype)
-        for part, evenly in runs(region, y.shape):
-            x, out = inputs[0][under(part, y.shape, over)], y[part]
-            product = out if evenly else local.buffer("part", out.shape)
-            for ci, co in self._pieces(local):
-                run(x[..., ci], weight[..., co], self.stride, self.dilation, product[..., co], workspace)
-            if self.bias and local.part("ci") == 0:
-                product += local.parameters["bias"]
-            if not evenly:
-                out[...] = product
+        x, out = inputs[0][under(region, y.shape, self.windows(None))], y[region]
+        workspace = local.backend.workspace(local.dtype)
+        for ci, co in self._pieces(local):
+            run(x[..., ci], weight[..., co], self.stride, self.dilation, out[..., co], workspace)
+        if self.bias and local.part("ci") == 0:
+            out += local.parameters["bias"]
 
     def backward_input(self, local: Local, gradient: Array) -> Array | None:
         if not local.needs_gradient:

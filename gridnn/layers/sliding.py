@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from gridnn.comm.partition import Window
 from gridnn.layers.base import Shape
 
@@ -101,19 +99,6 @@ def under(region: tuple[slice, ...], shape: Shape, over: dict[str, Window]) -> t
         first, last = window.inputs((start, max(start, stop)))
         views.append(slice(first + window.before, last + window.before))
     return (*views, slice(None))
-
-
-def runs(region: tuple[slice, ...], shape: Shape) -> Iterator[tuple[tuple[slice, ...], bool]]:
-    """``region`` of a contiguous array of ``shape`` in parts, each with whether its rows are evenly spaced there.
-
-    A GEMM writes to evenly spaced rows only; a part of the first space axis of one sample is a run of them.
-    """
-    whole = [part.indices(size)[:2] == (0, size) for part, size in zip(region, shape, strict=True)]
-    if all(whole):
-        yield region, True
-        return
-    for sample in range(shape[0]):
-        yield (slice(sample, sample + 1), *region[1:]), all(whole[2:])
 
 
 def _axes(space: Space) -> str:
