@@ -46,16 +46,8 @@ def collect() -> None:
     rows = []
     for ranks in COUNTS:
         part = TABLE.with_suffix(f".{ranks}")
-        command = [
-            os.environ.get("MPIRUN", "mpirun"),
-            "-n",
-            str(ranks),
-            sys.executable,
-            "-m",
-            "mpi4py",
-            __file__,
-            str(part),
-        ]
+        launcher = os.environ.get("MPIRUN", "mpirun")
+        command = [launcher, "-n", str(ranks), sys.executable, "-m", "mpi4py", __file__, str(part)]
         subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"})
         with part.open() as file:
             rows += list(csv.DictReader(file))

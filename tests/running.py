@@ -34,6 +34,11 @@ class Told:
     def __init__(self):
         self.losses, self.epochs, self.notes, self.paths = {}, {}, [], []
 
+    @property
+    def curve(self):
+        """The losses of the steps, in their order."""
+        return list(self.losses.values())
+
     def step(self, step, epoch, loss, *rest):
         self.losses[step] = loss
 
@@ -62,6 +67,7 @@ class Told:
 
 
 def job_of(comm):
+    """What a run asks of a job, on the ranks of ``comm``."""
     return SimpleNamespace(comm=comm, size=comm.Get_size(), nodes=1, threads=1, library="")
 
 
@@ -85,7 +91,7 @@ def same(run: Told, reference: Told, message: str = "") -> None:
     """Whether two runs had the same losses, after every step and every epoch."""
     assert list(run.losses) == list(reference.losses), message
     assert list(run.epochs) == list(reference.epochs), message
-    np.testing.assert_allclose([*run.losses.values()], [*reference.losses.values()], rtol=1e-10, err_msg=message)
+    np.testing.assert_allclose(run.curve, reference.curve, rtol=1e-10, err_msg=message)
     for mine, other in zip(run.epochs.values(), reference.epochs.values(), strict=True):
         np.testing.assert_allclose(mine, other, rtol=1e-9, err_msg=message)
 

@@ -48,7 +48,7 @@ class TestDigits:
         counts = np.bincount(data.train.targets(np.arange(1437)))
         assert counts.min() > 120
 
-    def test_samples_are_centered(self):
+    def test_samples_are_centred(self):
         samples = read(open_dataset("digits").train, range(1437))
         assert abs(samples.mean()) < 0.02
         assert abs(samples.std() - 1) < 0.02

@@ -38,7 +38,7 @@ class TestArrays:
         np.testing.assert_array_equal(data.test.targets(np.arange(5)), content["y_test"])
         check_boxes(data.train, *[(box[0], (0, 3), (0, 1)) for box in IMAGE_BOXES])
 
-    def test_bytes_become_fractions_and_gray_images_get_a_channel(self, tmp_path, form):
+    def test_bytes_become_fractions_and_grey_images_get_a_channel(self, tmp_path, form):
         content = arrays(shape=(8, 6), dtype="uint8")
         train = open_dataset(write(tmp_path, form, content)).train
         assert train.sample_shape == (8, 6, 1)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import tempfile
-from pathlib import Path
-from types import SimpleNamespace
+import dataclasses
 
 import numpy as np
 import pytest
+from running import folder, job_of
 from test_data_hdf5 import write as write_hdf5
 from test_images import write as write_images
 
@@ -71,17 +69,8 @@ CASES = {
 }
 
 
-@contextlib.contextmanager
-def folder_of(comm):
-    """One that the first rank makes and all see."""
-    with tempfile.TemporaryDirectory() if comm.rank == 0 else contextlib.nullcontext() as name:
-        yield Path(comm.bcast(name))
-        comm.Barrier()
-
-
 def losses(config, comm):
-    job = SimpleNamespace(comm=comm, size=comm.Get_size(), nodes=1, threads=1, library="")
-    session = Session(config, job)
+    session = Session(config, job_of(comm))
     order = list(batches(epoch_order(len(session.data.train), 0, 1, True), session.batch))[:STEPS]
     seen = [session.step(b, i, after)[0] for i, (b, after) in enumerate(zip(order, [*order[1:], None], strict=True), 1)]
     return [*seen, *session.evaluate(session.data.test)]
@@ -93,11 +82,11 @@ def test_losses_are_those_of_the_serial_run(comm, case):
     from mpi4py import MPI
 
     make, options = CASES[case]
-    with folder_of(comm) as folder:
-        path = comm.bcast(make(folder) if comm.rank == 0 else None)
+    with folder(comm) as place:
+        path = comm.bcast(make(place) if comm.rank == 0 else None)
         config = RunConfig(dataset=path, batch=4, dtype="float64", strategy="domain", copies=True, **options)
         config.validate()
         alone = losses(config, MPI.COMM_SELF)
         for rows in {comm.size, 2 if comm.size % 2 == 0 else 1}:
-            grid = RunConfig(**{**vars(config), "grid": f"{rows}x{comm.size // rows}"})
+            grid = dataclasses.replace(config, grid=f"{rows}x{comm.size // rows}")
             np.testing.assert_allclose(losses(grid, comm), alone, rtol=1e-10, err_msg=f"{case} {grid.grid}")

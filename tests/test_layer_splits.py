@@ -13,7 +13,7 @@ from gridnn import layers as L
 from gridnn.comm.partition import Even
 from gridnn.comm.split import Split
 from gridnn.layers.base import Shapes
-from gridnn.layers.conv import Grouped
+from gridnn.layers.groups import Grouped
 
 
 def normal(*shape):
@@ -60,7 +60,7 @@ def test_depthwise_channels_stay_where_they_are():
     assert Grouped.of(Even(12, 1), 6, 6) == Even(6, 1)
     uneven = Grouped.of(Even(12, 5), 3, 6)
     assert [uneven.interval(i) for i in range(5)] == [(0, 2), (0, 2), (2, 4), (2, 6), (4, 6)]
-    assert Grouped.of(Even(12, 4), 2, 6) == Even(6, 4) or Grouped.of(Even(12, 4), 2, 6).coarsen(2) == Even(6, 2)
+    assert Grouped.of(Even(12, 4), 2, 6).coarsen(2) == Even(6, 2)
 
 
 @pytest.mark.parametrize("layer", [L.MaxPool2d(3, 2, 1), L.MaxPool2d(2), L.AvgPool2d(3, 1, 1), L.AvgPool2d((2, 3), 2)])

@@ -8,10 +8,10 @@ import json
 import random
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from running import Told, job_of, same, trained
 from splits import admitted_splits
 from strict import StrictBackend
 
@@ -23,7 +23,6 @@ from gridnn.train import setup
 from gridnn.train.audit import audit
 from gridnn.train.config import RunConfig
 from gridnn.train.setup import set_up
-from gridnn.train.trainer import Trainer
 
 STEPS = 20
 STRATEGIES = tuple(RULES)
@@ -100,54 +99,16 @@ def _own_model(monkeypatch):
     monkeypatch.setattr(setup, "get_model", get_model)
 
 
-class Curve:
-    """A reporter that keeps the losses."""
-
-    def __init__(self):
-        self.losses, self.epochs = [], []
-
-    def step(self, step, epoch, loss, *rest):
-        self.losses.append(loss)
-
-    def epoch(self, epoch, *values):
-        self.epochs.append(values)
-
-    def started(self, *facts):
-        pass
-
-    finished = started
-
-    def close(self):
-        pass
-
-
-def job_of(comm):
-    return SimpleNamespace(comm=comm, size=comm.Get_size(), nodes=1, threads=1, library="")
-
-
-def curve(config, comm) -> Curve:
-    """The losses of a run; every rank listens."""
-    seen = Curve()
-    Trainer(config, job_of(comm), seen).train()
-    return seen
-
-
 @functools.cache
-def serial(name: str) -> Curve:
+def serial(name: str) -> Told:
     """The run on one rank, made by every rank for itself."""
     from mpi4py import MPI
 
-    return curve(dataclasses.replace(RUNS[name], grid="1x1"), MPI.COMM_SELF)
+    return trained(dataclasses.replace(RUNS[name], grid="1x1"), MPI.COMM_SELF)
 
 
 def grids(ranks: int) -> list[str]:
     return [f"{rows}x{ranks // rows}" for rows in range(1, ranks + 1) if ranks % rows == 0]
-
-
-def same(run: Curve, reference: Curve, message: str) -> None:
-    np.testing.assert_allclose(run.losses, reference.losses, rtol=1e-10, err_msg=message)
-    for mine, other in zip(run.epochs, reference.epochs, strict=True):
-        np.testing.assert_allclose(mine[:4], other[:4], rtol=1e-9, err_msg=message)
 
 
 @pytest.mark.mpi
@@ -156,10 +117,10 @@ def same(run: Curve, reference: Curve, message: str) -> None:
 @pytest.mark.parametrize("name", RUNS)
 def test_loss_curve_is_that_of_the_serial_run(comm, name, strategy):
     reference = serial(name)
-    assert len(reference.losses) == RUNS[name].steps and reference.losses[-1] < reference.losses[0]
+    assert len(reference.curve) == RUNS[name].steps and reference.curve[-1] < reference.curve[0]
     for grid in grids(comm.size):
         config = dataclasses.replace(RUNS[name], grid=grid, strategy=strategy)
-        same(curve(config, comm), reference, f"{name} {grid} {strategy}")
+        same(trained(config, comm), reference, f"{name} {grid} {strategy}")
 
 
 VARIANTS = {
@@ -185,7 +146,7 @@ def test_variants_change_nothing(comm, variant):
     plain = dataclasses.replace(RUNS["lenet"], dropout=0.0, grid="1x1", classes=config.classes)
     from mpi4py import MPI
 
-    same(curve(config, comm), curve(plain, MPI.COMM_SELF), variant)
+    same(trained(config, comm), trained(plain, MPI.COMM_SELF), variant)
 
 
 @pytest.mark.mpi
@@ -199,6 +160,30 @@ def test_audit_is_equal_on_every_grid(comm, name, strategy):
             wrong = [row for row in result.rows if not row.equal]
             assert not wrong, f"{name} {grid} {strategy} {gather}: {wrong}"
             assert comm.size == 1 or result.rows
+
+
+SHIPPED = {
+    "resnet18-cifar": {"dataset": "synthetic", "shape": "16x16x3"},
+    "cosmoflow": {"dataset": "volumes", "shape": "16x16x16x1", "loss": "mse"},
+    "unet3d": {"classes": 3},
+}
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("strategy", ["grid", "domain", "channel"])
+@pytest.mark.parametrize("model", SHIPPED)
+def test_audit_is_equal_for_shipped_networks(comm, model, strategy):
+    """All networks under all strategies: scripts/audit_networks.py, docs/results/audit-networks-*.csv."""
+    if comm.size not in (4, 6):
+        pytest.skip("on 4 and 6 ranks")
+    rng = np.random.default_rng(0)
+    with TemporaryDirectory() as folder:
+        path = str(Path(folder) / "volumes.npz")
+        np.savez(path, x=rng.normal(size=(8, 16, 8, 8, 1)).astype("float32"), y=rng.integers(0, 3, (8, 16, 8, 8)))
+        options = {"dataset": path, "samples": 2048, **SHIPPED[model]}
+        config = RunConfig(model=model, grid="-1x2", strategy=strategy, batch=4, steps=1, copies=True, **options)
+        result = audit(config, job_of(comm))
+    assert result.equal and len(result.rows) >= 20
 
 
 def random_plan(name: str, ranks: int, number: int, path: Path) -> Path:
@@ -220,8 +205,8 @@ def test_random_plans_give_the_serial_curve_and_the_predicted_words(comm, name, 
     with TemporaryDirectory() as folder:  # not tmp_path: the ranks would clear up each other's
         file = random_plan(name, comm.size, number, Path(folder))
         config = dataclasses.replace(RUNS[name], plan=str(file), steps=4)
-        losses = curve(config, comm).losses
-        np.testing.assert_allclose(losses, serial(name).losses[:4], rtol=1e-10, err_msg=file.read_text())
+        losses = trained(config, comm).curve
+        np.testing.assert_allclose(losses, serial(name).curve[:4], rtol=1e-10, err_msg=file.read_text())
         wrong = [row for row in audit(dataclasses.replace(config, steps=3), job_of(comm)).rows if not row.equal]
         assert not wrong, f"{wrong} {file.read_text()}"
 
@@ -232,9 +217,9 @@ def test_random_plans_give_the_serial_curve_and_the_predicted_words(comm, name, 
 def test_nothing_reaches_the_host_unasked(comm, monkeypatch, name, strategy):
     """On arrays that refuse to become host arrays, with a transport that stages: the same numbers, to the last bit."""
     config = dataclasses.replace(RUNS[name], strategy=strategy, steps=4, kernels="reference")
-    plain = curve(config, comm)
+    plain = trained(config, comm)
     monkeypatch.setattr("gridnn.train.session.get_backend", lambda *names: StrictBackend())
-    assert curve(config, comm).losses == plain.losses
+    assert trained(config, comm).losses == plain.losses
 
 
 @pytest.mark.mpi
@@ -242,12 +227,12 @@ def test_nothing_reaches_the_host_unasked(comm, monkeypatch, name, strategy):
 def test_shipped_networks_begin_near_chance(comm, model):
     """The first loss is that of ten classes about equally likely, on any grid."""
     config = RunConfig(model=model, dataset="synthetic", samples=16, batch=16, steps=1, strategy="batch")
-    assert curve(config, comm).losses[0] == pytest.approx(np.log(10), abs=0.6)
+    assert trained(config, comm).curve[0] == pytest.approx(np.log(10), abs=0.6)
 
 
 def test_a_wide_classifier_learns_at_the_default_rate():
     from mpi4py import MPI
 
     config = RunConfig(model="alexnet-cifar", dataset="synthetic", samples=512, batch=32, epochs=4)
-    losses = curve(config, MPI.COMM_SELF).losses
+    losses = trained(config, MPI.COMM_SELF).curve
     assert np.mean(losses[-8:]) < 1.5

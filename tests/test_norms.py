@@ -44,15 +44,6 @@ def test_local_response_norm(shape, options):
     check_against(run, lambda t: F.local_response_norm(t, *options), RNG(1).normal(size=shape))
 
 
-def test_alexnets_formula():
-    """Krizhevsky et al. 2012, section 3.3: k = 2, n = 5, alpha = 1e-4, beta = 0.75; PyTorch divides alpha by n."""
-    a = RNG(2).normal(size=(1, 1, 9)) * 30
-    y = Serial(L.LocalResponseNorm(5, 5e-4, 0.75, 2.0), (1, 1, 9)).forward(a)[0, 0]
-    for i in range(9):
-        around = a[0, 0, max(0, i - 2) : i + 3]
-        np.testing.assert_allclose(y[i], a[0, 0, i] / (2 + 1e-4 * (around**2).sum()) ** 0.75, rtol=1e-12)
-
-
 @pytest.mark.parametrize("layer", [L.BatchNorm(), L.GroupNorm(2)], ids=str)
 def test_forward_again_changes_nothing(layer):
     """With recomputation: no sums, no running statistics, the same output and gradients."""

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from running import job_of
 
 from gridnn.arrays import get_backend
 from gridnn.errors import UserError
@@ -141,8 +142,7 @@ class Watched(Dataset):
 
 def session(comm, **options):
     config = RunConfig(model="mlp", widths="8", dataset="synthetic", shape="6x5x2", samples=33, batch=10, **options)
-    job = SimpleNamespace(comm=comm, size=comm.Get_size(), nodes=1, threads=1, library="")
-    made, log = Session(config, job), []
+    made, log = Session(config, job_of(comm)), []
     data = made.data
     object.__setattr__(data, "train", Watched(data.train, log))
     object.__setattr__(data, "test", Watched(data.test, log))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
+from running import job_of
 
 from gridnn.layers import Conv3d, GlobalAvgPool, Linear, ReLU
 from gridnn.network import Network
@@ -50,7 +50,7 @@ def session(comm, domain: str, **options) -> Session:
         **options,
     )
     config.validate()
-    return Session(config, SimpleNamespace(comm=comm, size=comm.size, nodes=1, threads=1, library=""))
+    return Session(config, job_of(comm))
 
 
 def main(dataset: str, domain: str) -> None:

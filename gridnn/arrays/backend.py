@@ -95,7 +95,13 @@ class Backend:
 
 
 def require_contiguous(array) -> None:
-    """Refuse an array that MPI cannot take as one run of memory."""
+    """Refuse an array that MPI cannot take as one run of memory.
+
+    Raises
+    ------
+    ValueError
+        With its shape and strides.
+    """
     if not array.flags.c_contiguous:
         raise ValueError(
             f"array of shape {array.shape} with strides {array.strides} is not contiguous: pack it into a buffer first"
@@ -103,6 +109,12 @@ def require_contiguous(array) -> None:
 
 
 def require_shape(host, out) -> None:
-    """Refuse a copy between arrays of different shapes (no broadcasting between host and device)."""
+    """Refuse a copy between arrays of different shapes (no broadcasting between host and device).
+
+    Raises
+    ------
+    ValueError
+        With both shapes.
+    """
     if tuple(host.shape) != tuple(out.shape):
         raise ValueError(f"from_host: host shape {tuple(host.shape)} != device shape {tuple(out.shape)}")

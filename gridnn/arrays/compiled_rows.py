@@ -63,7 +63,7 @@ def affine(x, x_at, scale, offset, out, out_at, counts, channels):
 
 
 @compiled
-def add_scaled_rows(x, x_at, scale, out, out_at, counts, channels):
+def add_scaled(x, x_at, scale, out, out_at, counts, channels):
     """`Elementwise.add_scaled`."""
     for line in range(counts[0] * counts[1] * counts[2]):
         i, o = line_at(line, counts, x_at), line_at(line, counts, out_at)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gridnn.arrays.random import GAMMA, MIXERS, _flat_index, _pieces
+from gridnn.arrays.random import GAMMA, MIXERS, flat_index, pieces
 
 MASK = (1 << 64) - 1
 HALF = 0xFFFFFFFF
@@ -38,8 +38,8 @@ def digest(backend: Any, array: Any, box: tuple[tuple[int, int], ...], shape: tu
     xp = backend.xp
     bits = array.view(f"uint{8 * array.itemsize}")
     total = xp.zeros((1,), dtype=xp.uint64)
-    for piece in _pieces(tuple((0, stop - start) for start, stop in box)):
-        index = _flat_index(xp, box, piece, shape)
+    for piece in pieces(tuple((0, stop - start) for start, stop in box)):
+        index = flat_index(xp, box, piece, shape)
         words = bits[(*(slice(*p) for p in piece), ...)].astype(xp.uint64)
         if array.itemsize == 8:
             index *= xp.uint64(2)

@@ -47,10 +47,14 @@ class Elementwise:
         self.xp.subtract(1, out, out=out)
         out *= dy
 
-    def erf(self, x: Array, out: Array) -> None:
-        """Write the error function of ``x`` to ``out``, to 4e-16 in float64."""
-        for tile in tiles(x.shape, CHUNK):
-            out[tile] = self._erf(x[tile])
+    def erf(self, x: Array) -> Array:
+        """The error function of ``x``, to 4e-16 in float64; it makes arrays of the size of ``x``."""
+        xp = self.xp
+        size = xp.minimum(xp.abs(x), ERF_ONE)
+        square = xp.minimum(size * size, 1)
+        near = x * (_polynomial(ERF_T, square) / _polynomial(ERF_U, square))
+        far = 1 - xp.exp(-size * size) * _polynomial(ERF_P, size) / _polynomial(ERF_Q, size)
+        return xp.where(size <= 1, near, xp.copysign(far, x))
 
     def gelu(self, x: Array, out: Array, slope: Array | None, approximate: str) -> None:
         """Write x * Phi(x) to ``out`` and, where wanted, its derivative to ``slope``.
@@ -64,7 +68,7 @@ class Elementwise:
                 slope[tile] = derivative
 
     def _gelu_exact(self, x: Array, with_slope: bool) -> tuple[Array, Array | None]:
-        phi = 0.5 * (1 + self._erf(x * math.sqrt(0.5)))
+        phi = 0.5 * (1 + self.erf(x * math.sqrt(0.5)))
         if not with_slope:
             return x * phi, None
         near = self.xp.clip(x, -GELU_FLAT, GELU_FLAT)
@@ -78,14 +82,6 @@ class Elementwise:
             return x * half, None
         inner = TANH_SCALE * (1 + 3 * TANH_CUBIC * near * near)
         return x * half, half + 0.5 * near * (1 - t * t) * inner
-
-    def _erf(self, x: Array) -> Array:
-        xp = self.xp
-        size = xp.minimum(xp.abs(x), ERF_ONE)
-        square = xp.minimum(size * size, 1)
-        near = x * (_polynomial(ERF_T, square) / _polynomial(ERF_U, square))
-        far = 1 - xp.exp(-size * size) * _polynomial(ERF_P, size) / _polynomial(ERF_Q, size)
-        return xp.where(size <= 1, near, xp.copysign(far, x))
 
     def sum_rows(self, x: Array, out: Array) -> None:
         """Write the sum of ``x`` [..., c] over all but its last dimension to ``out`` [c].

@@ -26,9 +26,9 @@ class NumbaKernels(NumbaWindows, NumbaRows):
         super().__init__(xp)
         import numba
 
-        from gridnn.arrays import compiled, compiled_rows
+        from gridnn.arrays import compiled_rows, compiled_windows
 
-        self._version, self.loops, self.rows = numba.__version__, compiled, compiled_rows
+        self._version, self.row_loops, self.window_loops = numba.__version__, compiled_rows, compiled_windows
 
     def parts(self, dtype: Any) -> dict[str, str]:
         return {f"numba {self._version}": "pooling, norms, activations, updates"}

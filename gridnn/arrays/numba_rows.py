@@ -17,11 +17,11 @@ class NumbaRows(ReferenceKernels):
 
     Attributes
     ----------
-    rows : module
+    row_loops : module
         `compiled_rows`, once numba is loaded.
     """
 
-    rows: Any
+    row_loops: Any
 
     # -- activations -------------------------------------------------------------------------------------------
 
@@ -30,21 +30,21 @@ class NumbaRows(ReferenceKernels):
         if not view.possible:
             super().relu(x, out)
             return
-        self.rows.relu(*view.spans, *view.extents)
+        self.row_loops.relu(*view.spans, *view.extents)
 
     def relu_grad(self, y: Array, dy: Array, out: Array) -> None:
         view = Rows(y, dy, out, flat=True)
         if not view.possible:
             super().relu_grad(y, dy, out)
             return
-        self.rows.relu_grad(*view.spans, *view.extents)
+        self.row_loops.relu_grad(*view.spans, *view.extents)
 
     def tanh_grad(self, y: Array, dy: Array, out: Array) -> None:
         view = Rows(y, dy, out, flat=True)
         if not view.possible:
             super().tanh_grad(y, dy, out)
             return
-        self.rows.tanh_grad(*view.spans, *view.extents)
+        self.row_loops.tanh_grad(*view.spans, *view.extents)
 
     # -- norms -------------------------------------------------------------------------------------------------
 
@@ -54,7 +54,7 @@ class NumbaRows(ReferenceKernels):
             super().sum_rows(x, out)
             return
         sums = np.zeros(out.size)
-        self.rows.sum_rows(*view.spans, sums, *view.extents)
+        self.row_loops.sum_rows(*view.spans, sums, *view.extents)
         out[...] = sums
 
     def moments(self, x: Array, shift: Array, out: Array, workspace: Array) -> None:
@@ -63,7 +63,7 @@ class NumbaRows(ReferenceKernels):
             super().moments(x, shift, out, workspace)
             return
         out[...] = 0
-        self.rows.moments(*view.spans, shift, out, *view.extents)
+        self.row_loops.moments(*view.spans, shift, out, *view.extents)
 
     def moments_grad(self, x: Array, dy: Array, mean: Array, out: Array, workspace: Array) -> None:
         view = Rows(x, dy)
@@ -71,7 +71,7 @@ class NumbaRows(ReferenceKernels):
             super().moments_grad(x, dy, mean, out, workspace)
             return
         out[...] = 0
-        self.rows.moments_grad(*view.spans, mean, out, *view.extents)
+        self.row_loops.moments_grad(*view.spans, mean, out, *view.extents)
 
     def affine(self, x: Array, scale: Array, offset: Array, out: Array) -> None:
         view = Rows(x, out)
@@ -79,7 +79,7 @@ class NumbaRows(ReferenceKernels):
             super().affine(x, scale, offset, out)
             return
         source, target = view.pairs
-        self.rows.affine(*source, scale, offset, *target, *view.extents)
+        self.row_loops.affine(*source, scale, offset, *target, *view.extents)
 
     def add_scaled(self, x: Array, scale: Array, out: Array, workspace: Array) -> None:
         view = Rows(x, out)
@@ -87,7 +87,7 @@ class NumbaRows(ReferenceKernels):
             super().add_scaled(x, scale, out, workspace)
             return
         source, target = view.pairs
-        self.rows.add_scaled_rows(*source, scale, *target, *view.extents)
+        self.row_loops.add_scaled(*source, scale, *target, *view.extents)
 
     # -- updates -----------------------------------------------------------------------------------------------
 
@@ -101,9 +101,9 @@ class NumbaRows(ReferenceKernels):
             return
         number = p.dtype.type
         if momentum:
-            self.rows.sgd(p, g, m, number(lr), number(momentum), bool(nesterov), number(weight_decay))
+            self.row_loops.sgd(p, g, m, number(lr), number(momentum), bool(nesterov), number(weight_decay))
         else:
-            self.rows.plain_sgd(p, g, number(lr), number(weight_decay))
+            self.row_loops.plain_sgd(p, g, number(lr), number(weight_decay))
 
     def adamw(
         self, p: Array, g: Array, m: Array, v: Array, step: int, lr: float, beta1: float, beta2: float, eps: float,
@@ -113,4 +113,4 @@ class NumbaRows(ReferenceKernels):
             super().adamw(p, g, m, v, step, lr, beta1, beta2, eps, weight_decay, scratch)
             return
         factors = (lr / (1 - beta1**step), 1 / math.sqrt(1 - beta2**step), beta1, 1 - beta1, beta2, 1 - beta2, eps)
-        self.rows.adamw(p, g, m, v, *map(p.dtype.type, (*factors, 1 - lr * weight_decay)))
+        self.row_loops.adamw(p, g, m, v, *map(p.dtype.type, (*factors, 1 - lr * weight_decay)))

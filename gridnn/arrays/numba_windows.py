@@ -22,11 +22,11 @@ class NumbaWindows(ReferenceKernels):
 
     Attributes
     ----------
-    loops : module
-        `compiled`, once numba is loaded.
+    window_loops : module
+        `compiled_windows`, once numba is loaded.
     """
 
-    loops: Any
+    window_loops: Any
 
     # -- pooling -----------------------------------------------------------------------------------------------
 
@@ -36,7 +36,7 @@ class NumbaWindows(ReferenceKernels):
             super().max_pool(x, kernel, stride, out, index, workspace)
             return
         marks = np.arange(math.prod(kernel), dtype=index.dtype)
-        self.loops.max_pool(*window.frame, *window.output, *window.index, *window.extents, marks)
+        self.window_loops.max_pool(*window.frame, *window.output, *window.index, *window.extents, marks)
 
     def max_pool_grad(
         self, dy: Array, index: Array, kernel: Sizes, stride: Sizes, out: Array, workspace: Array
@@ -46,14 +46,14 @@ class NumbaWindows(ReferenceKernels):
             super().max_pool_grad(dy, index, kernel, stride, out, workspace)
             return
         out[...] = 0
-        self.loops.max_pool_grad(*window.output, *window.index, *window.frame, *window.extents)
+        self.window_loops.max_pool_grad(*window.output, *window.index, *window.frame, *window.extents)
 
     def avg_pool(self, x: Array, kernel: Sizes, stride: Sizes, out: Array) -> None:
         window = Windows(x, out, kernel, stride)
         if not window.possible:
             super().avg_pool(x, kernel, stride, out)
             return
-        self.loops.sum_windows(*window.frame, *window.output, *window.extents, _share(kernel, out))
+        self.window_loops.sum_windows(*window.frame, *window.output, *window.extents, _share(kernel, out))
 
     def avg_pool_grad(self, dy: Array, kernel: Sizes, stride: Sizes, out: Array, workspace: Array) -> None:
         window = Windows(out, dy, kernel, stride)
@@ -61,7 +61,7 @@ class NumbaWindows(ReferenceKernels):
             super().avg_pool_grad(dy, kernel, stride, out, workspace)
             return
         out[...] = 0
-        self.loops.spread_windows(*window.output, *window.frame, *window.extents, _share(kernel, out))
+        self.window_loops.spread_windows(*window.output, *window.frame, *window.extents, _share(kernel, out))
 
     # -- convolution -------------------------------------------------------------------------------------------
 
@@ -83,14 +83,14 @@ class NumbaWindows(ReferenceKernels):
             self.matmul(matrix(part), weights, columns)
             corner = out[(tile[0], *(slice(p.start * s, None) for p, s in zip(tile[1:], stride, strict=True)))]
             window = Windows(corner, part, kernel, stride, dilation=dilation)
-            self.loops.add_columns(columns.reshape(-1), *window.lines)
+            self.window_loops.add_columns(columns.reshape(-1), *window.lines)
 
     def depthwise(self, x: Array, w: Array, stride: Sizes, dilation: Sizes, out: Array, workspace: Array) -> None:
         window = Windows(x, out, w.shape[:-2], stride, dilation=dilation)
         if not window.possible:
             super().depthwise(x, w, stride, dilation, out, workspace)
             return
-        self.loops.depthwise(*window.frame, _filters(w), *window.output, *window.extents)
+        self.window_loops.depthwise(*window.frame, _filters(w), *window.output, *window.extents)
 
     def depthwise_grad_weight(
         self, x: Array, dy: Array, stride: Sizes, dilation: Sizes, out: Array, workspace: Array
@@ -100,7 +100,7 @@ class NumbaWindows(ReferenceKernels):
             super().depthwise_grad_weight(x, dy, stride, dilation, out, workspace)
             return
         sums = np.zeros(out.size)
-        self.loops.depthwise_grad_weight(*window.frame, *window.output, sums, *window.extents)
+        self.window_loops.depthwise_grad_weight(*window.frame, *window.output, sums, *window.extents)
         out[...] = sums.reshape(out.shape)
 
     def depthwise_grad_input(
@@ -111,7 +111,7 @@ class NumbaWindows(ReferenceKernels):
             super().depthwise_grad_input(dy, w, stride, dilation, out, workspace)
             return
         out[...] = 0
-        self.loops.depthwise_grad_input(*window.output, _filters(w), *window.frame, *window.extents)
+        self.window_loops.depthwise_grad_input(*window.output, _filters(w), *window.frame, *window.extents)
 
 
 def _share(kernel: Sizes, like: Array) -> np.floating:

@@ -13,7 +13,7 @@ SRC, DST, WEIGHTS, DIFF_SRC, DIFF_DST, DIFF_WEIGHTS = 1, 17, 33, 129, 145, 161
 ALIGN = 64  # bytes, a cache line
 
 
-class Convolution:
+class OneDnnConvolution:
     """One direction of a convolution on dense arrays ``x`` [n, *frame, c] and ``y`` [n, *space, k].
 
     Parameters
@@ -33,8 +33,8 @@ class Convolution:
     """
 
     def __init__(self, library: OneDnn, direction: str, shapes, strides, stride, dilation, depthwise: bool) -> None:
-        x, y = (library.layout(*second(shape, dense(shape))) for shape in (shapes[0], shapes[2]))
-        shape, strides = (one_each if depthwise else first)(shapes[1], strides)
+        x, y = (library.layout(*data_order(shape, dense(shape))) for shape in (shapes[0], shapes[2]))
+        shape, strides = (depthwise_order if depthwise else weights_order)(shapes[1], strides)
         plain, free = library.layout(shape, strides), library.layout(shape, None)
         descriptor = _describe(library, direction, x, free, y, stride, dilation)
         self._into_weights = direction == "weight"
@@ -100,17 +100,17 @@ def dense(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(reversed(strides))
 
 
-def second(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def data_order(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """[n, *space, c] as oneDNN counts dimensions, [n, c, *space]."""
     return (shape[0], shape[-1], *shape[1:-1]), (strides[0], strides[-1], *strides[1:-1])
 
 
-def first(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def weights_order(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """[*kernel, c, k] as oneDNN counts dimensions, [k, c, *kernel]."""
     return (shape[-1], shape[-2], *shape[:-2]), (strides[-1], strides[-2], *strides[:-2])
 
 
-def one_each(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def depthwise_order(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """[*kernel, 1, c] as oneDNN counts the dimensions of c groups, [c, 1, 1, *kernel]."""
     return (shape[-1], 1, 1, *shape[:-2]), (strides[-1], 1, 1, *strides[:-2])
 

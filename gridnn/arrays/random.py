@@ -46,8 +46,8 @@ def uniform(xp, key: tuple[int, ...], box: Selection, shape: tuple[int, ...], dt
         out = xp.empty(tuple(_extent(part) for part in box), dtype=dtype or xp.float64)
     seed = seed_of(key)
     bits = 53 if out.dtype.itemsize == 8 else 24
-    for piece in _pieces(tuple((0, _extent(part)) for part in box)):
-        words = _hash(xp, _flat_index(xp, box, piece, shape), seed)
+    for piece in pieces(tuple((0, _extent(part)) for part in box)):
+        words = _hash(xp, flat_index(xp, box, piece, shape), seed)
         words >>= xp.uint64(64 - bits)
         values = words.reshape(tuple(stop - start for start, stop in piece))
         target = out[(*(slice(*p) for p in piece), ...)]
@@ -66,7 +66,7 @@ def seed_of(key: tuple[int, ...]) -> int:
     return seed
 
 
-def _pieces(box: Box) -> Iterator[Box]:
+def pieces(box: Box) -> Iterator[Box]:
     """``box`` halved along its first long axis until the pieces are small."""
     if math.prod(stop - start for start, stop in box) <= PIECE:
         yield box
@@ -74,15 +74,15 @@ def _pieces(box: Box) -> Iterator[Box]:
     axis = next(i for i, (start, stop) in enumerate(box) if stop - start > 1)
     start, stop = box[axis]
     middle = (start + stop) // 2
-    yield from _pieces((*box[:axis], (start, middle), *box[axis + 1 :]))
-    yield from _pieces((*box[:axis], (middle, stop), *box[axis + 1 :]))
+    yield from pieces((*box[:axis], (start, middle), *box[axis + 1 :]))
+    yield from pieces((*box[:axis], (middle, stop), *box[axis + 1 :]))
 
 
 def _extent(part: Any) -> int:
     return part[1] - part[0] if isinstance(part, tuple) else len(part)
 
 
-def _flat_index(xp, box: Selection, piece: Box, shape: tuple[int, ...]):
+def flat_index(xp, box: Selection, piece: Box, shape: tuple[int, ...]):
     """The global flat index of every element of the ``piece`` of ``box``, one dimension at the least, as uint64."""
     index = xp.zeros((1,) * max(1, len(box)), dtype=xp.uint64)
     stride = math.prod(shape)

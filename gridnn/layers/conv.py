@@ -3,44 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
 from gridnn.comm.layout import box_shape
-from gridnn.comm.partition import Even, Interval, Partition, Window
+from gridnn.comm.partition import Window
 from gridnn.comm.split import Split
 from gridnn.layers.base import Array, Cut, Local, Parameter, Partwise, Shape, Shapes, tensor_axes
+from gridnn.layers.groups import Channels, Grouped, check_groups, is_depthwise, kernel_of, refuse_divided_groups
 from gridnn.layers.linear import bias_gradient
 from gridnn.layers.sliding import Padding, Sizes, Space, output_sizes, padding_pairs, per_axis, under, windows
-
-Channels = tuple[slice, slice]  # local channels of the input and of the output
-
-
-@dataclass(frozen=True)
-class Grouped(Partition):
-    """The input channels of all groups that a part of the output channels, ``base``, touches: parts may overlap."""
-
-    base: Partition
-    groups: int
-
-    @classmethod
-    def of(cls, base: Partition, groups: int, size: int) -> Partition:
-        """The partition of ``size`` input channels; an even one where every part has whole groups."""
-        if base.size == groups == size:
-            return base
-        if isinstance(base, Even) and groups % base.parts == 0:
-            return Even(size, base.parts)
-        return cls(size, base.parts, base, groups)
-
-    def interval(self, part: int) -> Interval:
-        start, stop = self.base.interval(part)
-        outputs, inputs = self.base.size // self.groups, self.size // self.groups
-        return start // outputs * inputs, -(-stop // outputs) * inputs
-
-    def coarsen(self, factor: int) -> Partition | None:
-        coarse = self.base.coarsen(factor)
-        return None if coarse is None else Grouped.of(coarse, self.groups, self.size)
 
 
 @dataclass(frozen=True)
@@ -174,44 +147,3 @@ class Conv3d(Conv):
     """`Conv` over volumes [n, d, h, w, ci]."""
 
     space: ClassVar[Space] = ("d", "h", "w")
-
-
-def is_depthwise(layer, shapes: Shapes) -> bool:
-    """Whether every channel has one filter for itself."""
-    return layer.groups > 1 and layer.groups == layer.channels == shapes.inputs[0][-1]
-
-
-def kernel_of(layer, local: Local, suffix: str) -> Callable[..., None]:
-    """The local kernel of a (transposed) convolution: "", "_grad_input" or "_grad_weight"."""
-    return getattr(local.backend.kernels, ("depthwise" if is_depthwise(layer, local.shapes) else "conv") + suffix)
-
-
-def check_groups(layer, side: str, channels: int) -> None:
-    """Refuse channels that do not fall into the layer's groups.
-
-    Raises
-    ------
-    ValueError
-        With the equation that fails.
-    """
-    kind, groups = type(layer).__name__, layer.groups
-    if channels < 1 or groups < 1:
-        raise ValueError(f"{kind}: channels={channels}, groups={groups}; at least one of each is needed")
-    if channels % groups:
-        equation = f"{channels} {side} channels / {groups} groups = {channels / groups:g}"
-        raise ValueError(f"{kind}: {equation}; give groups that divide the channels")
-
-
-def refuse_divided_groups(layer, shapes: Shapes, split: Split) -> None:
-    """Refuse to divide the input channels of a layer with groups.
-
-    Raises
-    ------
-    ValueError
-        With what to divide instead.
-    """
-    if layer.groups > 1 and split.parts("ci") > 1:
-        raise ValueError(
-            f"split ci={split.parts('ci')}: a {type(layer).__name__} with groups={layer.groups} sums over the "
-            f"{shapes.inputs[0][-1] // layer.groups} input channels of a group only: divide co instead"
-        )

@@ -74,21 +74,18 @@ class GroupNorm(Layer):
     def backward(self, local: Local, gradient: Array) -> tuple[Array | None, ...]:
         x, scale, backend = local.saved["x"], local.saved["scale"], local.backend
         (mean, inverse), gamma = local.kept["statistics"], local.parameters["gamma"]
-        sums = local.buffer("sums", (2, x.shape[0], x.shape[-1]), WIDE)
-        centre = self._of_channels(local, mean)
+        sums, centre = local.buffer("sums", (x.shape[0], 2, x.shape[-1]), WIDE), self._of_channels(local, mean)
         for i in range(x.shape[0]):
-            out = local.buffer("sums of a sample", (2, x.shape[-1]), WIDE)
-            backend.kernels.moments_grad(x[i], gradient[i], centre[i], out, backend.workspace(WIDE))
-            sums[:, i] = out
-        local.gradients["beta"][...] = sums[0].sum(axis=0)
-        local.gradients["gamma"][...] = (sums[1] * self._of_channels(local, inverse)).sum(axis=0)
+            backend.kernels.moments_grad(x[i], gradient[i], centre[i], sums[i], backend.workspace(WIDE))
+        local.gradients["beta"][...] = sums[:, 0].sum(axis=0)
+        local.gradients["gamma"][...] = (sums[:, 1] * self._of_channels(local, inverse)).sum(axis=0)
         sums *= gamma
-        total = local.sum(self._of_groups(local, sums), self._summed(local.shapes)) / self._count(local.shapes)
+        first, second = self._means(local, sums)
         if not local.needs_gradient:
             return (None,)
         # dx = scale * dy - inverse * mean(gamma dy) - (x - mean) * inverse**3 * mean(gamma dy (x - mean))
-        slope = self._of_channels(local, inverse**3 * total[1])
-        offset = centre * slope - self._of_channels(local, inverse * total[0])
+        slope = self._of_channels(local, inverse**3 * second)
+        offset = centre * slope - self._of_channels(local, inverse * first)
         dx, workspace = local.buffer("dx", x.shape), backend.workspace(local.dtype)
         for i in range(x.shape[0]):
             backend.kernels.affine(x[i], (-slope[i]).astype(local.dtype), offset[i].astype(local.dtype), dx[i])
@@ -97,32 +94,31 @@ class GroupNorm(Layer):
 
     def _statistics(self, local: Local, x: Array) -> tuple[Array, Array]:
         """Mean and 1 / sqrt(variance + eps) of every local sample and every group [n, groups]."""
-        backend, sums = local.backend, local.buffer("sums", (2, x.shape[0], x.shape[-1]), WIDE)
+        backend, sums = local.backend, local.buffer("sums", (x.shape[0], 2, x.shape[-1]), WIDE)
         shift = backend.zeros((x.shape[-1],), WIDE)
         for i in range(x.shape[0]):
-            out = local.buffer("sums of a sample", (2, x.shape[-1]), WIDE)
-            backend.kernels.moments(x[i], shift, out, backend.workspace(WIDE))
-            sums[:, i] = out
-        total = local.sum(self._of_groups(local, sums), self._summed(local.shapes)) / self._count(local.shapes)
-        variance = backend.xp.maximum(total[1] - total[0] * total[0], 0)
-        return total[0], 1 / backend.xp.sqrt(variance + self.eps)
+            backend.kernels.moments(x[i], shift, sums[i], backend.workspace(WIDE))
+        mean, square = self._means(local, sums)
+        return mean, 1 / backend.xp.sqrt(backend.xp.maximum(square - mean * mean, 0) + self.eps)
 
-    def _of_groups(self, local: Local, sums: Array) -> Array:
-        """``sums`` [2, n, local channels] added up in their groups [2, n, groups]; zeros for those elsewhere."""
+    def _means(self, local: Local, sums: Array) -> tuple[Array, Array]:
+        """Two sums a sample and local channel [n, 2, local channels] as global means over the groups, [n, groups]."""
         first, last = local.output_box[-1]
-        out, width = local.backend.zeros((*sums.shape[:2], self.groups), WIDE), local.shapes.output[-1] // self.groups
+        totals, width = local.backend.zeros((*sums.shape[:2], self.groups), WIDE), self._width(local.shapes)
         for group in range(first // width, -(-last // width)):
             inside = slice(max(first, group * width) - first, min(last, (group + 1) * width) - first)
-            out[:, :, group] = sums[:, :, inside].sum(axis=2)
-        return out
+            totals[:, :, group] = sums[:, :, inside].sum(axis=2)
+        local.sum(totals, self._summed(local.shapes))
+        totals /= math.prod(local.shapes.output[1:]) // self.groups
+        return totals[:, 0], totals[:, 1]
 
     def _of_channels(self, local: Local, values: Array) -> Array:
         """``values`` [n, groups] as one value per local channel [n, local channels]."""
-        width = local.shapes.output[-1] // self.groups
-        return local.backend.xp.repeat(values, width, axis=1)[:, slice(*local.output_box[-1])]
+        return local.backend.xp.repeat(values, self._width(local.shapes), axis=1)[:, slice(*local.output_box[-1])]
 
     def _summed(self, shapes: Shapes) -> tuple[str, ...]:
         return self.output_axes(shapes)[1:]
 
-    def _count(self, shapes: Shapes) -> int:
-        return math.prod(shapes.output[1:]) // self.groups
+    def _width(self, shapes: Shapes) -> int:
+        """Channels a group."""
+        return shapes.output[-1] // self.groups

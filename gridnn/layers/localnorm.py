@@ -21,7 +21,12 @@ class LocalResponseNorm(Layer):
     ----------
     size : int
         Channels under the window: ``size // 2`` before, the rest of ``size - 1`` behind.
-    alpha, beta, k : float
+    alpha : float
+        Times the mean of the squares under the window; not negative.
+    beta : float
+        The exponent.
+    k : float
+        What is added to the squares; positive.
     """
 
     size: int

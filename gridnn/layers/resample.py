@@ -190,5 +190,6 @@ def _product(local: Local, matrix: Array, x: Array, dim: int) -> Array:
     lead, trail = math.prod(x.shape[:dim]), math.prod(x.shape[dim + 1 :])
     y = local.buffer("product", (*x.shape[:dim], matrix.shape[0], *x.shape[dim + 1 :]))
     out = y.reshape(lead, matrix.shape[0], trail)
+    # The library's own batched product: one GEMM of the kernels a slice takes 2 to 8 times as long.
     local.backend.xp.matmul(matrix, x.reshape(lead, x.shape[dim], trail), out=out)
     return y

@@ -12,7 +12,7 @@ from gridnn.comm.partition import Even, Window, intersect
 from gridnn.comm.sampling import Transposed
 from gridnn.comm.split import Split
 from gridnn.layers.base import Array, Cut, Layer, Local, Parameter, Shape, Shapes, tensor_axes
-from gridnn.layers.conv import Channels, check_groups, is_depthwise, kernel_of, refuse_divided_groups
+from gridnn.layers.groups import Channels, check_groups, is_depthwise, kernel_of, refuse_divided_groups
 from gridnn.layers.linear import bias_gradient
 from gridnn.layers.sliding import Padding, Sizes, Space, check_sample, padding_pairs, per_axis, windows
 

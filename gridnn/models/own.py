@@ -108,7 +108,7 @@ def _check(name: str, network: Any, input_shape: Shape, outputs: int) -> None:
         raise UserError(f"--model {name} gives a network without layers back")
     if network.shapes[INPUT] != tuple(input_shape):
         raise UserError(
-            f"--model {name} gives a network for samples of shape {network.shapes['input']} back, but those of the "
+            f"--model {name} gives a network for samples of shape {network.shapes[INPUT]} back, but those of the "
             f"data are {tuple(input_shape)}: make it with Network(input_shape)"
         )
     if isinstance(network.nodes[-1].layer, Loss):

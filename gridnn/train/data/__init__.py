@@ -12,7 +12,7 @@ from gridnn.train.data.cifar10 import open_cifar10
 from gridnn.train.data.digits import open_digits
 from gridnn.train.data.images import open_images
 from gridnn.train.data.mnist import open_mnist
-from gridnn.train.data.resized import resize as resize_all
+from gridnn.train.data.resized import resize_all
 from gridnn.train.data.synthetic import open_synthetic
 from gridnn.train.data.volumes import open_volumes
 

@@ -16,7 +16,6 @@ from gridnn.train.data.sources import Held, Mapped, OneMore, Source
 from gridnn.train.data.stored import SHAPES, Stored
 
 Names = tuple[str, str]
-WHAT = "samples are {shapes}; targets are labels as integers, or numbers"
 
 
 def open_arrays(path: Path, classes: int | None, called: Names = ("x", "y")) -> Data:
@@ -24,7 +23,7 @@ def open_arrays(path: Path, classes: int | None, called: Names = ("x", "y")) -> 
 
     The arrays are called x_train, y_train, x_test, y_test; or there are x and y alone, and a fifth of the samples,
     always the same ones, is the test set. Bytes (uint8) are scaled to [0, 1], all else is taken as it is; bytes of
-    shape (samples, h, w) are gray images. Integer targets are labels, one a sample or one for every place in its
+    shape (samples, h, w) are grey images. Integer targets are labels, one a sample or one for every place in its
     space; floating-point targets are numbers to be predicted.
 
     Parameters
@@ -47,13 +46,15 @@ def open_arrays(path: Path, classes: int | None, called: Names = ("x", "y")) -> 
     if {x, y} <= set(there) and not {*four[:2]} <= set(there):
         stored = _stored(str(path), get(x), get(y), classes)
         if len(stored) < 2:
-            raise UserError(f"{path}: x has the shape {get(x).shape}; at least 2 samples are needed, to train and test")
+            shape = get(x).shape
+            raise UserError(f"{path}: {x} has the shape {shape}; at least 2 samples are needed, to train and test")
         return Data(*(Subset(stored, rows) for rows in split_in_two(len(stored))), name=str(path))
     missing = [name for name in four if name not in there]
     if missing:
         raise UserError(
             f"{path} lacks {', '.join(missing)}; it has {', '.join(there[:20]) or 'no arrays'}, but should hold "
-            f"{', '.join(four)}, or {x} and {y} (--names says what they are called); {WHAT.format(shapes=SHAPES)}"
+            f"{', '.join(four)}, or {x} and {y} (--names says what they are called); samples are {SHAPES}; "
+            "targets are labels as integers, or numbers"
         )
     x_train, y_train, x_test, y_test = map(get, four)
     if classes is None and all(y.dtype.kind in "iub" and len(y.shape) == 1 for y in (y_train, y_test)):
@@ -78,7 +79,7 @@ def _stored(name: str, x: Source, y: Source, classes: int | None) -> Stored:
         if source.dtype.kind not in "fiub":
             raise UserError(f"{name}: the {what} are of type {source.dtype}; give integers or floating-point numbers")
     if len(x.shape) == 3 and x.dtype == np.uint8:
-        x = OneMore(x)  # gray images
+        x = OneMore(x)  # grey images
     scale = 1 / 255 if x.dtype == np.uint8 else 1.0
     if y.dtype.kind == "f":
         return Stored(name, [x], [OneMore(y) if len(y.shape) == 1 else y], None, scale=scale)

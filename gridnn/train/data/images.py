@@ -13,7 +13,7 @@ from gridnn.arrays.random import uniform
 from gridnn.errors import UserError
 from gridnn.train.data.base import Box, Data, Dataset
 from gridnn.train.data.order import split_in_two
-from gridnn.train.data.resized import resized
+from gridnn.train.data.resized import scaled_size
 from gridnn.train.data.scaling import Scaling
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
@@ -105,7 +105,7 @@ class ImageFiles(Dataset):
         try:
             with Image.open(path) as image:
                 width, height = image.size
-                size = resized(height, width, self._resize)[::-1]
+                size = scaled_size(height, width, self._resize)[::-1]
                 image.draft("RGB", (2 * size[0], 2 * size[1]))  # a large JPEG is decoded to 1/2, 1/4 or 1/8 of its size
                 return image.convert("RGB").resize(size, Image.Resampling.BILINEAR)
         except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:

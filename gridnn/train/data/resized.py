@@ -34,7 +34,7 @@ class Resized(Dataset):
         height, width, channels = images.sample_shape
         self._images = images
         self.name, self.classes, self.target_shape = images.name, images.classes, images.target_shape
-        self.sample_shape = (*resized(height, width, size), channels)
+        self.sample_shape = (*scaled_size(height, width, size), channels)
 
     def __len__(self) -> int:
         return len(self._images)
@@ -64,12 +64,12 @@ class Resized(Dataset):
         return self._images.targets(indices, box)
 
 
-def resized(height: int, width: int, size: int) -> tuple[int, int]:
+def scaled_size(height: int, width: int, size: int) -> tuple[int, int]:
     """Height and width when the shorter of them is made ``size``."""
     short = min(height, width)
     return size * height // short, size * width // short
 
 
-def resize(data: Data, size: int | None) -> Data:
+def resize_all(data: Data, size: int | None) -> Data:
     """``data`` with images of another size; unchanged if ``size`` is None."""
     return data if size is None else Data(Resized(data.train, size), Resized(data.test, size), data.name)

@@ -43,7 +43,7 @@ class Synthetic(Dataset):
         """For every dimension one vector per class; made when samples are read, so that planning makes none."""
         classes, seed = self.classes, self._key[0]
         return [
-            _centered(uniform(np, (seed, TEMPLATE, axis), ((0, classes), (0, size)), (classes, size)))
+            _centred(uniform(np, (seed, TEMPLATE, axis), ((0, classes), (0, size)), (classes, size)))
             for axis, size in enumerate(self.sample_shape)
         ]
 
@@ -52,7 +52,7 @@ class Synthetic(Dataset):
 
     def read(self, indices: np.ndarray, box: Box, out: np.ndarray, step: int = 0) -> None:
         uniform(np, self._key, (indices, *box), (self._samples, *self.sample_shape), out=out)
-        _centered(out)
+        _centred(out)
         out += self._templates(indices % self.classes, box, out.dtype)
 
     def _templates(self, labels: np.ndarray, box: Box, dtype: np.dtype) -> np.ndarray:
@@ -67,7 +67,7 @@ class Synthetic(Dataset):
         return indices % self.classes
 
 
-def _centered(values: np.ndarray) -> np.ndarray:
+def _centred(values: np.ndarray) -> np.ndarray:
     """Uniform numbers in [0, 1) made uniform in +-UNIT, in place."""
     values *= 2 * UNIT
     values -= UNIT
