@@ -22,7 +22,7 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     known = list(known)
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean {nearest[0]}? The" if nearest else "the"
-    if kind.endswith("y"):
+    if kind.endswith("y") and kind[-2] not in "aeiou":
         plural = kind[:-1] + "ies"
     elif kind.endswith(("ss", "x")):
         plural = kind + "es"

@@ -53,6 +53,8 @@ class Network:
         ValueError
             If the name is taken, an input is unknown, or the layer does not fit its inputs.
         """
+        if not isinstance(name, str) or not isinstance(layer, Layer):
+            raise ValueError(f"add({name!r}, {layer!r}): give a name and a layer, as in add('conv1', Conv2d(8, 3))")
         if name in self.shapes:
             raise ValueError(f"layer {name!r} exists already; names are unique")
         inputs = inputs or (self.output,)
@@ -63,6 +65,8 @@ class Network:
             shape = layer.infer(*(self.shapes[source] for source in inputs))
         except ValueError as error:
             raise ValueError(f"layer {name!r}: {error}") from error
+        if not all(isinstance(size, int) and size > 0 for size in shape):
+            raise ValueError(f"layer {name!r}: {layer} gives the shape {tuple(shape)}; give whole numbers above 0")
         self.nodes += (Node(name, layer, tuple(inputs)),)
         self.shapes[name] = tuple(shape)
         return name

@@ -300,6 +300,11 @@ def test_a_damaged_file_is_refused_by_name_and_the_one_before_it_resumes(saved, 
     assert list(told.losses) == list(range(4, 13))
 
 
+def test_a_file_by_another_name_is_refused(saved, alone):
+    (saved / files_of(6)[0]).rename(saved / files_of(99)[0])
+    refused(saved, alone, "step-00000099.safetensors is that of step 6: give it its name back")
+
+
 def test_a_file_of_another_program_is_refused(saved, alone):
     save_file({"conv1.weight": np.zeros((3, 3, 2, 6))}, saved / files_of(8)[0])
     message = refused(saved, alone, "no checkpoint of gridnn: a safetensors file whose __metadata__ lacks 'gridnn'")

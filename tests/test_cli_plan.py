@@ -66,3 +66,9 @@ def test_passes_of_a_batch_are_all_counted(tmp_path):
     measured = sum(row["measured_words"] for row in content["rows"] if row["dimension"] == "column")
     # passes of 5, 5 and 6 samples: one column has 2 + 2 + 3 of them, the one that is shown 3 + 3 + 3
     assert measured == pytest.approx(4 * column * 8 / 9, rel=0.01)
+
+
+def test_under_mpirun_it_speaks_once():
+    done = gridnn(3, "plan", "--ranks", "4", "--grid", "2x2", *LENET)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("grid 2x2, batch") == 1

@@ -33,7 +33,7 @@ def test_the_examples_of_the_docs(tmp_path, monkeypatch):
             assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
             assert "test loss" in done.stdout, done.stdout
             commands += 1
-    assert commands == 5
+    assert commands == 6
 
 
 def test_the_example_that_writes_volumes(tmp_path):

@@ -6,11 +6,13 @@ import json
 
 import pytest
 from launch import ROOT, gridnn
+from running import job_of
 
 from gridnn.errors import UserError
 from gridnn.models import get_model
 from gridnn.models.own import is_own
 from gridnn.train.config import RunConfig
+from gridnn.train.session import Session
 from gridnn.train.setup import set_up
 
 EXAMPLE = f"{ROOT / 'examples' / 'models.py'}:branches"
@@ -125,3 +127,32 @@ def test_a_mistake_in_the_file_ends_the_run_with_one_line(tmp_path):
     lines = [line for line in done.stderr.splitlines() if line.startswith("gridnn:")]
     assert lines == [f"gridnn: --model {file}:net: {file}, line 2: ZeroDivisionError: division by zero"]
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        ("net.add(3, Flatten())", r"add\(3, Flatten\(\)\): give a name and a layer"),
+        ("net.add('c', Conv2d)", r"give a name and a layer, as in add\('conv1', Conv2d\(8, 3\)\)"),
+        ("net.add('c', Linear(4.0))", r"layer 'c': .* gives the shape \(4.0,\); give whole numbers above 0"),
+    ],
+)
+def test_what_is_no_layer_or_no_size_is_refused(tmp_path, code, text):
+    whole = (
+        f"def net(shape, outputs):\n    net = Network(shape)\n    net.add('f', Flatten())\n    {code}\n    return net\n"
+    )
+    refused(tmp_path / "odd.py", text, whole)
+
+
+@pytest.mark.mpi
+def test_a_network_that_is_another_one_on_some_rank_is_refused_on_all(comm):
+    """As one made from a set, or from random numbers, or from a file that differs between nodes."""
+    if comm.size < 2:
+        pytest.skip("one rank agrees with itself")
+
+    def config(width: int) -> RunConfig:
+        return RunConfig(model="mlp", widths=f"7,{width}", dataset="synthetic", shape="4x4x1", batch=12, samples=24)
+
+    with pytest.raises(UserError, match=r"layer 'fc2', Linear.*features=9.* at place 1 layer 'fc2', Linear.*features=8"):
+        Session(config(9 if comm.rank == 0 else 8), job_of(comm))
+    Session(config(9), job_of(comm))

@@ -271,3 +271,19 @@ def test_a_domain_finer_than_the_image_names_the_smallest_layer_and_the_largest_
         ValueError, match=r"--domain 2x2x2 has 3 factors, but the samples have 2 dimensions of space \(h, w\)"
     ):
         make_plan("domain", net, GridShape(8, 1), 4, domain=(2, 2, 2))
+
+
+def test_a_domain_that_is_too_fine_is_told_before_other_mistakes():
+    net = Network((32, 8, 3))
+    net.add("conv", L.Conv2d(16, 3, stride=2, padding=1))
+    net.add("global", L.GlobalAvgPool())
+    net.add("fc", L.Linear(10))
+    with pytest.raises(ValueError, match=r"layer 'conv': split h=2,w=8 divides w into 8 parts, but there are 4 places"):
+        make_plan("domain", net, GridShape(16, 1), 4, domain=(2, 8))
+
+
+def test_a_domain_without_space_is_refused():
+    net = Network((16,))
+    net.add("fc", L.Linear(10))
+    with pytest.raises(ValueError, match=r"--domain 1x2: no layer of this network has space to divide; leave it out"):
+        make_plan("domain", net, GridShape(2, 1), 4, domain=(1, 2))

@@ -17,6 +17,8 @@ from gridnn.comm.job import MISUSED, Job, run
 from gridnn.comm.launcher import launch
 from gridnn.errors import UserError
 
+ALONE = ("plan", "models")
+
 app = typer.Typer(name="gridnn", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.command()(train)
 app.command()(audit)
@@ -75,4 +77,5 @@ def _misused(text: str) -> NoReturn:
 
 
 def _asks_for_text() -> bool:
-    return len(sys.argv) < 2 or bool({"--help", "--version"} & set(sys.argv[1:]))
+    """Whether one rank's answer is enough: help, and the commands that need no MPI."""
+    return len(sys.argv) < 2 or bool({"--help", "--version"} & set(sys.argv[1:])) or sys.argv[1] in ALONE

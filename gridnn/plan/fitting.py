@@ -53,6 +53,8 @@ def complete(
         except TooFineError as error:
             refused.append(TooFineError(f"layer {node.name!r}: {error}", error.size))
         except ValueError as error:
+            if refused:
+                break
             raise ValueError(f"layer {node.name!r}: {error}") from error
     if refused:  # the smallest layer says which split the whole network can have
         raise min(refused, key=lambda error: error.size)

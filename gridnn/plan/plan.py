@@ -116,7 +116,7 @@ def load_plan(
     names = [node.name for node in network.nodes]
     for name in texts:
         if name not in names:
-            raise unknown("layer", name, names)
+            raise ValueError(f"plan {path}: {unknown('layer', name, names)}")
     agreed = {name: _agreed(path, data, name, running.get(name, values[0])) for name, values in RUNNING.items()}
     try:
         chosen = {name: Split.parse(text) for name, text in texts.items()}

@@ -124,6 +124,8 @@ def make_plan(
     """
     if strategy not in RULES:
         raise unknown("strategy", strategy, RULES)
+    if domain and not any(_case(network, node, batch, grid, domain).space for node in network.nodes):
+        raise ValueError(f"--domain {_times(domain)}: no layer of this network has space to divide; leave it out")
     domain = domain or (grid.rows,)
     if math.prod(domain) != grid.rows:
         raise ValueError(

@@ -63,6 +63,8 @@ class Checkpoints:
         path = self.path(self.newest)
         try:
             header = open_header(path, self.grid)
+            if header.facts["step"] != str(self.newest):
+                raise UserError(f"checkpoint {path} is that of step {header.facts['step']}: give it its name back")
             changes = changed_options(path, json.loads(header.facts["config"]), self._config())
             load(path, header, tensors_of(self.session, self.optimizer), self.grid)
         except Damaged as error:

@@ -169,8 +169,8 @@ class RunConfig:
         parts = _integers("domain", self.domain, "x", "2x2")
         if len(parts) > 3:
             raise UserError(
-                f"--domain {self.domain}: write parts of (depth x) height x width as 2x2x1 or 2x2, or of the first "
-                "dimension as 4"
+                f"--domain {self.domain}: write parts of the dimensions of space, as 2x2 of images, 2x2x1 of volumes, "
+                "or of the first one as 4"
             )
         return parts
 

@@ -16,6 +16,7 @@ from gridnn.execute import Executable
 from gridnn.grid import Grid
 from gridnn.parameters import Parameters
 from gridnn.program import Program, pass_sizes
+from gridnn.train.agreement import refuse_differences
 from gridnn.train.config import RunConfig
 from gridnn.train.optimizers import OptimizerState
 from gridnn.train.reader import Batch, Reader
@@ -55,6 +56,7 @@ class Session:
         self.data, self.network, self.plan, self.batch, program = self._made
         shape = self.plan.grid
         self.grid = Grid(job.comm, shape.rows, shape.cols, order=shape.order, backend=backend)
+        refuse_differences(self._made, self.grid)
         self.parameters = Parameters(program, self.grid, config.dtype, config.seed)
         if config.weights:
             fill(self.parameters, program, config.model, config.weights)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
@@ -69,6 +70,8 @@ def fill(parameters: Any, program: Program, model: str, path: str) -> None:
 @contextmanager
 def _opened(path: str) -> Iterator[Any]:
     """The open file; a file that cannot be read is the user's mistake."""
+    if Path(path).is_dir():
+        raise UserError(f"--weights {path} is a directory: name the .safetensors file in it")
     try:
         with safe_open(path, framework="numpy") as file:
             yield file

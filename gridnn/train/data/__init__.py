@@ -10,7 +10,7 @@ from gridnn.train.data.arrays import open_arrays
 from gridnn.train.data.base import Data, Dataset
 from gridnn.train.data.cifar10 import open_cifar10
 from gridnn.train.data.digits import open_digits
-from gridnn.train.data.images import open_images
+from gridnn.train.data.images import SUFFIXES, open_images
 from gridnn.train.data.mnist import open_mnist
 from gridnn.train.data.resized import resize_all
 from gridnn.train.data.synthetic import open_synthetic
@@ -76,6 +76,8 @@ def open_dataset(
         if called != ("x", "y"):
             raise UserError(f"--names {','.join(called)}: {name} has no .npy files, so it is taken for images by class")
         return open_images(path, resize=resize, crop=crop, flip=flip, seed=seed, classes=classes)
+    if path.is_file() and path.suffix.lower() in SUFFIXES:
+        raise UserError(f"dataset {name} is one picture: give the folder whose subfolders are the classes")
     if crop or flip:
         option = f"--crop {crop}" if crop else "--flip"
         raise UserError(f"{option} has no effect on arrays, and {name} holds arrays: leave it out")
