@@ -153,6 +153,6 @@ def test_a_network_that_is_another_one_on_some_rank_is_refused_on_all(comm):
     def config(width: int) -> RunConfig:
         return RunConfig(model="mlp", widths=f"7,{width}", dataset="synthetic", shape="4x4x1", batch=12, samples=24)
 
-    with pytest.raises(UserError, match=r"layer 'fc2', Linear.*features=9.* at place 1 layer 'fc2', Linear.*features=8"):
+    with pytest.raises(UserError, match=r"'fc2', Linear.*features=9.* at place 1 layer 'fc2', Linear.*features=8"):
         Session(config(9 if comm.rank == 0 else 8), job_of(comm))
     Session(config(9), job_of(comm))
