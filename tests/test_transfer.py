@@ -85,7 +85,7 @@ def test_random_transfers(comm, full_sum):
         ]
         out = np.full(box_shape(target.box(grid.index)), np.nan)
         grid.ledger.clear()
-        mover.forward(x, out)
+        mover.start(x, out)()
         np.testing.assert_array_equal(out, expected, err_msg=f"{case}: {source} -> {target}")
         assert grid.ledger.integers() == predicted(transfer, grid, backward=False), f"{case}: {transfer.stages}"
     if comm.size in (4, 6):
@@ -118,9 +118,9 @@ def test_adjoint_identity_is_exact(comm, full_sum):
         x = integers(comm, case, box_shape(source.box(grid.index)))
         y = integers(comm, case + 10_000, box_shape(target.box(grid.index)))
         out = np.empty_like(y)
-        mover.forward(x, out)
+        mover.start(x, out)()
         grid.ledger.clear()
-        back = mover.adjoint(y.copy())
+        back = mover.start_adjoint(y.copy())()
         assert back.shape == x.shape
         assert grid.ledger.integers() == predicted(transfer, grid, backward=True), f"{case}: {transfer.stages}"
         assert global_dot(comm, out, y) == global_dot(comm, x, back), f"{case}: {source} -> {target}"
@@ -135,7 +135,7 @@ def test_movers_are_run_again_with_the_same_buffers(comm):
     out = np.empty((7, 3))
     for step in range(3):
         tensor = np.arange(21.0).reshape(7, 3) + step
-        mover.forward(tensor[within(source.box(grid.index), ((0, 7), (0, 3)))], out)
+        mover.start(tensor[within(source.box(grid.index), ((0, 7), (0, 3)))], out)()
         np.testing.assert_array_equal(out, tensor)
 
 
@@ -243,7 +243,7 @@ def test_halos_over_several_dimensions(comm, name, scheme):
         assert grid.ledger.integers() == predicted(transfer, grid, backward=False)
         y = integers(comm, 5, out.shape)
         grid.ledger.clear()
-        back = mover.adjoint(y.copy())
+        back = mover.start_adjoint(y.copy())()
         assert grid.ledger.integers() == predicted(transfer, grid, backward=True)
         assert global_dot(comm, out, y) == global_dot(comm, x, back)
         grid.free()

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 
 from gridnn.comm.layout import Layout, box_size
-from gridnn.comm.split import digits_of, index_of
 from gridnn.comm.stage import Stage
 
 HALOS = ("auto", "direct", "stepwise")
@@ -56,13 +54,8 @@ def _price(stage: Stage) -> int:
 
 def _typical(layout: Layout) -> Iterator[int]:
     """The ranks with the first, the middle and the last part of every divided dimension: 3^d, whatever P."""
-    choices = []
-    for dim in layout.dims:
-        radix = tuple(layout.mesh[digit] for digit in dim.digits)
-        parts = sorted({0, dim.partition.parts // 2, dim.partition.parts - 1}) if dim.digits else [0]
-        choices.append([tuple(zip(dim.digits, digits_of(part, radix), strict=True)) for part in parts])
-    for choice in itertools.product(*choices):
-        digits = [0] * len(layout.mesh)
-        for digit, value in itertools.chain.from_iterable(choice):
-            digits[digit] = value
-        yield index_of(tuple(digits), layout.mesh)
+    parts = {}
+    for place, dim in enumerate(layout.dims):
+        if dim.digits:
+            parts[place] = sorted({0, dim.partition.parts // 2, dim.partition.parts - 1})
+    return layout.ranks(parts, (), 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from gridnn.comm.partition import Even, Interval, Partition, intersect
@@ -94,14 +94,21 @@ class Layout:
         ``same`` are dimensions. Digits that divide no dimension run over all values where they are in ``vary``;
         elsewhere they are those of rank ``near``, which so finds its own copy first.
         """
+        parts = {
+            place: dim.partition.touching(interval)
+            for place, (dim, interval) in enumerate(zip(self.dims, box, strict=True))
+            if place not in same
+        }
+        return self.ranks(parts, vary, near)
+
+    def ranks(self, parts: Mapping[int, Iterable[int]], vary: tuple[int, ...], near: int) -> Iterator[int]:
+        """The ranks that have one of ``parts`` of every dimension named there, and otherwise the part of ``near``."""
         digits = list(digits_of(near, self.mesh))
         choices = []
-        for place, (dim, interval) in enumerate(zip(self.dims, box, strict=True)):
-            if place in same:
-                continue
+        for place, wanted in parts.items():
+            dim = self.dims[place]
             radix = tuple(self.mesh[d] for d in dim.digits)
-            parts = dim.partition.touching(interval)
-            choices.append([tuple(zip(dim.digits, digits_of(part, radix), strict=True)) for part in parts])
+            choices.append([tuple(zip(dim.digits, digits_of(part, radix), strict=True)) for part in wanted])
         choices.extend([((digit, value),) for value in range(self.mesh[digit])] for digit in vary)
         for choice in itertools.product(*choices):
             for digit, value in itertools.chain.from_iterable(choice):

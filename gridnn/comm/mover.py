@@ -35,7 +35,7 @@ class Move:
     """
 
     def __init__(self, stage: Stage, index: int) -> None:
-        self.index, self.source, self.target = index, stage.source.box(index), stage.target.box(index)
+        self.source, self.target = stage.source.box(index), stage.target.box(index)
 
     def start(self, x: Array, out: Array, where: Where) -> Finish:
         """Begin to fill ``out``, the part of the target, from ``x``, the part of the source."""
@@ -221,10 +221,6 @@ class Mover:
 
         return rest
 
-    def forward(self, x: Array, out: Array, phase: str = "forward") -> None:
-        """Fill ``out``, this rank's part of the target, from ``x``, its part of the source."""
-        self.start(x, out, phase)()
-
     def start_adjoint(self, y: Array) -> Callable[[], Array]:
         """Begin the adjoint of ``y``, this rank's part of the target's gradient.
 
@@ -244,10 +240,6 @@ class Mover:
             return rooms[-1]
 
         return rest
-
-    def adjoint(self, y: Array) -> Array:
-        """The adjoint of ``y`` at once."""
-        return self.start_adjoint(y)()
 
     def _room(self, box: Box) -> Array:
         return self._backend.temporary(box_shape(box), self._dtype)
