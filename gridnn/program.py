@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from gridnn.comm.counts import bucket, collective
+from gridnn.comm.counts import all_reduce, bucket, dimension_of
+from gridnn.comm.group import Group
 from gridnn.comm.layout import Layout, box_size
 from gridnn.comm.ledger import Ledger, Where
 from gridnn.comm.partition import Even
@@ -108,12 +109,16 @@ class Program:
         assert isinstance(self.steps[-1].node.layer, Loss)
         return self.steps[-1]
 
+    def repeats(self, place: int) -> int:
+        """How often step ``place`` runs in one pass."""
+        return 1
+
     def buckets(self, index: int) -> list[Bucket]:
         """The gradient sums of rank ``index``, in the order in which backward completes them.
 
         Consecutive gradients that are summed over the same ranks go together until they are `BUCKET_WORDS` long.
         """
-        open_buckets: dict[tuple[int, ...], list[Gradient]] = {}
+        open_buckets: dict[Group, list[Gradient]] = {}
         done: list[Bucket] = []
         for step in reversed(self.steps):
             for name, (_, layout) in reversed(step.weights.items()):
@@ -143,11 +148,11 @@ class Program:
         for step in self.steps:
             for wanted in step.node.layer.reductions(step.shapes, step.output.box(index), training):
                 members = step.group(index, wanted.axes)
-                count = collective("all-reduce", members, members.index(index), [wanted.words], self.rows)
+                count = all_reduce(self._along(members), len(members), members.index(index), wanted.words)
                 self._enter(ledger, step.name, wanted.phase, [count])
         if last and isinstance(self.steps[-1].node.layer, Loss):
-            everyone = tuple(range(self.ranks))
-            self._enter(ledger, self.loss.name, "forward", [collective("all-reduce", everyone, index, [3], self.rows)])
+            along = self._along(Group(0, ((self.ranks, 1),)))
+            self._enter(ledger, self.loss.name, "forward", [all_reduce(along, self.ranks, index, 3)])
         if last and training:
             self._predict_update(ledger, index)
         return ledger
@@ -166,9 +171,13 @@ class Program:
         for group in self.buckets(index):
             if len(group.members) > 1:
                 sizes = [gradient.size for gradient in group.gradients]
-                counts = bucket(group.members, group.members.index(index), sizes, self.rows)
+                members = group.members
+                counts = bucket(self._along(members), len(members), members.index(index), sizes)
                 for gradient, count in zip(group.gradients, counts, strict=True):
                     self._enter(ledger, gradient.layer, "update", [count])
+
+    def _along(self, members: Group) -> str:
+        return dimension_of(members, self.rows)
 
     @staticmethod
     def _enter(ledger: Ledger, layer: str, phase: str, counts) -> None:
@@ -203,5 +212,5 @@ class Gradient:
 class Bucket:
     """Gradients that are summed over ``members`` in one call."""
 
-    members: tuple[int, ...]
+    members: Group
     gradients: tuple[Gradient, ...]

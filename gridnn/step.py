@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gridnn.comm.group import Group
 from gridnn.comm.layout import Dim, Layout, box_size, common, within
 from gridnn.comm.partition import Even, window_frame
 from gridnn.comm.split import Split
@@ -86,7 +87,7 @@ class Step:
         windows = self.node.layer.windows(self.shapes)
         return (self.edges[edge].source, self.edges[edge].layout, tuple(windows.items()), self.node.layer.fill)
 
-    def group(self, index: int, axes: tuple[str, ...]) -> tuple[int, ...]:
+    def group(self, index: int, axes: tuple[str, ...]) -> Group:
         """The ranks that divide ``axes`` with rank ``index``."""
         return group_of(self.output, self.split.digits(*axes), index)
 
@@ -97,7 +98,7 @@ def layout_of(split: Split, cuts: tuple[Cut, ...], partial: tuple[int, ...] = ()
     return Layout(split.mesh, tuple(dims), partial)
 
 
-def group_of(layout: Layout, digits: tuple[int, ...], index: int) -> tuple[int, ...]:
+def group_of(layout: Layout, digits: tuple[int, ...], index: int) -> Group:
     """The ranks that differ from rank ``index`` in ``digits`` only."""
     return Stage("all-reduce", layout, layout, digits).members(index)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from mpi4py import MPI
 
-from gridnn.comm.counts import Count, bucket, collective, dimension_of, messages
+from gridnn.comm.counts import Count, all_reduce, all_to_all, bucket, dimension_of, joining, messages
 from gridnn.comm.ledger import CONTROL, Ledger, Where
 from gridnn.errors import UserError
 
@@ -54,13 +54,14 @@ class Communicator:
         self.comm, self.members, self.rows = comm, tuple(members), rows
         self.backend, self.ledger, self.limit = backend, ledger, limit
         self.rank, self.size = comm.Get_rank(), comm.Get_size()
+        self.dimension = dimension_of(self.members, rows)
 
     # -- collectives -----------------------------------------------------------------------------------------
 
     def all_gather(self, send: Array, receive: Array, sizes: Sequence[int], where: Where) -> None:
         """Join the flat parts of all members, ``sizes`` elements each, into ``receive``."""
         self._refuse("all-gather", sum(sizes), where)
-        count = collective("all-gather", self.members, self.rank, sizes, self.rows)
+        count = joining("all-gather", self.dimension, self.size, sizes[self.rank], sum(sizes))
         with self._entered(where, count, send.itemsize):
             target = self._host(receive)
             self.comm.Allgatherv(self._host(send), [target, list(sizes)])
@@ -69,7 +70,7 @@ class Communicator:
     def reduce_scatter(self, send: Array, receive: Array, sizes: Sequence[int], where: Where) -> None:
         """Sum the flat ``send`` over the members; each keeps its part of ``sizes`` elements in ``receive``."""
         self._refuse("reduce-scatter", sum(sizes), where)
-        count = collective("reduce-scatter", self.members, self.rank, sizes, self.rows)
+        count = joining("reduce-scatter", self.dimension, self.size, sizes[self.rank], sum(sizes))
         with self._entered(where, count, send.itemsize):
             target = self._host(receive)
             self.comm.Reduce_scatter(self._host(send), target, list(sizes))
@@ -77,7 +78,7 @@ class Communicator:
 
     def all_reduce(self, array: Array, where: Where, operation: str = "sum") -> None:
         """Sum (or take the maximum of) ``array`` over the members, in place."""
-        count = collective("all-reduce", self.members, self.rank, [array.size], self.rows)
+        count = all_reduce(self.dimension, self.size, self.rank, array.size)
         with self._entered(where, count, array.itemsize):
             host = self._host(array)
             for piece in self._pieces(host):
@@ -97,7 +98,7 @@ class Communicator:
 
         def finish(waited: float) -> None:
             self._deliver(host, array)
-            counts = bucket(self.members, self.rank, [size for _, size in shares], self.rows)
+            counts = bucket(self.dimension, self.size, self.rank, [size for _, size in shares])
             for (where, size), count in zip(shares, counts, strict=True):
                 seconds = (before + waited) * size / max(1, array.size)
                 self.ledger.add(where, count, itemsize=array.itemsize, seconds=seconds)
@@ -109,8 +110,7 @@ class Communicator:
     ) -> None:
         """Send every member its piece of the flat ``send``, and receive one of each."""
         self._refuse("all-to-all", max(sum(sent), sum(received)), where)
-        away = [size for member, size in enumerate(sent) if member != self.rank and size]
-        count = collective("all-to-all", self.members, self.rank, [sum(away), len(away)], self.rows)
+        count = all_to_all(self.dimension, (size for member, size in enumerate(sent) if member != self.rank))
         with self._entered(where, count, send.itemsize):
             target = self._host(receive)
             self.comm.Alltoallv([self._host(send), list(sent)], [target, list(received)])
@@ -149,7 +149,7 @@ class Communicator:
 
     def gather_values(self, value: Any) -> list[Any]:
         """A small Python value of every member, on every member."""
-        with self._entered(Where(CONTROL, "update"), Count("values", dimension_of(self.members, self.rows), 0, 0), 0):
+        with self._entered(Where(CONTROL, "update"), Count("values", self.dimension, 0, 0), 0):
             return self.comm.allgather(value)
 
     def sub(self, members: Sequence[int]) -> Communicator:

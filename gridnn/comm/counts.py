@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from gridnn.comm.group import Group
 from gridnn.comm.partition import Even
 
 DIMENSIONS = ("row", "column", "world")
@@ -30,10 +31,14 @@ class Count(NamedTuple):
 
 def dimension_of(ranks: Iterable[int], rows: int) -> str:
     """The grid dimension along which ``ranks`` (indices down the columns) lie: column, row, or world."""
-    ranks = tuple(ranks)
-    if len({rank // rows for rank in ranks}) == 1:
-        return "column"
-    return "row" if len({rank % rows for rank in ranks}) == 1 else "world"
+    if isinstance(ranks, Group):
+        along_column = ranks.first // rows == ranks.last // rows
+        along_row = all(stride % rows == 0 for _, stride in ranks.strides)
+    else:
+        ranks = tuple(ranks)
+        along_column = len({rank // rows for rank in ranks}) == 1
+        along_row = len({rank % rows for rank in ranks}) == 1
+    return "column" if along_column else "row" if along_row else "world"
 
 
 def all_reduce_words(size: int, group: int, place: int) -> int:
@@ -46,18 +51,20 @@ def rounds(group: int) -> int:
     return (group - 1).bit_length()
 
 
-def collective(kind: str, members: Sequence[int], place: int, sizes: Sequence[int], rows: int) -> Count:
-    """The count of one collective for member ``place``.
+def all_reduce(dimension: str, group: int, place: int, size: int) -> Count:
+    """The count of member ``place`` of ``group`` ranks for an all-reduce of ``size`` elements."""
+    return Count("all-reduce", dimension, all_reduce_words(size, group, place), 2 * rounds(group))
 
-    ``sizes`` are the elements of every member (all-gather, reduce-scatter), of the one buffer (all-reduce), or the
-    words and messages sent (all-to-all).
-    """
-    dimension, group = dimension_of(members, rows), len(members)
-    if kind == "all-reduce":
-        return Count(kind, dimension, all_reduce_words(sizes[0], group, place), 2 * rounds(group))
-    if kind == "all-to-all":
-        return Count(kind, dimension, sizes[0], sizes[1])
-    return Count(kind, dimension, sum(sizes) - sizes[place], rounds(group))
+
+def joining(kind: str, dimension: str, group: int, own: int, total: int) -> Count:
+    """The count of a member that has ``own`` of ``total`` elements, for an all-gather or a reduce-scatter."""
+    return Count(kind, dimension, total - own, rounds(group))
+
+
+def all_to_all(dimension: str, sent: Iterable[int]) -> Count:
+    """The count of a member that sends pieces of ``sent`` elements to others; empty ones are no messages."""
+    sizes = [size for size in sent if size]
+    return Count("all-to-all", dimension, sum(sizes), len(sizes))
 
 
 def messages(index: int, away: Iterable[tuple[int, int]], rows: int) -> list[Count]:
@@ -65,14 +72,14 @@ def messages(index: int, away: Iterable[tuple[int, int]], rows: int) -> list[Cou
     return [Count("neighbours", dimension_of((index, peer), rows), words, 1) for peer, words in away if words]
 
 
-def bucket(members: Sequence[int], place: int, sizes: Sequence[int], rows: int) -> list[Count]:
+def bucket(dimension: str, group: int, place: int, sizes: Sequence[int]) -> list[Count]:
     """The counts of one all-reduce of several layers' gradients of ``sizes`` elements: messages with the first.
 
     The words of a share are those of the bucket up to its end less those up to its start, so that they add up.
     """
     counts, before, words = [], 0, 0
     for i, size in enumerate(sizes):
-        count = collective("all-reduce", members, place, [before + size], rows)
+        count = all_reduce(dimension, group, place, before + size)
         counts.append(count._replace(words=count.words - words, messages=0 if i else count.messages))
         before, words = before + size, count.words
     return counts

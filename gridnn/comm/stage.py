@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from gridnn.comm.counts import Count, collective, messages
+from gridnn.comm.counts import Count, all_reduce, all_to_all, dimension_of, joining, messages
+from gridnn.comm.group import Group
 from gridnn.comm.layout import Box, Layout, box_size, common
 from gridnn.comm.split import digits_of
 
@@ -30,15 +31,11 @@ class Stage:
     target: Layout
     digits: tuple[int, ...] = ()
 
-    def members(self, index: int) -> tuple[int, ...]:
+    def members(self, index: int) -> Group:
         """The ranks of the group of rank ``index``, in the order of the boxes that they hold."""
         mesh = self.source.mesh
-        strides = {digit: math.prod(mesh[digit + 1 :]) for digit in self.digits}
-        mine = digits_of(index, mesh)
-        ranks = [index - sum(mine[digit] * stride for digit, stride in strides.items())]
-        for digit, stride in strides.items():
-            ranks = [rank + value * stride for rank in ranks for value in range(mesh[digit])]
-        return tuple(ranks)
+        strides = tuple((mesh[digit], math.prod(mesh[digit + 1 :])) for digit in self.digits)
+        return Group(index - sum(index // stride % radix * stride for radix, stride in strides), strides)
 
     @property
     def _unchanged(self) -> tuple[int, ...]:
@@ -77,18 +74,15 @@ class Stage:
         if self.kind in ("neighbours", "all-to-all"):
             return self._pair_counts(index, rows, backward)
         members = self.members(index)
-        place = members.index(index)
-        if self.kind == "all-reduce":
-            return [collective("all-reduce", members, place, [box_size(self.target.box(index))], rows)]
-        if backward and full_sum and self.kind == "all-gather":
-            return [collective("all-reduce", members, place, [box_size(self.target.box(index))], rows)]
-        kind = ADJOINTS[self.kind] if backward else self.kind
-        return [collective(kind, members, place, [box_size(box) for box in self.boxes(index)], rows)]
+        along, sizes = (dimension_of(members, rows), len(members)), [box_size(self.source.box(index))]
+        sizes.append(box_size(self.target.box(index)))
+        if self.kind == "all-reduce" or (backward and full_sum and self.kind == "all-gather"):
+            return [all_reduce(*along, members.index(index), sizes[1])]
+        return [joining(ADJOINTS[self.kind] if backward else self.kind, *along, min(sizes), max(sizes))]
 
     def _pair_counts(self, index: int, rows: int, backward: bool) -> list[Count]:
         pieces = self.receives(index) if backward else self.sends(index)
         away = [(piece.peer, box_size(piece.box)) for piece in pieces if piece.peer != index]
         if self.kind == "neighbours":
             return messages(index, away, rows)
-        sizes = [sum(size for _, size in away), len(away)]
-        return [collective("all-to-all", self.members(index), 0, sizes, rows)]
+        return [all_to_all(dimension_of(self.members(index), rows), [size for _, size in away])]
