@@ -14,9 +14,10 @@ from gridnn.comm.split import Split
 from gridnn.errors import unknown
 from gridnn.network import Network
 from gridnn.plan.fitting import complete
+from gridnn.plan.origin import Origin
 
 VERSION = 1
-KEYS = ("version", "strategy", "grid", "gather_backward", "halo", "recompute", "splits")
+KEYS = ("version", "strategy", "grid", "gather_backward", "halo", "recompute", "splits", "made_for")
 DIVIDED = {"n": "batch", "d": "domain", "h": "domain", "w": "domain", "co": "model", "ci": "model"}
 BACKWARD = ("reduce-scatter", "all-reduce")
 # How a divided network is run, beside its splits: the values of each, the default first.
@@ -41,6 +42,8 @@ class Plan:
         How halos over several dimensions are exchanged; see `comm.halo.halo_stages`.
     recompute : bool
         Whether most activations are computed a second time before their backward pass, instead of being kept.
+    made_for : Origin or None
+        The network, the batch and the machine that it was made for; None if it was written by hand.
     """
 
     strategy: str
@@ -49,6 +52,7 @@ class Plan:
     gather_backward: str = "reduce-scatter"
     halo: str = "auto"
     recompute: bool = False
+    made_for: Origin | None = None
 
     @property
     def full_sum(self) -> bool:
@@ -84,6 +88,7 @@ class Plan:
             "halo": self.halo,
             "recompute": self.recompute,
             "splits": {name: str(split) for name, split in self.splits.items()},
+            **({"made_for": self.made_for.as_dict()} if self.made_for else {}),
         }
 
 
@@ -102,7 +107,7 @@ def load_plan(
         If the file cannot be read, is of another grid, names a layer that the network lacks, or says otherwise than
         ``running``.
     """
-    data = _read_json(path)
+    data = read_plan(path)
     for key in data:
         if key not in KEYS:
             raise ValueError(f"plan {path}: {unknown('key', key, KEYS)}")
@@ -113,6 +118,12 @@ def load_plan(
     texts = data.get("splits")
     if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
         raise ValueError(f'plan {path}: "splits" must be an object such as {{"conv1": "n=2,co=2"}}')
+    origin = made_for(path, data)
+    if origin:
+        try:
+            origin.check(network)
+        except ValueError as error:
+            raise ValueError(f"plan {path}: {error}") from None
     names = [node.name for node in network.nodes]
     for name in texts:
         if name not in names:
@@ -123,7 +134,21 @@ def load_plan(
         splits = complete(network, chosen, grid.size, batch, copies)
     except ValueError as error:
         raise ValueError(f"plan {path}: {error}") from error
-    return Plan(str(data.get("strategy", "file")), grid, splits, **agreed)
+    return Plan(str(data.get("strategy", "file")), grid, splits, **agreed, made_for=origin)
+
+
+def made_for(path: str | Path, data: Mapping[str, Any]) -> Origin | None:
+    """What the plan in a file was made for, if it says so.
+
+    Raises
+    ------
+    ValueError
+        If it says so incompletely.
+    """
+    try:
+        return Origin.from_dict(data["made_for"]) if "made_for" in data else None
+    except ValueError as error:
+        raise ValueError(f"plan {path}: {error}") from None
 
 
 def _agreed(path: str | Path, data: dict, name: str, asked: Any) -> Any:
@@ -136,7 +161,14 @@ def _agreed(path: str | Path, data: dict, name: str, asked: Any) -> Any:
     return said
 
 
-def _read_json(path: str | Path) -> dict:
+def read_plan(path: str | Path) -> dict:
+    """The plan in a JSON file as plain data.
+
+    Raises
+    ------
+    ValueError
+        If the file cannot be read, or holds no object.
+    """
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
