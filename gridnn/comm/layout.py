@@ -77,6 +77,8 @@ class Layout:
 
     def part(self, index: int, dim: Dim) -> int:
         """Which part of ``dim`` rank ``index`` has."""
+        if not dim.digits:
+            return 0
         digits = digits_of(index, self.mesh)
         return index_of(tuple(digits[d] for d in dim.digits), tuple(self.mesh[d] for d in dim.digits))
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from gridnn.layers.base import Array, Layer, Local
+from gridnn.layers.rooms import Part, Room, Rooms, usual
 
 
 @dataclass(frozen=True)
 class ReLU(Layer):
     """max(x, 0)."""
+
+    def rooms(self, part: Part) -> Rooms:
+        return usual(part, "y")
 
     def forward(self, local: Local, *inputs: Array) -> Array:
         y = local.saved["y"] = local.buffer("y", inputs[0].shape)
@@ -38,6 +43,9 @@ class LeakyReLU(Layer):
         if not 0 <= self.slope <= 1:
             raise ValueError(f"LeakyReLU({self.slope}): the slope lies in [0, 1]")
 
+    def rooms(self, part: Part) -> Rooms:
+        return usual(part, "y")
+
     def forward(self, local: Local, *inputs: Array) -> Array:
         y, xp = local.buffer("y", inputs[0].shape), local.backend.xp
         local.saved["y"] = y
@@ -56,6 +64,9 @@ class LeakyReLU(Layer):
 @dataclass(frozen=True)
 class Tanh(Layer):
     """The hyperbolic tangent."""
+
+    def rooms(self, part: Part) -> Rooms:
+        return usual(part, "y")
 
     def forward(self, local: Local, *inputs: Array) -> Array:
         y = local.saved["y"] = local.buffer("y", inputs[0].shape)
@@ -78,11 +89,16 @@ class GELU(Layer):
         "none": by the error function; "tanh": by the paper's approximation.
     """
 
+    passes: ClassVar[tuple[float, float]] = (40.0, 1.0)  # the error function
+
     approximate: str = "none"
 
     def __post_init__(self):
         if self.approximate not in ("none", "tanh"):
             raise ValueError(f"GELU(approximate={self.approximate!r}): choose 'none' or 'tanh'")
+
+    def rooms(self, part: Part) -> Rooms:
+        return usual(part, "slope", extra=(Room("slope", part.output),))
 
     def forward(self, local: Local, *inputs: Array) -> Array:
         x = inputs[0]

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 from gridnn.comm.partition import Even, Partition, Window, Windowed
 from gridnn.comm.split import Split
+from gridnn.layers.rooms import Part, Room, Rooms, usual
 
 Shape = tuple[int, ...]
 Array = Any
@@ -69,6 +70,7 @@ class Local(Protocol):
     shapes: Shapes  # global
     input_boxes: tuple[tuple[tuple[int, int], ...], ...]  # this rank's part of every input, without frames
     output_box: tuple[tuple[int, int], ...]  # this rank's part of the output
+    indices: tuple[Any, ...]  # the same in the whole batch: ranges, or an array of places along a dimension
     saved: dict[str, Any]  # from forward to backward; emptied after backward, or after forward outside training
     kept: dict[str, Any]  # small results of forward (statistics) that last until backward even where it is recomputed
     recomputing: bool  # forward runs a second time: take statistics from ``kept``, ask for no sum, update no state
@@ -97,6 +99,8 @@ class Layer:
     """
 
     fill: ClassVar[float] = 0.0  # what stands in the padding
+    work: ClassVar[str] = "memory"  # what bounds its time: "gemm", "conv", or the bytes that it streams
+    passes: ClassVar[tuple[float, float]] = (1.0, 1.0)  # times that forward, backward stream their arrays, on a CPU
 
     def infer(self, *shapes: Shape) -> Shape:
         """The output's shape per sample from the inputs' shapes per sample.
@@ -172,6 +176,10 @@ class Layer:
         """The floating-point operations of one forward pass over the whole batch."""
         return math.prod(shapes.output)
 
+    def rooms(self, part: Part) -> Rooms:
+        """The arrays that forward and backward take, and what lives between: an output and a gradient, nothing kept."""
+        return usual(part)
+
     def forward(self, local: Local, *inputs: Array) -> Array:
         """This rank's part of the output from framed local inputs."""
         raise NotImplementedError
@@ -237,6 +245,10 @@ class Loss(Layer):
     sample or place (int64, shape (n,) or (n, *space)), or an array like the local input. ``backward(local, scale)``
     gives ``scale`` times the gradient of the summed loss. Its ``output`` shape is that of its input.
     """
+
+    def target(self, shape: Shape) -> Room:
+        """The targets of local inputs of ``shape``: numbers like them."""
+        return Room("target", shape)
 
     def backward(self, local: Local, scale: float) -> tuple[Array]:
         raise NotImplementedError

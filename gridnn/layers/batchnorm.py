@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from gridnn.comm.layout import box_shape
 from gridnn.errors import UserError
 from gridnn.layers.base import Array, Layer, Local, Parameter, Reduction, Shapes
+from gridnn.layers.rooms import Part, Room, Rooms, usual
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class BatchNorm(Layer):
     eps : float
         Added to the variance.
     """
+
+    passes: ClassVar[tuple[float, float]] = (2.5, 2.4)  # moments and affine; sums of the gradient, two terms of dx
 
     momentum: float = 0.1
     eps: float = 1e-5
@@ -49,6 +53,11 @@ class BatchNorm(Layer):
 
     def flops(self, shapes: Shapes) -> int:
         return 6 * math.prod(shapes.output)
+
+    def rooms(self, part: Part) -> Rooms:
+        sums = Room("sums", (2, part.output[-1]), "float64")
+        made = usual(part, "x", extra=() if part.recomputing else (sums._replace(until="y"),))
+        return made._replace(backward=(sums, *made.backward), workspaces=("float64", None))
 
     def forward(self, local: Local, *inputs: Array) -> Array:
         x, kernels = inputs[0], local.backend.kernels

@@ -13,6 +13,7 @@ from gridnn.comm.split import Split
 from gridnn.layers.base import Array, Cut, Local, Parameter, Partwise, Shape, Shapes, tensor_axes
 from gridnn.layers.groups import Channels, Grouped, check_groups, is_depthwise, kernel_of, refuse_divided_groups
 from gridnn.layers.linear import bias_gradient
+from gridnn.layers.rooms import Part, Rooms, usual
 from gridnn.layers.sliding import Padding, Sizes, Space, output_sizes, padding_pairs, per_axis, under, windows
 
 
@@ -36,6 +37,7 @@ class Conv(Partwise):
     """
 
     space: ClassVar[Space] = ()
+    work: ClassVar[str] = "conv"
 
     channels: int
     kernel: int | Sizes
@@ -83,6 +85,9 @@ class Conv(Partwise):
 
     def flops(self, shapes: Shapes) -> int:
         return 2 * math.prod(shapes.output) * math.prod(self.kernel) * shapes.inputs[0][-1] // self.groups
+
+    def rooms(self, part: Part) -> Rooms:
+        return usual(part, "x", workspaces=(None,))
 
     def prepare(self, local: Local, *inputs: Array) -> Array:
         local.saved["x"] = inputs[0]

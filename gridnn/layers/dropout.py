@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from gridnn.layers.base import Array, Layer, Local
+from gridnn.layers.rooms import Part, Room, Rooms, usual
 
 
 @dataclass(frozen=True)
@@ -19,11 +21,16 @@ class Dropout(Layer):
         In [0, 1).
     """
 
+    passes: ClassVar[tuple[float, float]] = (20.0, 1.0)  # most of it random numbers
+
     p: float = 0.5
 
     def __post_init__(self):
         if not 0 <= self.p < 1:
             raise ValueError(f"Dropout({self.p}): the probability is at least 0 and less than 1")
+
+    def rooms(self, part: Part) -> Rooms:
+        return usual(part, "mask", extra=(Room("mask", part.output),))
 
     def forward(self, local: Local, *inputs: Array) -> Array:
         x = inputs[0]
@@ -31,7 +38,7 @@ class Dropout(Layer):
             return x
         xp = local.backend.xp
         mask = local.saved["mask"] = local.buffer("mask", x.shape)
-        local.backend.uniform(local.key, local.output_box, local.shapes.output, local.dtype, out=mask)
+        local.backend.uniform(local.key, local.indices, local.shapes.output, local.dtype, out=mask)
         xp.greater_equal(mask, self.p, out=mask)
         mask *= 1 / (1 - self.p)
         y = local.buffer("y", x.shape)

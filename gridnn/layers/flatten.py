@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from gridnn.comm.partition import Even, Scaled
 from gridnn.comm.split import Split
 from gridnn.layers.base import Array, Cut, Layer, Local, Shape, Shapes
+from gridnn.layers.rooms import Part, Rooms
 
 
 @dataclass(frozen=True)
@@ -16,6 +18,8 @@ class Flatten(Layer):
 
     What is divided over the first space axis stays where it is; vectors pass through.
     """
+
+    passes: ClassVar[tuple[float, float]] = (0.0, 0.0)  # views
 
     def infer(self, *shapes: Shape) -> Shape:
         return (math.prod(shapes[0]),)
@@ -37,6 +41,9 @@ class Flatten(Layer):
 
     def flops(self, shapes: Shapes) -> int:
         return 0
+
+    def rooms(self, part: Part) -> Rooms:
+        return Rooms((), (), output="x")
 
     def forward(self, local: Local, *inputs: Array) -> Array:
         shape = local.saved["shape"] = inputs[0].shape

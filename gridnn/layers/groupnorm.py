@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from gridnn.comm.layout import box_shape
 from gridnn.layers.base import Array, Layer, Local, Parameter, Reduction, Shape, Shapes
+from gridnn.layers.rooms import Part, Room, Rooms, usual
 
 WIDE = "float64"
 
@@ -26,6 +28,8 @@ class GroupNorm(Layer):
     eps : float
         Added to the variance.
     """
+
+    passes: ClassVar[tuple[float, float]] = (3.0, 3.5)  # as batch norm, sample by sample
 
     groups: int
     eps: float = 1e-5
@@ -57,6 +61,11 @@ class GroupNorm(Layer):
 
     def flops(self, shapes: Shapes) -> int:
         return 8 * math.prod(shapes.output)
+
+    def rooms(self, part: Part) -> Rooms:
+        sums = Room("sums", (part.output[0], 2, part.output[-1]), WIDE)
+        made = usual(part, "x", extra=() if part.recomputing else (sums._replace(until="y"),))
+        return made._replace(backward=(sums, *made.backward), workspaces=(WIDE, None))
 
     def forward(self, local: Local, *inputs: Array) -> Array:
         x, backend = inputs[0], local.backend

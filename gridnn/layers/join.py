@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from gridnn.comm.layout import box_shape
 from gridnn.comm.partition import Clipped
 from gridnn.comm.split import Split
 from gridnn.layers.base import Array, Cut, Layer, Local, Shape, Shapes
+from gridnn.layers.rooms import Part, Rooms, usual
 
 
 @dataclass(frozen=True)
 class Add(Layer):
     """The sum of inputs of one shape. All inputs have the same gradient, which ``backward`` returns as one array."""
+
+    passes: ClassVar[tuple[float, float]] = (1.5, 0.0)
 
     def infer(self, *shapes: Shape) -> Shape:
         if len(set(shapes)) > 1:
@@ -21,6 +25,9 @@ class Add(Layer):
 
     def flops(self, shapes: Shapes) -> int:
         return (len(shapes.inputs) - 1) * super().flops(shapes)
+
+    def rooms(self, part: Part) -> Rooms:
+        return usual(part)._replace(backward=())
 
     def forward(self, local: Local, *inputs: Array) -> Array:
         local.saved["inputs"] = len(inputs)
@@ -41,6 +48,8 @@ class Concat(Layer):
     With co divided every rank has an even part of the output, and of each input what falls into it: perhaps nothing.
     """
 
+    passes: ClassVar[tuple[float, float]] = (1.0, 0.0)
+
     def infer(self, *shapes: Shape) -> Shape:
         if len({shape[:-1] for shape in shapes}) > 1:
             raise ValueError(f"Concat: shapes {', '.join(map(str, shapes))} may differ in their channels only")
@@ -53,6 +62,9 @@ class Concat(Layer):
 
     def flops(self, shapes: Shapes) -> int:
         return 0
+
+    def rooms(self, part: Part) -> Rooms:
+        return usual(part)._replace(backward=())
 
     def forward(self, local: Local, *inputs: Array) -> Array:
         y = local.buffer("y", box_shape(local.output_box))

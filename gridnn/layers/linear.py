@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from gridnn.comm.layout import box_shape
 from gridnn.layers.base import Array, Layer, Local, Parameter, Shape, Shapes
+from gridnn.layers.rooms import Part, Rooms, usual
 
 GAIN = math.sqrt(1 / 3)  # weights in +-1 / sqrt(fan_in), as in PyTorch: wide layers begin with small outputs
 
@@ -24,6 +26,8 @@ class Linear(Layer):
     bias : bool
         Whether there is a b.
     """
+
+    work: ClassVar[str] = "gemm"
 
     features: int
     bias: bool = True
@@ -51,6 +55,9 @@ class Linear(Layer):
 
     def flops(self, shapes: Shapes) -> int:
         return 2 * shapes.inputs[0][0] * shapes.inputs[0][1] * self.features
+
+    def rooms(self, part: Part) -> Rooms:
+        return usual(part, "x")
 
     def forward(self, local: Local, *inputs: Array) -> Array:
         local.saved["x"] = inputs[0]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from gridnn.comm.layout import box_shape
 from gridnn.comm.partition import Window
 from gridnn.layers.base import Array, Layer, Local, Shapes
+from gridnn.layers.rooms import Part, Room, Rooms
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class LocalResponseNorm(Layer):
         What is added to the squares; positive.
     """
 
+    passes: ClassVar[tuple[float, float]] = (28.0, 16.0)  # array by array, with a window of 5
+
     size: int
     alpha: float = 1e-4
     beta: float = 0.75
@@ -43,6 +47,11 @@ class LocalResponseNorm(Layer):
 
     def flops(self, shapes: Shapes) -> int:
         return (self.size + 5) * math.prod(shapes.output)
+
+    def rooms(self, part: Part) -> Rooms:
+        forward = tuple(Room(name, part.output) for name in ("base", "scale", "y"))
+        backward = Room("share", part.output), Room("dx", part.frames[0]), Room("through", part.output)
+        return Rooms(forward, backward, ("x", "base", "scale"))
 
     def forward(self, local: Local, *inputs: Array) -> Array:
         x, xp = inputs[0], local.backend.xp

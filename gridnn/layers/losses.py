@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from gridnn.errors import UserError
 from gridnn.layers.base import Array, Local, Loss, Reduction, Shape, Shapes
+from gridnn.layers.rooms import Part, Room, Rooms
 
 WIDE = "float64"
 
@@ -33,6 +34,19 @@ class SoftmaxCrossEntropy(Loss):
 
     def flops(self, shapes: Shapes) -> int:
         return 5 * math.prod(shapes.output)
+
+    def target(self, shape: Shape) -> Room:
+        return Room("target", shape[:-1], "int64")
+
+    def rooms(self, part: Part) -> Rooms:
+        logits = part.frames[0]
+        forward = (
+            Room("largest", logits[:-1], WIDE),
+            Room("exponentials", logits, WIDE),
+            Room("hot", logits, "bool"),
+            Room("sums", (*logits[:-1], 2), WIDE),
+        )
+        return Rooms(forward, (Room("dx", logits),), ("exponentials", "hot", "sums"), output=None)
 
     def forward(self, local: Local, *inputs: Array) -> Array:
         x, xp = inputs[0], local.backend.xp
@@ -74,6 +88,10 @@ class MeanSquaredError(Loss):
 
     def flops(self, shapes: Shapes) -> int:
         return 3 * math.prod(shapes.output)
+
+    def rooms(self, part: Part) -> Rooms:
+        shape = part.frames[0]
+        return Rooms((Room("difference", shape),), (Room("dx", shape),), ("difference",), output=None)
 
     def forward(self, local: Local, *inputs: Array) -> Array:
         xp = local.backend.xp

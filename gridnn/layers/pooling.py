@@ -9,6 +9,7 @@ from typing import ClassVar
 from gridnn.comm.layout import box_shape
 from gridnn.comm.partition import Window
 from gridnn.layers.base import Array, Layer, Local, Partwise, Shape, Shapes
+from gridnn.layers.rooms import Part, Room, Rooms, chained, usual
 from gridnn.layers.sliding import Padding, Sizes, Space, output_sizes, padding_pairs, per_axis, under, windows
 
 
@@ -27,6 +28,7 @@ class Pool(Partwise):
     """
 
     space: ClassVar[Space] = ()
+    passes: ClassVar[tuple[float, float]] = (2.5, 2.0)
 
     kernel: int | Sizes
     stride: int | Sizes | None = None
@@ -54,6 +56,9 @@ class Pool(Partwise):
     def flops(self, shapes: Shapes) -> int:
         return math.prod(shapes.output) * math.prod(self.kernel)
 
+    def rooms(self, part: Part) -> Rooms:
+        return usual(part, workspaces=(None,))
+
     def prepare(self, local: Local, *inputs: Array) -> Array:
         local.saved["frame"] = inputs[0].shape
         return local.buffer("y", box_shape(local.output_box))
@@ -65,9 +70,17 @@ class MaxPool(Pool):
 
     fill: ClassVar[float] = -math.inf
 
+    @property
+    def index_dtype(self) -> str:
+        """Of the number of a tap."""
+        return "uint8" if math.prod(self.kernel) <= 256 else "uint32"
+
+    def rooms(self, part: Part) -> Rooms:
+        index = Room("index", part.output, self.index_dtype)
+        return usual(part, "index", extra=(index,), workspaces=(None,))
+
     def prepare(self, local: Local, *inputs: Array) -> Array:
-        dtype = "uint8" if math.prod(self.kernel) <= 256 else "uint32"
-        local.saved["index"] = local.buffer("index", box_shape(local.output_box), dtype)
+        local.saved["index"] = local.buffer("index", box_shape(local.output_box), self.index_dtype)
         return super().prepare(local, *inputs)
 
     def compute(self, local: Local, region: tuple[slice, ...], y: Array, *inputs: Array) -> None:
@@ -95,6 +108,11 @@ class AvgPool(Pool):
     """
 
     count_padding: bool = True
+
+    def rooms(self, part: Part) -> Rooms:
+        padded = sum(any(pair) for pair in self.padding) if not self.count_padding else 0
+        shapes = [part.output] * padded + [part.frames[0]]
+        return super().rooms(part)._replace(backward=chained(shapes, "share", "dx"))
 
     def compute(self, local: Local, region: tuple[slice, ...], y: Array, *inputs: Array) -> None:
         x, part = inputs[0][under(region, y.shape, self.windows(None))], y[region]
@@ -170,6 +188,8 @@ class AvgPool3d(AvgPool):
 @dataclass(frozen=True)
 class GlobalAvgPool(Layer):
     """The mean over all of space: [n, *space, c] -> [n, c]. With space divided, the output is a partial sum."""
+
+    passes: ClassVar[tuple[float, float]] = (2.0, 1.0)
 
     def infer(self, *shapes: Shape) -> Shape:
         if len(shapes[0]) < 2:

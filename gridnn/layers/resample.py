@@ -12,6 +12,7 @@ from gridnn.comm.partition import Interval
 from gridnn.comm.sampling import Resampled
 from gridnn.comm.split import Split
 from gridnn.layers.base import SPACE, Array, Cut, Layer, Local, Shape, Shapes
+from gridnn.layers.rooms import Part, Rooms, chained, usual
 from gridnn.layers.sliding import Sizes, per_axis
 
 MODES = ("nearest", "linear")
@@ -36,6 +37,14 @@ class Resample(Layer):
 
     def flops(self, shapes: Shapes) -> int:
         return 2 * math.prod(max(pair) for pair in zip(shapes.inputs[0], shapes.output, strict=True))
+
+    def rooms(self, part: Part) -> Rooms:
+        changed = self._changed(part.shapes)
+        if not changed:
+            return Rooms((), (), output="x")
+        forward = chained(list(_between(part.frames[0], part.output, changed)), "product", "y")
+        backward = chained(list(_between(part.output, part.frames[0], changed[::-1])), "product", "dx")
+        return Rooms(forward, backward)
 
     def forward(self, local: Local, *inputs: Array) -> Array:
         y = inputs[0]
@@ -103,6 +112,9 @@ class Upsample(Resample):
     def infer(self, *shapes: Shape) -> Shape:
         *space, channels = check_space(self, shapes[0])
         return (*(a * b for a, b in zip(space, self._factors(len(space)), strict=True)), channels)
+
+    def rooms(self, part: Part) -> Rooms:
+        return super().rooms(part) if self.mode != "nearest" else usual(part)
 
     def forward(self, local: Local, *inputs: Array) -> Array:
         if self.mode != "nearest":
@@ -183,6 +195,14 @@ def _copies(held: Interval, outputs: Interval, factor: int) -> Iterator[tuple[sl
         first, last = (-(-(end - copy) // factor) for end in outputs)
         start = first * factor + copy - outputs[0]
         yield slice(first - held[0], last - held[0]), slice(start, max(start, outputs[1] - outputs[0]), factor)
+
+
+def _between(first: Shape, last: Shape, dims: list[int]) -> Iterator[Shape]:
+    """The shapes from ``first`` to ``last`` when one of ``dims`` after the other is changed."""
+    shape = list(first)
+    for dim in dims:
+        shape[dim] = last[dim]
+        yield tuple(shape)
 
 
 def _product(local: Local, matrix: Array, x: Array, dim: int) -> Array:

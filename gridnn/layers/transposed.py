@@ -14,6 +14,7 @@ from gridnn.comm.split import Split
 from gridnn.layers.base import Array, Cut, Layer, Local, Parameter, Shape, Shapes, tensor_axes
 from gridnn.layers.groups import Channels, check_groups, is_depthwise, kernel_of, refuse_divided_groups
 from gridnn.layers.linear import bias_gradient
+from gridnn.layers.rooms import Part, Room, Rooms, usual
 from gridnn.layers.sliding import Padding, Sizes, Space, check_sample, padding_pairs, per_axis, windows
 
 
@@ -42,6 +43,7 @@ class ConvTranspose(Layer):
     """
 
     space: ClassVar[Space] = ()
+    work: ClassVar[str] = "conv"
 
     channels: int
     kernel: int | Sizes
@@ -124,6 +126,13 @@ class ConvTranspose(Layer):
     def flops(self, shapes: Shapes) -> int:
         return 2 * math.prod(shapes.inputs[0]) * math.prod(self.kernel) * self.channels // self.groups
 
+    def rooms(self, part: Part) -> Rooms:
+        made, frame = usual(part, "x", workspaces=(None,)), self._reach(part)
+        if frame == part.output_box[1:-1]:
+            return made
+        whole = Room("frame", (part.output[0], *box_shape(frame), part.output[-1]))
+        return made._replace(forward=(*made.forward, whole), backward=(whole, *made.backward))
+
     def forward(self, local: Local, *inputs: Array) -> Array:
         x = local.saved["x"] = inputs[0]
         y = local.buffer("y", box_shape(local.output_box))
@@ -160,7 +169,7 @@ class ConvTranspose(Layer):
             bias_gradient(local, gradient)
         return (dx,)
 
-    def _reach(self, local: Local) -> tuple[tuple[int, int], ...]:
+    def _reach(self, local: Local | Part) -> tuple[tuple[int, int], ...]:
         """Over each space axis, the range of outputs that this rank's inputs reach, cut off or not."""
         ranges = []
         for window, (start, stop) in zip(self._windows(), local.input_boxes[0][1:-1], strict=True):
