@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from gridnn.comm.communicator import Pending
+from gridnn.comm.layout import Box
 from gridnn.comm.packing import Scratch
 from gridnn.feed import Feed
 from gridnn.grid import Grid
@@ -13,11 +14,13 @@ from gridnn.layers.base import Loss, Partwise
 from gridnn.liveness import Liveness
 from gridnn.local import LocalLayer
 from gridnn.network import INPUT
-from gridnn.parameters import Parameters
+from gridnn.parameters import Parameters, join_groups
 from gridnn.program import Program
-from gridnn.step import Region, Step, group_of
+from gridnn.step import Region, Step, around
 
 Array = Any
+Given = Mapping[str, Array] | None
+Gradients = dict[str, list[Array]]
 
 
 class Executable:
@@ -51,13 +54,10 @@ class Executable:
         self._pass: dict[str, Any] = {}  # how forward was called last
         self._target: Array | None = None
         self._complete: dict[str, list[int]] = {}  # which sums can start after which layer
-        for step in program.steps:  # all ranks make these in the same order; their buckets may end at different layers
-            for _, layout in step.weights.values():
-                grid.group(group_of(layout, layout.copies, grid.index))
+        join_groups(program, grid)
         for number, bucket in enumerate(parameters.buckets):
             if grid.group(bucket.members).size > 1:
                 self._complete.setdefault(bucket.gradients[-1].layer, []).append(number)
-        self._extra: Array | None = None
 
     def _feeds(self, step: Step) -> list[Feed]:
         feeds = []
@@ -87,22 +87,32 @@ class Executable:
 
     # -- forward ---------------------------------------------------------------------------------------------
 
-    def forward(self, *, training: bool, step: int = 0, micro: int = 0, target: Array | None = None) -> Array:
-        """Run all layers on what the input feeds hold.
+    def train(
+        self, target: Array, scale: float, *, step: int, micro: int = 0, first: bool = True, last: bool = True
+    ) -> tuple[Array, list[Pending]]:
+        """Forward and backward of one pass: what `forward` and `backward` give."""
+        result = self.forward(training=True, step=step, micro=micro, target=target)
+        return result, self.backward(scale, first=first, last=last)
+
+    def forward(
+        self, *, training: bool, step: int = 0, micro: int = 0, target: Array | None = None, given: Given = None
+    ) -> Array:
+        """Run all layers on what the input feeds hold, and on the outputs ``given`` of layers of another program.
 
         Returns
         -------
         array
             This rank's part of the last layer's output; of a loss, its share of (summed loss, right answers).
         """
-        for _ in self._forward(training, step, micro, target):
+        for _ in self._forward(training, step, micro, target, given):
             pass
-        return self._outputs[self.loss.step.name]
+        return self._outputs.pop(self.loss.step.name)
 
-    def _forward(self, training: bool, step: int, micro: int, target: Array | None) -> Iterator[str]:
+    def _forward(self, training: bool, step: int, micro: int, target: Array | None, given: Given) -> Iterator[str]:
         """Run all layers, and name each when its output is in ``_outputs``."""
         self._pass, self._target = {"training": training, "step": step, "micro": micro}, target
         self._outputs.clear()
+        self._outputs.update(given or {})
         phase = "forward" if training else "evaluation"
         for segment in self.program.segments:
             for place in segment:
@@ -148,7 +158,9 @@ class Executable:
 
     # -- backward --------------------------------------------------------------------------------------------
 
-    def backward(self, seed: Any, *, first: bool = True, last: bool = True) -> list[Pending]:
+    def backward(
+        self, seed: Any, *, first: bool = True, last: bool = True, gradients: Gradients | None = None
+    ) -> list[Pending]:
         """Run all layers backwards and start the sums of the weight gradients.
 
         Parameters
@@ -157,6 +169,8 @@ class Executable:
             The scale of the loss, or the gradient of the last layer's output on this rank.
         first, last : bool
             Whether this is the first and the last part of a batch whose gradients accumulate.
+        gradients : dict, optional
+            Where the gradients of ``given`` outputs go.
 
         Returns
         -------
@@ -165,7 +179,8 @@ class Executable:
         """
         if isinstance(self.loss.layer, Loss) and not self.loss.counts:
             seed = 0.0  # a copy: the gradient of the first one is the whole
-        gradients: dict[str, list[Array]] = {self.loss.step.name: [seed]}
+        gradients = {} if gradients is None else gradients
+        gradients[self.loss.step.name] = [seed]
         sums: list[Pending] = []
         for segment in reversed(self.program.segments):
             if segment != self.program.segments[-1]:
@@ -190,7 +205,8 @@ class Executable:
     def _backward(self, local: LocalLayer, feeds: list[Feed], gradient: Any, gradients: dict, first: bool) -> None:
         """One layer's gradients; those of its weights while the halo sum of its input's is in flight."""
         local.phase = "backward"
-        local.gradients = local.final_gradients if first else self._scratch(local)
+        if not first:  # what is added to the gradients of earlier parts of the batch
+            local.gradients = {name: local.buffer(name, old.shape) for name, old in local.final_gradients.items()}
         layer, mover = local.layer, feeds[0].mover
         if isinstance(layer, Partwise) and feeds[0].needs_gradient and mover.flies:
             finish = feeds[0].start_backward(layer.backward_input(local, gradient))
@@ -206,6 +222,7 @@ class Executable:
         if not first:
             for name, array in local.gradients.items():
                 local.final_gradients[name][...] += array
+            local.gradients = local.final_gradients
 
     def _total(self, local: LocalLayer, arrived: list[Any]) -> Any:
         """The sum of the gradients that came from several readers, in a buffer of its own: readers may share theirs."""
@@ -217,31 +234,20 @@ class Executable:
             total += array
         return total
 
-    def _scratch(self, local: LocalLayer) -> dict[str, Array]:
-        """Where a layer writes gradients that are to be added to those of earlier parts of the batch."""
-        if self._extra is None:
-            self._extra = self.backend.zeros(self.parameters.gradients.shape, self.parameters.dtype)
-        return self.parameters.of(local.step.name, self._extra)
-
     # -- afterwards ------------------------------------------------------------------------------------------
 
-    def first_non_finite(self) -> str | None:
+    @property
+    def target_box(self) -> Box:
+        """The part of the targets that this rank compares with: that of the loss's input."""
+        return self.loss.input_boxes[0]
+
+    def first_non_finite(self, given: Given = None) -> str | None:
         """The first layer with an output that is not finite on some rank; all ranks call it together.
 
         The last forward pass is run once more, since its activations are gone.
         """
         finite = {}
-        for name in self._forward(**self._pass, target=self._target):
+        for name in self._forward(**self._pass, target=self._target, given=given):
             finite[name] = bool(self.backend.to_host(self.backend.xp.isfinite(self._outputs[name]).all()))
         ranks = self.grid.all.gather_values(finite)
         return next((name for name in finite if not all(rank[name] for rank in ranks)), None)
-
-
-def around(region: Region, shape: tuple[int, ...]) -> Iterator[Region]:
-    """What of an array of ``shape`` lies outside ``region``, in slabs that do not overlap."""
-    slab = [slice(0, size) for size in shape]
-    for axis, (part, size) in enumerate(zip(region, shape, strict=True)):
-        for side in (slice(0, part.start), slice(part.stop, size)):
-            if side.start < side.stop:
-                yield (*slab[:axis], side, *slab[axis + 1 :])
-        slab[axis] = part

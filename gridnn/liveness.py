@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from gridnn.network import INPUT
 from gridnn.program import Program
+
+GIVEN = -1  # the place of what another program made, before the first segment
 
 
 class Liveness:
@@ -21,6 +24,7 @@ class Liveness:
 
     def __init__(self, program: Program) -> None:
         self._segment = {place: s for s, segment in enumerate(program.segments) for place in segment}
+        self._segment[GIVEN] = GIVEN
         self._last = len(program.segments) - 1
         self._outputs: dict[tuple[str, int], list[str]] = {}
         self._feeds: dict[tuple[str, int], list[tuple]] = {}
@@ -30,9 +34,10 @@ class Liveness:
             for i, edge in enumerate(step.edges):
                 outputs.setdefault(edge.source, []).append(place)
                 feeds.setdefault(step.reading(i), []).append(place)
-        for place, step in enumerate(program.steps):
-            for when in self._ends(place, outputs.get(step.name, [])):
-                self._outputs.setdefault(when, []).append(step.name)
+        places = {step.name: place for place, step in enumerate(program.steps)}
+        for name, readers in outputs.items():
+            for when in self._ends(places.get(name, GIVEN), readers) if name != INPUT else ():
+                self._outputs.setdefault(when, []).append(name)
         for key, readers in feeds.items():
             for when in self._feed_ends(readers):
                 self._feeds.setdefault(when, []).append(key)
@@ -46,9 +51,7 @@ class Liveness:
         return self._feeds.get((phase, place), [])
 
     def _ends(self, made: int, readers: list[int]) -> Iterator[tuple[str, int]]:
-        """When the output of step ``made`` is dropped; never, if nobody reads it: it is the result."""
-        if not readers:
-            return
+        """When the output of step ``made`` is dropped. One that nobody reads is the result."""
         yield "evaluation", max(readers)
         home, reading = self._segment[made], sorted({self._segment[place] for place in readers})
         again = [s for s in reading if home < s < self._last]  # these read it once more when they are recomputed

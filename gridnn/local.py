@@ -24,6 +24,7 @@ class LocalLayer:
         self.shapes: Shapes = step.shapes
         self.input_boxes = tuple(edge.layout.box(grid.index) for edge in step.edges)
         self.output_box: Box = step.output.box(grid.index)
+        self.indices = self.output_box
         self.needs_gradient = any(edge.needs_gradient for edge in step.edges)
         # of the ranks that repeat the same work, the first one's numbers are counted
         self.counts = group_of(step.output, step.output.copies, grid.index)[0] == grid.index

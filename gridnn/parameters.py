@@ -12,6 +12,7 @@ from gridnn.comm.ledger import Where
 from gridnn.grid import Grid
 from gridnn.layers.base import Parameter
 from gridnn.program import Bucket, Program
+from gridnn.step import group_of
 
 Array = Any
 
@@ -122,3 +123,10 @@ class Parameters:
                 total += xp.sum(xp.square(part, dtype="float64"))
         self.grid.all.all_reduce(total, where)
         return math.sqrt(float(self.backend.to_host(total)[0]))
+
+
+def join_groups(program: Program, grid: Grid) -> None:
+    """Make the communicators of the gradient sums: in the same order on all ranks, unlike their buckets."""
+    for step in program.steps:
+        for _, layout in step.weights.values():
+            grid.group(group_of(layout, layout.copies, grid.index))

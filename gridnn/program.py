@@ -18,9 +18,11 @@ from gridnn.comm.ledger import Ledger, Where
 from gridnn.comm.partition import Even
 from gridnn.comm.split import Split
 from gridnn.comm.transfer import Transfer, plan_transfer
-from gridnn.layers.base import Loss, Shapes
+from gridnn.layers.base import Cut, Loss, Shapes
 from gridnn.network import INPUT, Network, Node
 from gridnn.plan.plan import Plan
+from gridnn.plan.splitbrain import stack_start
+from gridnn.rounds import Dealt, Stack
 from gridnn.step import Edge, Step, group_of, layout_of, parameter_cuts
 
 BUCKET_WORDS = 2**20  # gradients are summed in pieces of about this many: large enough to be bound by bandwidth
@@ -45,13 +47,14 @@ class Program:
     """
 
     def __init__(self, network: Network, plan: Plan, batch: int) -> None:
-        self.network, self.plan, self.batch = network, plan, batch
-        self.rows, self.ranks = plan.grid.rows, plan.grid.size
-        self.steps: list[Step] = []
-        self._gradient = {INPUT: False}
-        self._layouts: dict[str, Layout] = {}
-        for node in network.nodes:
+        self._begin(network, plan, batch)
+        start = stack_start(network) if plan.rounds > 1 else None
+        for node in network.nodes[:start]:
             self._add(node)
+        if start is not None:
+            source = network.nodes[start].inputs[0]
+            self._stack = Stack(start, source, self._layouts[source], self._gradient[source], plan.rounds)
+            self._add_stack(self._stack, max(self._stack.turns, key=lambda turn: turn.size))
         read = {source for node in network.nodes for source in node.inputs}
         for node in network.nodes[:-1]:
             if node.name not in read:
@@ -59,12 +62,29 @@ class Program:
                     f"layer {node.name!r}: no layer reads its output, and it is not the last one; remove it"
                 )
 
+    def _begin(self, network: Network, plan: Plan, batch: int) -> None:
+        self.network, self.plan, self.batch = network, plan, batch
+        self.rows, self.ranks = plan.grid.rows, plan.grid.size
+        self.steps: list[Step] = []
+        self.turn: Dealt | None = None  # the samples of the layers that run in rounds
+        self._stack: Stack | None = None
+        self._gradient = {INPUT: False}
+        self._layouts: dict[str, Layout] = {}
+
+    def _add_stack(self, stack: Stack, turn: Dealt) -> None:
+        """Add the layers that run in rounds, for the samples of one of these."""
+        self.turn = turn
+        self._gradient[stack.source] = stack.needs_gradient
+        self._layouts[stack.source] = stack.dealt(turn)
+        for node in self.network.nodes[stack.start :]:
+            self._add(node)
+
     def _add(self, node: Node) -> None:
-        shapes = self.network.sizes(node, self.batch)
+        shapes = self.network.sizes(node, self.turn.size if self.turn else self.batch)
         split, layer = self.plan.splits[node.name], node.layer
         try:
             layer.check(shapes, split)
-            cuts = layer.cut_output(shapes, split)
+            cuts = self._cuts(layer.cut_output(shapes, split))
             output = layout_of(split, cuts, split.digits(*layer.contracted(shapes)))
             edges = tuple(self._edge(node, i, source, shapes, split) for i, source in enumerate(node.inputs))
         except ValueError as error:
@@ -78,11 +98,24 @@ class Program:
         self.steps.append(Step(node, split, shapes, output, edges, weights, states))
 
     def _edge(self, node: Node, index: int, source: str, shapes: Shapes, split: Split) -> Edge:
-        layout = layout_of(split, node.layer.cut_input(index, shapes, split))
+        layout = layout_of(split, self._cuts(node.layer.cut_input(index, shapes, split)))
         if source == INPUT:
             return Edge(source, layout, None, False)
         transfer = plan_transfer(self._layouts[source], layout, self.rows, self.plan.full_sum, self.plan.halo)
         return Edge(source, layout, transfer, self._gradient[source])
+
+    def _cuts(self, cuts: tuple[Cut, ...]) -> tuple[Cut, ...]:
+        """``cuts`` with the samples of a round as they were dealt, not evenly."""
+        if self.turn is None:
+            return cuts
+        return tuple(Cut("n", self.turn.over(c.partition.parts)) if c.axis == "n" else c for c in cuts)
+
+    @cached_property
+    def pieces(self) -> tuple[Program, ...]:
+        """What runs one after the other: this program; with rounds the layers before the stack, and the stack each."""
+        if self._stack is None:
+            return (self,)
+        return (Piece(self, self._stack, None), *(Piece(self, self._stack, turn) for turn in self._stack.turns))
 
     @cached_property
     def segments(self) -> tuple[range, ...]:
@@ -110,8 +143,8 @@ class Program:
         return self.steps[-1]
 
     def repeats(self, place: int) -> int:
-        """How often step ``place`` runs in one pass."""
-        return 1
+        """How often step ``place`` runs in one pass: the layers of the stack once a round."""
+        return len(self._stack.turns) if self._stack and place >= self._stack.start else 1
 
     def buckets(self, index: int) -> list[Bucket]:
         """The gradient sums of rank ``index``, in the order in which backward completes them.
@@ -138,18 +171,8 @@ class Program:
         ``last`` passes of a batch also sum the loss and the weight gradients.
         """
         ledger = Ledger()
-        for step, transfer, needs_gradient in self._movements(self.steps):
-            self._enter(ledger, step.name, "forward", transfer.counts(index, self.rows))
-            if training and needs_gradient:
-                self._enter(ledger, step.name, "backward", transfer.counts(index, self.rows, backward=True))
-        for segment in self.segments[:-1] if training else ():
-            for step, transfer, _ in self._movements(self.steps[segment.start : segment.stop]):
-                self._enter(ledger, step.name, "recompute", transfer.counts(index, self.rows))
-        for step in self.steps:
-            for wanted in step.node.layer.reductions(step.shapes, step.output.box(index), training):
-                members = step.group(index, wanted.axes)
-                count = all_reduce(self._along(members), len(members), members.index(index), wanted.words)
-                self._enter(ledger, step.name, wanted.phase, [count])
+        for piece in self.pieces:
+            piece._predict_pass(ledger, index, training)
         if last and isinstance(self.steps[-1].node.layer, Loss):
             along = self._along(Group(0, ((self.ranks, 1),)))
             self._enter(ledger, self.loss.name, "forward", [all_reduce(along, self.ranks, index, 3)])
@@ -157,15 +180,34 @@ class Program:
             self._predict_update(ledger, index)
         return ledger
 
-    @staticmethod
-    def _movements(steps: Sequence[Step]) -> Iterator[tuple[Step, Transfer, bool]]:
-        """The transfers of a run of steps: layers that read a tensor alike share the first one's."""
-        moved = set()
+    def _predict_pass(self, ledger: Ledger, index: int, training: bool) -> None:
+        for name, transfer, needs_gradient in self._movements(self.steps):
+            self._enter(ledger, name, "forward", transfer.counts(index, self.rows))
+            if training and needs_gradient:
+                self._enter(ledger, name, "backward", transfer.counts(index, self.rows, backward=True))
+        for segment in self.segments[:-1] if training else ():
+            for name, transfer, _ in self._movements(self.steps[segment.start : segment.stop]):
+                self._enter(ledger, name, "recompute", transfer.counts(index, self.rows))
+        for step in self.steps:
+            for wanted in step.node.layer.reductions(step.shapes, step.output.box(index), training):
+                members = step.group(index, wanted.axes)
+                count = all_reduce(self._along(members), len(members), members.index(index), wanted.words)
+                self._enter(ledger, step.name, wanted.phase, [count])
+
+    def _movements(self, steps: Sequence[Step]) -> Iterator[tuple[str, Transfer, bool]]:
+        """The transfers of a run of steps: layers that read a tensor alike share the first one's of all steps."""
+        moved, owners = set(), self._owners
         for step in steps:
             for i, edge in enumerate(step.edges):
                 if edge.transfer is not None and step.reading(i) not in moved:
                     moved.add(step.reading(i))
-                    yield step, edge.transfer, edge.needs_gradient
+                    yield owners[step.reading(i)], edge.transfer, edge.needs_gradient
+
+    @cached_property
+    def _owners(self) -> dict[tuple, str]:
+        """The first layer that reads a tensor in some way: to its account every movement of it goes."""
+        readings = ((step.reading(i), step.name) for step in reversed(self.steps) for i in range(len(step.edges)))
+        return dict(readings)
 
     def _predict_update(self, ledger: Ledger, index: int) -> None:
         for group in self.buckets(index):
@@ -183,6 +225,17 @@ class Program:
     def _enter(ledger: Ledger, layer: str, phase: str, counts) -> None:
         for count in counts:
             ledger.add(Where(layer, phase), count)
+
+
+class Piece(Program):
+    """A part of a program as a program of its own: the layers before the stack, or the stack in one round."""
+
+    def __init__(self, whole: Program, stack: Stack, turn: Dealt | None) -> None:
+        self._begin(whole.network, whole.plan, whole.batch)
+        if turn is None:
+            self.steps = whole.steps[: stack.start]
+        else:
+            self._add_stack(stack, turn)
 
 
 def predict_step(programs: Sequence[Program], index: int) -> Ledger:

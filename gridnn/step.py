@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gridnn.comm.group import Group
@@ -109,3 +110,13 @@ def parameter_cuts(parameter: Parameter, split: Split) -> tuple[Cut, ...]:
         Cut(axis, Even(size, split.parts(axis) if axis else 1))
         for axis, size in zip(parameter.axes, parameter.shape, strict=True)
     )
+
+
+def around(region: Region, shape: tuple[int, ...]) -> Iterator[Region]:
+    """What of an array of ``shape`` lies outside ``region``, in slabs that do not overlap."""
+    slab = [slice(0, size) for size in shape]
+    for axis, (part, size) in enumerate(zip(region, shape, strict=True)):
+        for side in (slice(0, part.start), slice(part.stop, size)):
+            if side.start < side.stop:
+                yield (*slab[:axis], side, *slab[axis + 1 :])
+        slab[axis] = part

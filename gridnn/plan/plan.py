@@ -17,7 +17,7 @@ from gridnn.plan.fitting import complete
 from gridnn.plan.origin import Origin
 
 VERSION = 1
-KEYS = ("version", "strategy", "grid", "gather_backward", "halo", "recompute", "splits", "made_for")
+KEYS = ("version", "strategy", "grid", "gather_backward", "halo", "recompute", "rounds", "splits", "made_for")
 DIVIDED = {"n": "batch", "d": "domain", "h": "domain", "w": "domain", "co": "model", "ci": "model"}
 BACKWARD = ("reduce-scatter", "all-reduce")
 # How a divided network is run, beside its splits: the values of each, the default first.
@@ -42,6 +42,8 @@ class Plan:
         How halos over several dimensions are exchanged; see `comm.halo.halo_stages`.
     recompute : bool
         Whether most activations are computed a second time before their backward pass, instead of being kept.
+    rounds : int
+        In how many rounds the fully connected layers run, each on a part of every rank's samples; see `gridnn.rounds`.
     made_for : Origin or None
         The network, the batch and the machine that it was made for; None if it was written by hand.
     """
@@ -52,6 +54,7 @@ class Plan:
     gather_backward: str = "reduce-scatter"
     halo: str = "auto"
     recompute: bool = False
+    rounds: int = 1
     made_for: Origin | None = None
 
     @property
@@ -87,6 +90,7 @@ class Plan:
             "gather_backward": self.gather_backward,
             "halo": self.halo,
             "recompute": self.recompute,
+            "rounds": self.rounds,
             "splits": {name: str(split) for name, split in self.splits.items()},
             **({"made_for": self.made_for.as_dict()} if self.made_for else {}),
         }
@@ -98,8 +102,8 @@ def load_plan(
     """Read the plan in the JSON file ``path`` for ``network`` on ``grid``.
 
     The file holds ``{"version": 1, "splits": {"conv1": "n=2,h=2", ...}}``, perhaps ``grid``, ``gather_backward``,
-    ``halo`` and ``recompute``; layers that it does not name follow their inputs. ``running`` holds what the user asked
-    for of `RUNNING`.
+    ``halo``, ``recompute`` and ``rounds``; layers that it does not name follow their inputs. ``running`` holds what the
+    user asked for of `RUNNING`.
 
     Raises
     ------
@@ -134,7 +138,8 @@ def load_plan(
         splits = complete(network, chosen, grid.size, batch, copies)
     except ValueError as error:
         raise ValueError(f"plan {path}: {error}") from error
-    return Plan(str(data.get("strategy", "file")), grid, splits, **agreed, made_for=origin)
+    rounds = _rounds(path, data)
+    return Plan(str(data.get("strategy", "file")), grid, splits, **agreed, rounds=rounds, made_for=origin)
 
 
 def made_for(path: str | Path, data: Mapping[str, Any]) -> Origin | None:
@@ -149,6 +154,13 @@ def made_for(path: str | Path, data: Mapping[str, Any]) -> Origin | None:
         return Origin.from_dict(data["made_for"]) if "made_for" in data else None
     except ValueError as error:
         raise ValueError(f"plan {path}: {error}") from None
+
+
+def _rounds(path: str | Path, data: Mapping[str, Any]) -> int:
+    rounds = data.get("rounds", 1)
+    if not isinstance(rounds, int) or isinstance(rounds, bool) or rounds < 1:
+        raise ValueError(f'plan {path}: "rounds" is {rounds!r}, but must be a whole number of at least 1')
+    return rounds
 
 
 def _agreed(path: str | Path, data: dict, name: str, asked: Any) -> Any:

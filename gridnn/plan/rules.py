@@ -3,7 +3,7 @@
 Gholami, Azad, Jin, Keutzer, Buluc 2018 (arXiv 1712.04432) describe five: pure batch parallelism (eq 4), pure model
 parallelism (eq 3), the 1.5D algorithm (eq 8), domain parallelism (eq 7) and the integrated scheme (eq 9). The sixth is
 that of Dryden, Maruyama, Moon, Benson, Snir, Van Essen 2019 ("Channel and filter parallelism for large-scale CNN
-training", SC '19).
+training", SC '19), the seventh that of Lai, Kadav, Kruus 2021 (`gridnn.plan.splitbrain`).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from gridnn.layers.base import SPACE_AXES, Layer, Shapes
 from gridnn.network import INPUT, Network, Node
 from gridnn.plan.fitting import complete
 from gridnn.plan.plan import Plan
+from gridnn.plan.splitbrain import stack_start
 
 Domain = tuple[int, ...]
 
@@ -26,7 +27,8 @@ Domain = tuple[int, ...]
 class Case(NamedTuple):
     """What a rule knows of a layer: the grid, the domain asked for, its shapes and the axes of space that it has.
 
-    ``reads`` is whether its input is that of the network, which every rank reads as it needs it.
+    ``reads`` is whether its input is that of the network, which every rank reads as it needs it; ``stack`` is whether
+    it is one of the fully connected layers at the end, where the rule asks for that.
     """
 
     grid: GridShape
@@ -35,6 +37,7 @@ class Case(NamedTuple):
     shapes: Shapes
     space: tuple[str, ...]
     reads: bool
+    stack: bool = False
 
 
 def _batch(case: Case) -> Split:
@@ -83,6 +86,11 @@ def _channel(case: Case) -> Split:
     return _grid(case)
 
 
+def _splitbrain(case: Case) -> Split:
+    """The fully connected layers are divided by outputs in groups of K = Pr ranks, all others are batch parallel."""
+    return (_grid if case.stack else _batch)(case)
+
+
 RULES: dict[str, Callable[[Case], Split]] = {
     "batch": _batch,
     "model": _model,
@@ -90,7 +98,9 @@ RULES: dict[str, Callable[[Case], Split]] = {
     "domain": _domain,
     "integrated": _integrated,
     "channel": _channel,
+    "splitbrain": _splitbrain,
 }
+IN_ROUNDS = ("splitbrain",)  # these run the fully connected layers in Pr rounds
 
 
 def make_plan(
@@ -134,15 +144,16 @@ def make_plan(
         )
     rule = RULES[strategy]
     try:
+        start = stack_start(network) if strategy in IN_ROUNDS else len(network.nodes)
         chosen = {
-            node.name: rule(_case(network, node, batch, grid, domain))
-            for node in network.nodes
+            node.name: rule(_case(network, node, batch, grid, domain)._replace(stack=place >= start))
+            for place, node in enumerate(network.nodes)
             if _has_weights(network, node, batch)
         }
         splits = complete(network, chosen, grid.size, batch, copies)
     except ValueError as error:
         raise ValueError(f"strategy {strategy!r} on grid {grid}: {error}") from error
-    return Plan(strategy, grid, splits, **running)
+    return Plan(strategy, grid, splits, rounds=grid.rows if strategy in IN_ROUNDS else 1, **running)
 
 
 def _has_weights(network: Network, node: Node, batch: int) -> bool:

@@ -1,0 +1,85 @@
+"""SplitBrain's rule (Lai, Kadav, Kruus 2021, arXiv 2112.15317): where the fully connected layers begin, groups of K.
+
+Convolutions are data parallel over all P ranks; the fully connected layers are divided by outputs within groups of K
+ranks, and data parallel over the P / K groups. On a K x P/K grid a group is a column. The groups run these layers in K
+rounds: see `gridnn.rounds`.
+"""
+
+from __future__ import annotations
+
+import math
+
+from gridnn.comm.gridshape import GridShape
+from gridnn.layers import Linear
+from gridnn.network import INPUT, Network
+
+
+def stack_start(network: Network) -> int:
+    """The place of the first layer of the stack: fully connected, and all later layers read only what comes before it.
+
+    A fully connected layer that reads the samples themselves is none of the stack: it stays batch parallel.
+
+    Raises
+    ------
+    ValueError
+        If there is no such layer, it reads the samples themselves, or a later one takes statistics over the samples.
+    """
+    direct = False
+    for place, node in enumerate(network.nodes):
+        if isinstance(node.layer, Linear) and _follows(network, place):
+            if INPUT not in node.inputs:
+                _refuse_statistics(network, place)
+                return place
+            direct = True
+    if direct:
+        raise ValueError(
+            "rounds deal what the layers before the fully connected ones give, but here these read the samples "
+            "themselves: put a Flatten() before, or use another strategy"
+        )
+    raise ValueError(
+        "rounds are for fully connected layers at the end of a network, and this one has none that all later layers "
+        "follow: use another strategy, or rounds 1"
+    )
+
+
+def _follows(network: Network, place: int) -> bool:
+    """Whether the layers from ``place`` on read no other output of earlier layers than the first of them does."""
+    later = {node.name for node in network.nodes[place:]}
+    return len({source for node in network.nodes[place:] for source in node.inputs if source not in later}) == 1
+
+
+def _refuse_statistics(network: Network, start: int) -> None:
+    for node in network.nodes[start:]:
+        if node.layer.states(network.sizes(node, 1)):
+            raise ValueError(
+                f"layer {node.name!r}: {type(node.layer).__name__} takes statistics over the samples, which come in "
+                "rounds here: leave it out, use another norm, or another strategy (rounds 1)"
+            )
+
+
+def group_grid(group: int | None, grid: str, ranks: int, order: str = "column") -> GridShape:
+    """The grid of SplitBrain for ``--group K`` and ``--grid``: K x P/K.
+
+    ``grid`` may be ``auto``, and then follows from ``group``; without a group, K is the grid's Pr.
+
+    Raises
+    ------
+    ValueError
+        If K does not divide P, or the two do not agree.
+    """
+    if group is None:
+        return GridShape.parse(grid, ranks, order)
+    if ranks % group:
+        fitting = [k for k in range(1, ranks + 1) if ranks % k == 0]
+        most = math.ceil(ranks / group) * group
+        raise ValueError(
+            f"--group {group}: {ranks} ranks are not a multiple of {group}: mpirun -n {most} ..., or --group "
+            f"{min(fitting, key=lambda k: abs(k - group))}"
+        )
+    shape = GridShape(group, ranks // group, order)
+    if grid != "auto" and GridShape.parse(grid, ranks, order) != shape:
+        raise ValueError(
+            f"--group {group} on {ranks} ranks is the grid {group} x {ranks}/{group} = {shape}, but --grid is {grid}: "
+            "leave one of them out"
+        )
+    return shape
