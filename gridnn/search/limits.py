@@ -1,0 +1,127 @@
+"""Refusals of the search: more ranks than a network can use, a memory limit that nothing meets."""
+
+from __future__ import annotations
+
+from gridnn.comm.gridshape import GridShape
+from gridnn.comm.split import COPIES
+from gridnn.cost.memory import Peak, peak
+from gridnn.errors import UserError
+from gridnn.plan.fitting import complete
+from gridnn.plan.plan import Plan
+from gridnn.program import Program
+from gridnn.search.blocks import Member, allowed
+from gridnn.search.model import CostModel
+from gridnn.search.space import FEW, most_parts
+
+MOST = 8  # doublings of P, or halvings of the batch, that are tried
+UNITS = {"kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+
+
+def parse_memory(text: str) -> float:
+    """The bytes of ``16GB``, ``900MiB``, ``2e9``.
+
+    Raises
+    ------
+    UserError
+        If it is none of these.
+    """
+    number, factor = text.strip(), 1.0
+    for unit, size in UNITS.items():
+        if number.lower().endswith(unit.lower()):
+            number, factor = number[: -len(unit)], size
+            break
+    try:
+        value = float(number) * factor
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise UserError(f"--memory {text!r}: write bytes a rank as 16GB, 900MiB or 2e9 ({', '.join(UNITS)})")
+    return value
+
+
+def shown(size: float) -> str:
+    """``size`` bytes for people."""
+    for unit in ("TB", "GB", "MB", "kB"):
+        if size >= UNITS[unit]:
+            return f"{size / UNITS[unit]:.3g} {unit}"
+    return f"{size:.0f} bytes"
+
+
+def check_ranks(model: CostModel) -> None:
+    """Refuse ranks that could only repeat what others do.
+
+    Raises
+    ------
+    UserError
+        With the largest number of ranks, a divisor of P, that some layer can use.
+    """
+    blocks = {name: block for name, block in model.condensed.blocks.items() if _multiplies(block.main)}
+    if any(split.parts(COPIES) == 1 for name in blocks for split in model.space[name].splits):
+        return
+    parts = {name: most_parts(model.ranks, allowed(block, model.ranks)) for name, block in blocks.items()}
+    name = max(parts, key=parts.get, default="")
+    most = parts.get(name, 0)
+    if 0 < most < model.ranks:
+        raise UserError(
+            f"{model.ranks} ranks are more than this network can use at batch {model.batch}: no layer divides into "
+            f"more than {most} parts ({name!r}): use {most} ranks, a larger batch, or a named strategy with --copies"
+        )
+
+
+def _multiplies(member: Member) -> bool:
+    return any(parameter.fan_in for parameter in member.layer.weights(member.shapes).values())
+
+
+def unmet(model: CostModel, memory: float) -> UserError:
+    """Why no plan meets a memory limit: the layer and term that need most, and the smallest P or batch that would."""
+    least = _leanest(model)
+    terms = {
+        "activations": least.pool,
+        "weights, gradients and optimizer": least.weights + least.gradients + least.optimizer + least.states,
+        "inputs": least.inputs,
+        "buffers of messages and kernels": least.buffers,
+    }
+    term = max(terms, key=terms.get)
+    text = (
+        f"--memory: no plan for {model.ranks} ranks at batch {model.batch} fits into {shown(memory)} a rank: the least "
+        f"that any needs is about {shown(least.total)}, {shown(terms[term])} of it {term}, most for layer "
+        f"{_hungriest(model, least, term)!r}"
+    )
+    remedies = [remedy for remedy in (_ranks(model, memory), _batch(model, memory)) if remedy]
+    return UserError(f"{text}: use {' or '.join([*remedies, 'more memory'])}")
+
+
+def _hungriest(model: CostModel, least: Peak, term: str) -> str:
+    if not term.startswith("weights") and least.layers:
+        return max(least.layers, key=least.layers.get)
+    return max(model.names, key=lambda name: float(model.node_terms(name)["weight memory"].min()))
+
+
+def _leanest(model: CostModel) -> Peak:
+    """The peak of a step of the plan in which every layer is divided as suits its memory best."""
+    choice = [int(kept.argmin()) for kept in model.memory]
+    splits = complete(model.network, model.splits(choice), model.ranks, model.batch, copies=True)
+    program = Program(model.network, Plan("optimal", GridShape(1, model.ranks), splits), model.batch)
+    return peak(program, 0, itemsize=model.setting.itemsize, slots=model.setting.slots)
+
+
+def _ranks(model: CostModel, memory: float) -> str | None:
+    for doubling in range(1, MOST + 1):
+        ranks = model.ranks * 2**doubling
+        if _fits(model, ranks, model.batch, memory):
+            return f"about {ranks} ranks"
+    return None
+
+
+def _batch(model: CostModel, memory: float) -> str | None:
+    for halving in range(1, MOST + 1):
+        batch = model.batch >> halving
+        if batch and _fits(model, model.ranks, batch, memory):
+            return f"about --batch {batch * model.setting.passes}"
+    return None
+
+
+def _fits(model: CostModel, ranks: int, batch: int, memory: float) -> bool:
+    sizes = {"itemsize": model.setting.itemsize, "slots": model.setting.slots}
+    other = CostModel(model.network, ranks, batch, model.setting.machine, at_most=FEW, **sizes)
+    return _leanest(other).total <= memory

@@ -1,0 +1,59 @@
+"""The named strategies on all grids of P ranks, and for each one the grid that is cheapest in the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from gridnn.comm.gridshape import GridShape
+from gridnn.machine.machine import Machine
+from gridnn.network import Network
+from gridnn.plan.plan import Plan
+from gridnn.plan.rules import RULES, make_plan
+from gridnn.search.model import total_seconds
+from gridnn.search.space import divisors
+
+CLOSE, MOST = 1.25, 12  # up to so many plans are priced that the model finds at most so much slower than the best
+
+
+def all_grids(
+    strategy: str, network: Network, ranks: int, batch: int, order: str = "column", **options: Any
+) -> tuple[list[Plan], ValueError | None]:
+    """The plans of a rule on every grid of ``ranks`` ranks that it can have, and why it cannot have the first other."""
+    plans, refused = [], None
+    for rows in divisors(ranks):
+        try:
+            plans.append(make_plan(strategy, network, GridShape(rows, ranks // rows, order), batch, **options))
+        except ValueError as error:
+            refused = refused or error
+    return plans, refused
+
+
+def best_grids(
+    network: Network, ranks: int, batch: int, machine: Machine, order: str, running: Mapping[str, Any], **setting: Any
+) -> list[Plan]:
+    """For every rule its plan on the grid that is cheapest in the model, and plans that are about as cheap as the best.
+
+    Layers too small for a rule have copies.
+    """
+    every = (all_grids(rule, network, ranks, batch, order, copies=True, **running)[0] for rule in RULES)
+    plans = list(different(plan for plans in every for plan in plans))
+    if not plans:
+        return []
+    seconds = total_seconds(network, plans, batch, machine, **setting)
+    ascending = [int(place) for place in seconds.argsort(kind="stable")]
+    best: dict[str, int] = {}
+    for place in ascending:
+        best.setdefault(plans[place].strategy, place)
+    close = [place for place in ascending if seconds[place] <= CLOSE * seconds[ascending[0]]]
+    return [plans[place] for place in dict.fromkeys([*best.values(), *close[:MOST]])]
+
+
+def different(plans: Iterable[Plan]) -> Iterator[Plan]:
+    """The plans that do not divide and run as an earlier one does."""
+    seen = set()
+    for plan in plans:
+        mark = tuple(plan.splits.items()), plan.rounds
+        if mark not in seen:
+            seen.add(mark)
+            yield plan

@@ -1,0 +1,175 @@
+"""What one cut into f parts costs a layer and its edges, by the axis that each divides: SoyBean's table made general.
+
+Any axis (the successors of the paper divide space as well, by halos), any factor, any layer; volume only, as the paper.
+Each number is what all ranks of one side of the earlier cuts receive together.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+
+from gridnn.comm.partition import Even
+from gridnn.comm.split import AXES, COPIES, Split
+from gridnn.layers.base import Shapes
+from gridnn.network import INPUT, Network, Node
+from gridnn.search.conversions import REPLICA, SUMS, Tiling, conversion
+
+SHIFTED = -1  # a cut of the same dimension into other parts
+
+
+@dataclass
+class Piece:
+    """A layer on one side of the earlier cuts.
+
+    Attributes
+    ----------
+    node, shapes
+        The layer, and its global shapes.
+    gradient : bool
+        Whether anybody asks for the gradient of its output.
+    digits : list of (axis, parts)
+        What the earlier cuts divided, the first cut first.
+    """
+
+    node: Node
+    shapes: Shapes
+    gradient: bool
+    digits: list[tuple[str, int]] = field(default_factory=list)
+
+    @property
+    def split(self) -> Split:
+        """The digits as a split; neighbouring ones of one axis are one."""
+        factors: list[tuple[str, int]] = []
+        for axis, parts in self.digits:
+            if factors and factors[-1][0] == axis:
+                parts *= factors.pop()[1]
+            factors.append((axis, parts))
+        return Split(tuple(factors))
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The global extent of every axis."""
+        layer = self.node.layer
+        sizes = dict(zip(layer.input_axes(0, self.shapes), self.shapes.inputs[0], strict=True))
+        return sizes | dict(zip(layer.output_axes(self.shapes), self.shapes.output, strict=True))
+
+    def choices(self, factor: int, axes: tuple[str, ...] = AXES) -> tuple[str, ...]:
+        """The axes of ``axes`` that this cut may divide; copies where there is none."""
+        split, sizes = self.split, self.sizes
+        own = [axis for axis in AXES if axis in self.node.layer.axes(self.shapes)]
+        fitting = [axis for axis in own if split.parts(axis) * factor <= sizes[axis] and self._admits(axis, factor)]
+        return tuple(axis for axis in fitting if axis in axes) or (COPIES,)
+
+    def _admits(self, axis: str, factor: int) -> bool:
+        try:
+            self.node.layer.check(self.shapes, Split(((axis, factor),)))
+        except ValueError:
+            return False
+        return True
+
+    def output(self, axis: str) -> Tiling:
+        """What a cut along ``axis`` makes of the output."""
+        layer = self.node.layer
+        if axis in layer.contracted(self.shapes):
+            return SUMS
+        axes = layer.output_axes(self.shapes)
+        return axes.index(axis) if axis in axes else REPLICA
+
+    def input(self, index: int, axis: str) -> Tiling:
+        """What a cut along ``axis`` asks of input ``index``."""
+        axes = self.node.layer.input_axes(index, self.shapes)
+        if axis not in axes:
+            return REPLICA
+        place, shape = axes.index(axis), self.shapes.inputs[index]
+        joined = len(self.shapes.inputs) > 1 and shape[place] != self.shapes.output[place]
+        return SHIFTED if joined else place
+
+    def earlier(self, place: int, index: int | None = None) -> tuple[int, ...]:
+        """The earlier cuts that divide dimension ``place`` of the output, or of input ``index``."""
+        tiling = self.output if index is None else partial(self.input, index)
+        return tuple(number for number, (axis, _) in enumerate(self.digits) if tiling(axis) == place)
+
+    def output_size(self) -> float:
+        """Elements of the output on this side."""
+        return self._share(self.shapes.output, self.node.layer.output_axes(self.shapes))
+
+    def input_size(self, index: int) -> float:
+        """Elements of input ``index`` that this side needs, without what other sides need too."""
+        return self._share(self.shapes.inputs[index], self.node.layer.input_axes(index, self.shapes))
+
+    def _share(self, shape: tuple[int, ...], axes: tuple[str | None, ...]) -> float:
+        split = self.split
+        return math.prod(shape) / math.prod(split.parts(axis) for axis in axes if axis)
+
+    def own_cost(self, axis: str, factor: int) -> float:
+        """The sums of weight gradients and of statistics across a cut along ``axis``."""
+        layer, parts = self.node.layer, Split((*self.digits, (axis, factor)))
+        words = sum(
+            self._share(parameter.shape, parameter.axes)
+            for parameter in layer.weights(self.shapes).values()
+            if axis not in parameter.axes
+        )
+        extents = zip(layer.output_axes(self.shapes), self.shapes.output, strict=True)
+        box = tuple((0, -(-size // parts.parts(a))) for a, size in extents)
+        words += sum(r.words for r in layer.reductions(self.shapes, box, True) if axis in r.axes)
+        return conversion(SUMS, REPLICA, words, factor)
+
+    def overlap(self, index: int, axis: str, factor: int) -> float:
+        """Elements of input ``index`` that the parts of a cut along ``axis`` need in common: halos, whole groups."""
+        if axis not in self.node.layer.input_axes(index, self.shapes):
+            return 0.0
+        before, after = (self._needed(index, Split(tuple(d))) for d in (self.digits, [*self.digits, (axis, factor)]))
+        sides = math.prod(self.shapes.inputs[index]) / self.input_size(index)
+        return max(0.0, after - before) / sides
+
+    def _needed(self, index: int, split: Split) -> int:
+        """The sum over all parts of what a split needs of an input."""
+        cuts = self.node.layer.cut_input(index, self.shapes, split)
+        return math.prod(p.size if isinstance(p, Even) else sum(map(p.extent, range(p.parts))) for _, p in cuts)
+
+
+def pieces_of(network: Network, batch: int) -> list[Piece]:
+    """The layers of a network before the first cut."""
+    pieces: list[Piece] = []
+    gradient = {INPUT: False}
+    for node in network.nodes:
+        shapes = network.sizes(node, batch)
+        gradient[node.name] = bool(node.layer.weights(shapes)) or any(gradient[source] for source in node.inputs)
+        pieces.append(Piece(node, shapes, gradient[node.name]))
+    return pieces
+
+
+def own_costs(piece: Piece, axes: tuple[str, ...], factor: int) -> np.ndarray:
+    """`Piece.own_cost` of every choice."""
+    return np.array([piece.own_cost(axis, factor) for axis in axes])
+
+
+def edge_costs(
+    before: Piece, after: Piece, index: int, axes: tuple[tuple[str, ...], tuple[str, ...]], factor: int
+) -> np.ndarray:
+    """What moves between two layers, forward and backward, by the choices of both.
+
+    Backward the adjoint moves: a replica has become partial sums, and partial sums a replica.
+    """
+    had, wanted = before.output_size(), after.input_size(index)
+    out = np.zeros((len(axes[0]), len(axes[1])))
+    for j, axis in enumerate(axes[1]):
+        overlap = after.overlap(index, axis, factor)
+        for i, other in enumerate(axes[0]):
+            source, target = before.output(other), after.input(index, axis)
+            if source == REPLICA:
+                continue
+            if source == target and before.earlier(source) != after.earlier(source, index):
+                target = SHIFTED
+            out[i, j] = overlap + conversion(source, target, had, factor, wanted)
+            if before.gradient:
+                out[i, j] += overlap + conversion(_adjoint(target), _adjoint(source), wanted, factor, had)
+    return out
+
+
+def _adjoint(tiling: Tiling) -> Tiling:
+    return {REPLICA: SUMS, SUMS: REPLICA}.get(tiling, tiling)
