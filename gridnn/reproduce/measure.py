@@ -1,0 +1,113 @@
+"""Plans that are really run on the ranks at hand, and what the cost model said of them."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from gridnn.comm.ledger import Ledger
+from gridnn.cost.price import price
+from gridnn.errors import user_mistakes
+from gridnn.machine.machine import Machine
+from gridnn.program import predict_step
+from gridnn.reproduce.cases import Case
+from gridnn.train.data.order import batches, epoch_order
+from gridnn.train.optimizers import make_optimizer
+from gridnn.train.session import Session
+
+STEPS = 2  # of a plan in a round, and before the first one
+
+
+class Measured(NamedTuple):
+    """A plan that was run: words of all ranks and steps, and the seconds of a step, by the slowest rank.
+
+    ``words`` is (predicted, measured), equal only if words and messages are so on every rank; ``seconds`` are sorted.
+    """
+
+    case: Case
+    predicted: float
+    seconds: tuple[float, ...]
+    words: tuple[int, int]
+    equal: bool
+
+    @property
+    def median(self) -> float:
+        """The middle one of the measured seconds."""
+        return statistics.median(self.seconds)
+
+    @property
+    def error(self) -> float:
+        """How much longer the prediction is, relative to what was measured."""
+        return self.predicted / self.median - 1
+
+
+class Running:
+    """A plan while it is measured: a session, and what it has shown so far. All ranks make it and step together."""
+
+    def __init__(self, case: Case, job: Any, machine: Machine) -> None:
+        self.case, self.session, self.seconds, self._step = case, Session(case.config, job), [], 0
+        session = self.session
+        values = session.parameters.values
+        optimizer = make_optimizer(case.config)
+        self._state = optimizer.start(session.parameters.backend, values.size, case.config.dtype)
+        order = epoch_order(len(session.data.train), case.config.seed, 1, True)
+        self._batch = next(iter(batches(order, session.batch)))
+        self._programs = [session.executable(len(part)).program for part in session.parts(self._batch)]
+        slots = len(optimizer.names())
+        self.predicted = price(self._programs, machine, itemsize=values.itemsize, slots=slots).seconds
+        self._ledger = Ledger()
+        session.ledger.clear()
+
+    def run(self, keep: bool) -> None:
+        """`STEPS` steps, their seconds kept or not; words are counted always."""
+        session = self.session
+        for _ in range(STEPS):
+            self._step += 1
+            session.grid.all.gather_values(None)  # all start together
+            started = time.perf_counter()
+            session.step(self._batch, self._step)
+            session.update(self._state, self.case.config.lr)
+            slowest = max(session.grid.all.gather_values(time.perf_counter() - started))
+            self._ledger.merge(predict_step(self._programs, session.grid.index))
+            if keep:
+                self.seconds.append(slowest)
+
+    def result(self) -> Measured:
+        """What came out, the same on all ranks."""
+        mine = (self._ledger.integers(), self.session.ledger.integers())
+        ranks = self.session.grid.all.gather_values(mine)
+        predicted, measured = (sum(words for rank in ranks for words, _ in rank[i].values()) for i in (0, 1))
+        equal = all(said == moved for said, moved in ranks)
+        return Measured(self.case, self.predicted, tuple(sorted(self.seconds)), (predicted, measured), equal)
+
+
+def measure_plans(job: Any, cases: Sequence[Case], machine: Machine, rounds: int = 5) -> list[Measured]:
+    """Run every plan ``rounds`` times `STEPS` steps; those of a network take turns, so that drift meets all alike.
+
+    Parameters
+    ----------
+    job : Job
+        The ranks.
+    cases : sequence of Case
+        What to run; the cases of one network follow each other.
+    machine : Machine
+        What predicts: best a machine calibrated with these ranks.
+
+    Raises
+    ------
+    UserError
+        If a case does not fit the ranks.
+    """
+    job.check_ranks()
+    job.use_threads()
+    found = []
+    for network in dict.fromkeys(case.config.model for case in cases):
+        with user_mistakes():
+            running = [Running(case, job, machine) for case in cases if case.config.model == network]
+        for number in range(rounds + 1):  # the first one warms up
+            for one in running:
+                one.run(keep=number > 0)
+        found += [one.result() for one in running]
+    return found

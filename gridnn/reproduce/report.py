@@ -1,0 +1,132 @@
+"""What the experiments of a paper are made of, and how they are kept: a CSV with a row a bar, a PNG, and the claims."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from gridnn.errors import writing
+from gridnn.machine.machine import Machine
+from gridnn.pictures.style import save
+
+
+class Claim(NamedTuple):
+    """What a paper says beside what comes out here.
+
+    Attributes
+    ----------
+    text : str
+        What is claimed, in one line.
+    paper, ours : str
+        Both values, with their unit.
+    holds : bool
+        Whether ours is the paper's, within what ``text`` or ``why`` says.
+    why : str
+        Which reading it needs; where it does not hold, the reason.
+    """
+
+    text: str
+    paper: str
+    ours: str
+    holds: bool
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A figure or table of a paper, computed here.
+
+    Attributes
+    ----------
+    name : str
+        The name of its files: ``gholami-7``.
+    title : str
+        What it shows, in one line.
+    rows : sequence of mapping
+        Tidy: one row a bar, point or cell, with the same keys in all.
+    claims : sequence of Claim
+        What the paper says of it.
+    draw : callable
+        Draws it into a matplotlib figure, a `SubFigure` (with helpers of `gridnn.pictures.style`).
+    size : (float, float)
+        Width and height of the picture in inches.
+    note : str
+        Stands under the picture and the claims: the machine, and what of it is estimated.
+    """
+
+    name: str
+    title: str
+    rows: Sequence[Mapping[str, Any]]
+    claims: Sequence[Claim]
+    draw: Callable[[Any], None]
+    size: tuple[float, float] = (10.0, 6.0)
+    note: str = ""
+
+
+def machine_note(machine: Machine) -> str:
+    """The note of an experiment that a machine stands behind."""
+    return f"machine {machine.name}" + (f"; {machine.estimated()}" if machine.estimates else "")
+
+
+def agrees(text: str, paper: float, ours: float, within: float, unit: str = "", why: str = "") -> Claim:
+    """The claim that a number of ours is the paper's, up to the relative difference ``within``.
+
+    Examples
+    --------
+    >>> agrees("speed-up at P=512", 2.5, 2.53, 0.02).holds
+    True
+    """
+    difference = ours / paper - 1 if paper else float(ours != paper)
+    note = f"{difference:+.1%}, within {within:.0%} asked"
+    texts = (f"{value:.4g} {unit}".strip() for value in (paper, ours))
+    return Claim(text, *texts, abs(difference) <= within, f"{why}; {note}" if why else note)
+
+
+def publish(experiment: Experiment, folder: str | os.PathLike, table: str | os.PathLike | None = None) -> list[str]:
+    """Write ``NAME.csv``, ``NAME-claims.csv`` and ``NAME.png`` into ``folder``, which is made.
+
+    Parameters
+    ----------
+    table : path, optional
+        Where the rows go instead of ``NAME.csv``.
+
+    Returns
+    -------
+    list of str
+        The paths of the files.
+
+    Raises
+    ------
+    UserError
+        If they cannot be written, or matplotlib is not installed.
+    """
+    with writing("--output", folder):
+        os.makedirs(folder, exist_ok=True)
+    stem = os.path.join(folder, experiment.name)
+    rows = os.fspath(table) if table else f"{stem}.csv"
+    claims = f"{stem}-claims.csv"
+    with writing("--csv" if table else "--output", rows):
+        write_rows(rows, experiment.rows)
+    with writing("--output", claims):
+        write_rows(claims, [claim._asdict() for claim in experiment.claims])
+        save(experiment.draw, f"{stem}.png", experiment.title, experiment.size, experiment.note)
+    return [rows, claims, f"{stem}.png"]
+
+
+def write_rows(path: str, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write rows as CSV, fractions with six digits; the columns are the keys in the order of their first use."""
+    rows = list(rows)
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
+
+
+def _cell(value: Any) -> Any:
+    if value is None:
+        return ""
+    return f"{value:.6g}" if isinstance(value, float) else value
