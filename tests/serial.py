@@ -32,6 +32,10 @@ class SerialLocal:
         self.gradients = {name: make(p.shape, math.nan, dtype) for name, p in described.items()}
         self.state = {name: make(p.shape, p.value, dtype) for name, p in layer.states(shapes).items()}
 
+    @property
+    def indices(self):
+        return self.output_box
+
     def buffer(self, name, shape, dtype=None):
         array = self.backend.empty(shape, dtype or self.dtype)
         if (dtype or self.dtype) == self.dtype:

@@ -17,11 +17,17 @@ def plan(*args: str):
     return run([sys.executable, "-c", code, "plan", *args], 30, clean_environment())
 
 
+def words_of(text: str) -> list[int]:
+    """The words of all layers along row, column and world."""
+    last = next(line for line in text.splitlines() if line.startswith("all"))
+    return [int(number.replace(",", "")) for number in last.split()[1:4]]
+
+
 def test_it_prints_every_layer_and_the_words_that_audit_measures(tmp_path):
     done = plan("--ranks", "4", "--grid", "2x2", *LENET)
     assert done.returncode == 0, done.stderr
     assert all(name in done.stdout for name in ("conv1", "pool2", "fc3", "loss", "n=2,copies=2", "all-gather"))
-    words = [int(number.replace(",", "")) for number in done.stdout.splitlines()[-1].split()[1:]]
+    words = words_of(done.stdout)
     report = tmp_path / "audit.json"
     assert gridnn(4, "audit", "--grid", "2x2", *LENET, "--steps", "1", "--json", str(report)).returncode == 0
     rows = json.loads(report.read_text())["rows"]
@@ -58,7 +64,7 @@ def test_passes_of_a_batch_are_all_counted(tmp_path):
     options = ("--grid", "2x2", *LENET, "--accumulate", "3")
     done = plan("--ranks", "4", *options)
     assert "batch 16 in 3 passes" in done.stdout
-    column = int(done.stdout.splitlines()[-1].split()[2].replace(",", ""))
+    column = words_of(done.stdout)[1]
     report = tmp_path / "audit.json"
     assert gridnn(4, "audit", *options, "--steps", "1", "--json", str(report)).returncode == 0
     content = json.loads(report.read_text())

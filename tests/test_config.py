@@ -60,7 +60,7 @@ def test_values_that_cannot_be_meant(options, text):
     ("options", "text"),
     [
         ({"widths": "64"}, "--widths 64 has no effect with --model lenet: leave it out, or use --model mlp"),
-        ({"domain": "2x2"}, "--domain 2x2 has no effect with --strategy grid: .* use --strategy domain or "),
+        ({"domain": "2x2"}, "--domain 2x2 has no effect with --strategy optimal: .* use --strategy domain or "),
         ({"optimizer": "adamw", "nesterov": True}, "--nesterov has no effect with --optimizer adamw"),
         ({"samples": 7}, "--samples 7 has no effect with --dataset digits"),
         ({"crop": 9}, "--crop 9 has no effect with --dataset digits: leave it out, or use --dataset PATH"),

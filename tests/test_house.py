@@ -22,19 +22,35 @@ FLOORS = (
     "network",
     "plan/",
     "step",
+    "rounds",
     "program",
     "liveness",
+    "machine/",
+    "cost/",
+    "search/",
+    "pictures/",
     "parameters",
     "feed",
     "local",
     "execute",
     "models/",
     "train/",
+    "reproduce/",
     "cli/",
     "__main__",
 )
 MPI = {"comm/communicator.py", "comm/files.py", "comm/job.py", "comm/cuda.py", "cli/check.py"}
-HOST_DATA = ("arrays/", "train/data/", "train/session.py", "train/reader.py", "cli/check.py", "comm/threads.py")
+HOST_DATA = (
+    "arrays/",
+    "train/data/",
+    "train/session.py",
+    "train/reader.py",
+    "cli/check.py",
+    "comm/threads.py",
+    "search/",
+    "reproduce/",
+    "machine/",
+)
 
 
 def name(path: Path) -> str:

@@ -54,8 +54,7 @@ class Feed:
 
 def executable(samples=4, box=((0, 3), (0, 4), (0, 1))):
     feeds = [Feed(((0, samples), *box))]
-    loss = SimpleNamespace(input_boxes=(((0, samples), (0, 1)),))
-    return SimpleNamespace(input_feeds=feeds, loss=loss)
+    return SimpleNamespace(input_feeds=feeds, target_box=((0, samples), (0, 1)))
 
 
 def reader():

@@ -9,22 +9,31 @@ from typing import Annotated, NoReturn
 import typer
 
 from gridnn.cli.audit import audit
+from gridnn.cli.calibrate import calibrate
 from gridnn.cli.check import check
+from gridnn.cli.explain import explain
 from gridnn.cli.models import models
 from gridnn.cli.plan import plan
+from gridnn.cli.price import compare, price
+from gridnn.cli.reproduce import reproduce, runs_alone
 from gridnn.cli.train import train
 from gridnn.comm.job import MISUSED, Job, run
 from gridnn.comm.launcher import launch
 from gridnn.errors import UserError
 
-ALONE = ("plan", "models")
+ALONE = ("plan", "price", "explain", "compare", "models")
 
 app = typer.Typer(name="gridnn", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.command()(train)
 app.command()(audit)
 app.command()(plan)
+app.command()(price)
+app.command()(explain)
+app.command()(compare)
 app.command()(models)
 app.command()(check)
+app.command()(calibrate)
+app.command()(reproduce)
 
 
 def _version(asked: bool) -> None:
@@ -78,4 +87,5 @@ def _misused(text: str) -> NoReturn:
 
 def _asks_for_text() -> bool:
     """Whether one rank's answer is enough: help, and the commands that need no MPI."""
-    return len(sys.argv) < 2 or bool({"--help", "--version"} & set(sys.argv[1:])) or sys.argv[1] in ALONE
+    texts = {"--help", "--version"} & set(sys.argv[1:])
+    return len(sys.argv) < 2 or bool(texts) or sys.argv[1] in ALONE or runs_alone(sys.argv[1:])

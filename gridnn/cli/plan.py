@@ -2,66 +2,73 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from gridnn.cli.console import console, table
-from gridnn.cli.options import NETWORK, configured
-from gridnn.comm.counts import DIMENSIONS
-from gridnn.comm.job import MISUSED
-from gridnn.errors import UserError, user_mistakes, writing
-from gridnn.program import Program, pass_sizes, predict_step
+from gridnn.cli.beside import named_plans, sweep
+from gridnn.cli.console import console
+from gridnn.cli.options import configured
+from gridnn.cli.planning import DEFAULT_MACHINE, SHARED, Json, MachineName, Memory, Pictures, Planned, planned, refusing
+from gridnn.cli.show import VERIFIED, draw, show_sensitivity, show_verified, write_csv, write_json
+from gridnn.cli.tables import show_beside, show_layers, show_totals
+from gridnn.errors import writing
 from gridnn.train.config import RunConfig
 
 Ranks = Annotated[int, typer.Option("--ranks", metavar="P", min=1, help="the number of ranks to plan for")]
 Output = Annotated[str | None, typer.Option("-o", "--output", metavar="FILE", help="write the plan as JSON")]
+Sweep = Annotated[bool, typer.Option("--sweep", help="price every strategy on every grid")]
+Csv = Annotated[str | None, typer.Option("--csv", metavar="FILE", help="write the sweep as CSV")]
+Sensitivity = Annotated[bool, typer.Option("--sensitivity", help="choose again with the machine's constants 2x off")]
+
+Verify = Annotated[bool, typer.Option("--verify", help="try every choice (small networks): optimal, layerwise")]
 
 
-@configured(NETWORK)
-def plan(config: RunConfig, ranks: Ranks, output: Output = None) -> None:
-    """Show the split of every layer and the words that a rank will move in a step, without MPI."""
-    from gridnn.train.setup import set_up
+@configured(SHARED, dataset=None)
+def plan(
+    config: RunConfig,
+    ranks: Ranks,
+    machine: MachineName = DEFAULT_MACHINE,
+    memory: Memory = None,
+    output: Output = None,
+    sweep_all: Sweep = False,
+    csv: Csv = None,
+    sensitivity: Sensitivity = False,
+    verify: Verify = False,
+    json: Json = None,
+    pictures: Pictures = None,
+) -> None:
+    """Choose and price a plan for P ranks: split, words, seconds and memory of every layer, without MPI.
 
-    try:
-        config.validate()
-        with user_mistakes():
-            made = set_up(config, ranks)
+    Without --dataset samples are as the network was published for, or --shape and --classes.
+    """
+    with refusing():
+        if csv and not sweep_all:
+            raise ValueError(f"--csv {csv} is for a sweep: add --sweep")
+        if verify and config.strategy not in VERIFIED:
+            raise ValueError(f"--verify is for a search: --strategy {' or '.join(VERIFIED)}, not {config.strategy}")
+        made = planned(config, ranks, machine, memory)
         if output:
             with writing("--output", output):
                 made.plan.save(output)
-    except UserError as error:
-        print(f"gridnn: {error}", file=sys.stderr)
-        raise typer.Exit(MISUSED) from None
-    passes = pass_sizes(made.batch, config.accumulate)
-    programs = {size: made.compiled(size) for size in set(passes)}
-    show([programs[size] for size in passes], console())
+        _show(made, sweep_all, csv, json, pictures)
+        if sensitivity:
+            show_sensitivity(made, console())
+        if verify:
+            show_verified(made, console())
 
 
-def show(programs: Sequence[Program], out: Console) -> None:
-    """Print the split, the movements and the words of every layer in a step, on the rank that moves most."""
-    first = programs[0]
-    ledgers = [predict_step(programs, index) for index in sample(first)]
-    ledger = max(ledgers, key=lambda one: sum(one.words_by_dimension().values()))
-    passes = f" in {len(programs)} passes" if len(programs) > 1 else ""
-    batch = sum(program.batch for program in programs)
-    title = f"grid {first.plan.grid}, batch {batch}{passes}: words a step of the rank that moves most"
-    rows = table(title, ("layer", "split", "movement of its input"), DIMENSIONS)
-    for step in first.steps:
-        kinds = [stage.kind for edge in step.edges if edge.transfer for stage in edge.transfer.stages]
-        words = [ledger.words_of(step.name, dimension) for dimension in DIMENSIONS]
-        rows.add_row(step.name, str(step.split), ", ".join(kinds), *(f"{count:,}" if count else "" for count in words))
-    rows.add_section()
-    rows.add_row("all", "", "", *(f"{count:,}" for count in ledger.words_by_dimension().values()))
-    out.print(rows)
-
-
-def sample(program: Program) -> list[int]:
-    """The ranks to look at: all of a small grid; corners and middle of a large one, whose inner ranks are alike."""
-    rows, ranks = program.rows, program.ranks
-    if ranks <= 64:
-        return list(range(ranks))
-    return sorted({0, rows - 1, rows // 2, ranks - rows, ranks - 1, ranks // 2, ranks // 2 + rows // 2})
+def _show(made: Planned, sweep_all: bool, csv: str | None, json: str | None, pictures: str | None) -> None:
+    """Print tables, and write what is asked for."""
+    out = console()
+    show_layers(made.price, out)
+    show_totals(made.price, made.machine, out)
+    beside = sweep(made) if sweep_all else named_plans(made)
+    title = "every strategy on every grid" if sweep_all else "the named strategies, each on its best grid"
+    show_beside(beside, out, title)
+    if csv:
+        write_csv(csv, beside)
+    if json:
+        write_json(json, made, beside)
+    if pictures:
+        draw(pictures, made, beside, sweep_all)

@@ -14,9 +14,11 @@ from gridnn.models.own import is_own
 from gridnn.models.torchvision import TORCHVISION
 from gridnn.plan.plan import BACKWARD
 from gridnn.plan.rules import RULES
+from gridnn.search.limits import parse_memory
+from gridnn.search.strategies import STRATEGIES
 
 CHOICES = {
-    "strategy": tuple(RULES),
+    "strategy": STRATEGIES,
     "order": ORDERS,
     "gather_backward": BACKWARD,
     "halo": HALOS,
@@ -31,6 +33,9 @@ LEARNING_RATES = {"sgd": 0.01, "adamw": 0.001}
 DATASETS = ("digits", "cifar10", "mnist", "synthetic", "volumes")
 SHAPES = {"synthetic": "32x32x3", "volumes": "64x64x64x1"}
 PATH = "PATH"  # stands for every data set that has no name of its own
+
+CHOOSING = ("machine", "memory")  # what plans are compared by
+UNLIMITED = ("layerwise",)  # searches that take no memory limit
 
 OWN = ("widths", "dropout")  # what a user's own model may take: it is refused where it does not
 
@@ -48,6 +53,7 @@ BELONGS_TO = {
     "crop": ("dataset", (PATH,)),
     "flip": ("dataset", (PATH,)),
     "domain": ("strategy", ("domain", "integrated")),
+    "group": ("strategy", ("splitbrain",)),
     "momentum": ("optimizer", ("sgd",)),
     "nesterov": ("optimizer", ("sgd",)),
     "step_every": ("schedule", ("step",)),
@@ -64,12 +70,20 @@ class RunConfig:
     widths, shape, domain, names : str, optional
         As typed: ``512,512``, ``32x32x3``, ``2x2``, ``x,y``; parsed by ``hidden``, ``sample_shape``, ``domain_parts``
         and ``array_names``. ``shape`` becomes the default of the data set.
+    dataset : str or None
+        None: nothing is read, samples have ``shape`` or the one that the network was published for; to plan only.
     targets : int
         Numbers to be found out from a sample of ``volumes``.
+    strategy : str, optional
+        None: see `divider`.
+    machine, memory : str
+        The machine that plans are compared on, a name or a file, and what a rank may use there, as typed: ``16GB``.
     resize, crop : int, optional
         Pixels of the shorter side of an image, and of the square that is cut out of it.
     flip : bool
         Whether images are mirrored at random.
+    group : int, optional
+        K of SplitBrain, the ranks that share its fully connected layers; None: the rows of the grid.
     batch : int
         Samples of one update, over all ranks.
     accumulate : int
@@ -92,7 +106,7 @@ class RunConfig:
     widths: str = "128,128"
     dropout: float = 0.5
     weights: str | None = None
-    dataset: str = "digits"
+    dataset: str | None = "digits"
     data_dir: str = "data"
     names: str = "x,y"
     shape: str | None = None
@@ -105,8 +119,11 @@ class RunConfig:
     loss: str = "cross-entropy"
     grid: str = "auto"
     order: str = "column"
-    strategy: str = "grid"
+    strategy: str | None = None
+    machine: str = "generic-cpu"
+    memory: str | None = None
     domain: str | None = None
+    group: int | None = None
     plan: str | None = None
     copies: bool = False
     gather_backward: str = "reduce-scatter"
@@ -185,8 +202,9 @@ class RunConfig:
             With the option, its value and the remedy.
         """
         for name, known in CHOICES.items():
-            if getattr(self, name) not in known:
-                raise unknown(name.replace("_", "-"), getattr(self, name), known)
+            value = getattr(self, name)
+            if value not in known and (name != "strategy" or value is not None):
+                raise unknown(name.replace("_", "-"), value, known)
         self._check_numbers()
         self._check_texts()
         for name, (other, values) in BELONGS_TO.items():
@@ -194,23 +212,45 @@ class RunConfig:
             if value != _default(name) and not self.applies(name):
                 said = flag(name) if value is True else f"{flag(name)} {value}"
                 owners = " or ".join(f"{flag(other)} {value}" for value in values)
-                given = f"{flag(other)} {getattr(self, other)}"
+                given = f"{flag(other)} {self._value(other)}" if self.applies(other) else f"--plan {self.plan}"
                 raise UserError(f"{said} has no effect with {given}: leave it out, or use {owners}")
         for name in ("resume", "keep", "save_every"):
             if self.checkpoint is None and getattr(self, name):
                 raise UserError(f"{flag(name)} needs the directory of the checkpoints: --checkpoint DIR")
-        if self.plan is not None and self.strategy != _default("strategy"):
+        self._check_chosen()
+        if self.plan is not None and self.strategy is not None:
             raise UserError(f"--plan {self.plan} and --strategy {self.strategy} both say how to divide: leave one out")
 
     def applies(self, name: str) -> bool:
         """Whether the option has an effect together with the others."""
+        if name in CHOOSING:
+            return self.chooses and (name == "machine" or self.divider not in UNLIMITED)
         if name not in BELONGS_TO:
             return not (name == "strategy" and self.plan is not None)
         if name in OWN and is_own(self.model):
             return name in self.asked
         other, values = BELONGS_TO[name]
-        value = getattr(self, other)
+        value = self._value(other)
+        if other == "dataset" and value is None:
+            return name == "shape"
         return value in values or (other == "dataset" and PATH in values and value not in DATASETS)
+
+    @property
+    def divider(self) -> str:
+        """The strategy: the one that is asked for, ``optimal`` where it may choose the grid, otherwise ``grid``."""
+        return self.strategy or ("optimal" if self.grid == "auto" else "grid")
+
+    @property
+    def chooses(self) -> bool:
+        """Whether plans are compared: by a search, or by a rule that may take its cheapest grid."""
+        if self.plan is not None or self.divider in RULES:
+            return self.plan is None and self.grid == "auto" and self.domain is None and self.group is None
+        return self.divider != "tiling"
+
+    @property
+    def memory_bytes(self) -> float | None:
+        """What a rank may use, in bytes; None: as much as there is."""
+        return None if self.memory is None else parse_memory(self.memory)
 
     @property
     def asked(self) -> tuple[str, ...]:
@@ -219,10 +259,27 @@ class RunConfig:
 
     def as_dict(self) -> dict[str, Any]:
         """The options that have an effect, by name."""
-        return {name: value for name, value in asdict(self).items() if value is not None and self.applies(name)}
+        values = {**asdict(self), "strategy": self.divider}
+        return {name: value for name, value in values.items() if value is not None and self.applies(name)}
+
+    def _value(self, name: str) -> Any:
+        return self.divider if name == "strategy" else getattr(self, name)
+
+    def _check_chosen(self) -> None:
+        """Refuse what plans are compared by where none are."""
+        for name in CHOOSING:
+            value = getattr(self, name)
+            if value != _default(name) and not self.applies(name):
+                how = (
+                    f"--plan {self.plan}" if self.plan is not None else f"--grid {self.grid} --strategy {self.divider}"
+                )
+                raise UserError(
+                    f"{flag(name)} {value} has no effect with {how}, where nothing is compared: leave it out, or use "
+                    "--strategy optimal"
+                )
 
     def _check_numbers(self) -> None:
-        counts = ("classes", "samples", "targets", "resize", "crop", "batch", "accumulate", "epochs", "steps")
+        counts = ("classes", "samples", "targets", "resize", "crop", "group", "batch", "accumulate", "epochs", "steps")
         for name in (*counts, "step_every", "threads", "keep", "save_every"):
             self._within(name, 1, math.inf, "a whole number of at least 1")
         self._within("warmup", 0, math.inf, "a number of epochs, 0 or more")
@@ -239,7 +296,8 @@ class RunConfig:
             raise UserError("--nesterov needs momentum, but --momentum is 0")
 
     def _check_texts(self) -> None:
-        texts = (self.hidden, self.domain_parts, self.array_names, self.sample_shape)  # each refuses what it can't read
+        # each refuses what it can't read
+        texts = (self.memory_bytes, self.hidden, self.domain_parts, self.array_names, self.sample_shape)
         if len(texts[-1]) > 4:
             raise UserError(
                 f"--shape {self.shape}: write features as 784, or space and channels: 128x1, 32x32x3, 64x64x64x1"

@@ -11,7 +11,7 @@ import numpy as np
 from gridnn.arrays.backend import Backend
 from gridnn.comm.layout import Box, box_shape
 from gridnn.errors import UserError
-from gridnn.execute import Executable
+from gridnn.execute_rounds import Runs
 from gridnn.train.data import Dataset
 
 QUIET = np.errstate(over="ignore", invalid="ignore")  # numbers that are not finite are refused by name
@@ -71,7 +71,7 @@ class Reader:
         self._thread: ThreadPoolExecutor | None = None
         self._coming: Future[Read] | None = None
 
-    def read(self, executable: Executable, batch: Batch) -> Any:
+    def read(self, executable: Runs, batch: Batch) -> Any:
         """Fill the input arrays with this rank's part of ``batch``, and give its targets back."""
         coming, self._coming = self._coming, None
         read = coming.result() if coming else None
@@ -82,7 +82,7 @@ class Reader:
         self.mistake = self.mistake or read.mistake
         return self.backend.asarray(read.targets)
 
-    def ahead(self, executable: Executable, batch: Batch) -> None:
+    def ahead(self, executable: Runs, batch: Batch) -> None:
         """Begin to read ``batch``, which ``executable`` will run next."""
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="gridnn-reader")
@@ -108,6 +108,6 @@ class Reader:
         return self._rooms[number, shape]
 
 
-def _boxes(executable: Executable) -> tuple[list[Box], Box]:
-    """What this rank reads of samples, for every input, and the box of the loss's input, which its targets have."""
-    return [feed.box for feed in executable.input_feeds], executable.loss.input_boxes[0]
+def _boxes(executable: Runs) -> tuple[list[Box], Box]:
+    """What this rank reads of samples, for every input, and the box of its targets."""
+    return [feed.box for feed in executable.input_feeds], executable.target_box

@@ -12,7 +12,20 @@ from gridnn.train.config import RunConfig, flag
 
 # How the same numbers are computed, where from, and how long: another machine may well want other values.
 FREE = {
-    *("grid", "order", "strategy", "domain", "plan", "copies", "gather_backward", "halo", "recompute"),
+    *(
+        "grid",
+        "order",
+        "strategy",
+        "machine",
+        "memory",
+        "domain",
+        "group",
+        "plan",
+        "copies",
+        "gather_backward",
+        "halo",
+        "recompute",
+    ),
     *("backend", "kernels", "threads", "data_dir", "weights"),
     *("checkpoint", "resume", "keep", "save_every"),
 }

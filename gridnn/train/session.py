@@ -12,7 +12,7 @@ from gridnn.arrays import get_backend
 from gridnn.comm.ledger import Where
 from gridnn.comm.packing import Scratch
 from gridnn.errors import UserError, user_mistakes
-from gridnn.execute import Executable
+from gridnn.execute_rounds import Runs, make_executable
 from gridnn.grid import Grid
 from gridnn.parameters import Parameters
 from gridnn.program import Program, pass_sizes
@@ -61,7 +61,7 @@ class Session:
         if config.weights:
             fill(self.parameters, program, config.model, config.weights)
         self._scratch = Scratch(backend, config.dtype)
-        self._executables: dict[int, Executable] = {}
+        self._executables: dict[int, Runs] = {}
         self.reader = Reader(backend, config.dtype)
 
     @property
@@ -90,12 +90,12 @@ class Session:
         """The options of the run with what ``auto`` and the size of the data made of them."""
         return {**self.config.as_dict(), "grid": str(self.plan.grid), "batch": self.batch}
 
-    def executable(self, samples: int) -> Executable:
+    def executable(self, samples: int) -> Runs:
         """The network compiled for ``samples`` samples, made at the first call (by all ranks)."""
         if samples not in self._executables:
             with user_mistakes():
                 program = self._made.compiled(samples)
-                made = Executable(program, self.grid, self.parameters, self.config.seed, self._scratch)
+                made = make_executable(program, self.grid, self.parameters, self.config.seed, self._scratch)
             self._executables[samples] = made
         return self._executables[samples]
 
@@ -132,14 +132,14 @@ class Session:
         batches = [Batch(data, part, step) for part in self.parts(indices)]
         after = None if upcoming is None else Batch(data, self.parts(upcoming)[0], step + 1)
         for micro, (executable, target) in enumerate(self._passes(batches, after)):
-            totals += executable.forward(training=True, step=step, micro=micro, target=target)
-            first, last = micro == 0, micro == len(batches) - 1
-            pending = executable.backward(1.0 / len(indices), first=first, last=last)
+            part = {"micro": micro, "first": micro == 0, "last": micro == len(batches) - 1}
+            share, pending = executable.train(target, 1.0 / len(indices), step=step, **part)
+            totals += share
         for request in pending:
             request.wait()
         return self._means(totals, len(indices), executable, f"at step {step}")
 
-    def _passes(self, batches: list[Batch], after: Batch | None = None) -> Iterator[tuple[Executable, Any]]:
+    def _passes(self, batches: list[Batch], after: Batch | None = None) -> Iterator[tuple[Runs, Any]]:
         """For every batch the executable that holds it and its targets, while the next one is read; last ``after``."""
         for batch, following in zip(batches, [*batches[1:], after], strict=True):
             executable = self.executable(len(batch.indices))
@@ -171,7 +171,7 @@ class Session:
         self.ledger.evaluating = False
         return means
 
-    def _means(self, totals: Any, count: int, last: Executable, when: str) -> tuple[float, float]:
+    def _means(self, totals: Any, count: int, last: Runs, when: str) -> tuple[float, float]:
         """(Loss, right answers) of all ranks over ``count`` samples; ``last`` is what ran last."""
         if self.reader.mistake:
             totals += math.nan
@@ -184,7 +184,7 @@ class Session:
             raise UserError(self._not_finite(loss, last, when))
         return loss, right
 
-    def _not_finite(self, loss: float, last: Executable, when: str) -> str:
+    def _not_finite(self, loss: float, last: Runs, when: str) -> str:
         mistakes = [text for text in self.grid.all.gather_values(self.reader.mistake) if text]
         if mistakes:
             return mistakes[0]

@@ -6,22 +6,29 @@ import math
 from typing import Any, NamedTuple
 
 from gridnn.comm.gridshape import GridShape
-from gridnn.errors import UserError
+from gridnn.errors import UserError, unknown
 from gridnn.layers import MeanSquaredError, SoftmaxCrossEntropy
-from gridnn.models import get_model
+from gridnn.machine.files import load_machine
+from gridnn.models import MODELS, get_model
+from gridnn.models.own import is_own
 from gridnn.network import Network
-from gridnn.plan.plan import RUNNING, Plan, load_plan
-from gridnn.plan.rules import make_plan
+from gridnn.plan.plan import RUNNING, Plan, load_plan, read_plan
+from gridnn.plan.splitbrain import group_grid
 from gridnn.program import Program, pass_sizes
+from gridnn.search.strategies import plan_for
 from gridnn.train.config import RunConfig
 from gridnn.train.data import Data, open_dataset
+from gridnn.train.optimizers import make_optimizer
 from gridnn.train.weights import check_weights
 
 
 class SetUp(NamedTuple):
-    """What a run is made of. ``program`` is that of the smallest pass of a full batch of ``batch`` samples."""
+    """What a run is made of. ``program`` is that of the smallest pass of a full batch of ``batch`` samples.
 
-    data: Data
+    ``data`` is None where only a plan is made, of a network without a data set.
+    """
+
+    data: Data | None
     network: Network
     plan: Plan
     batch: int
@@ -41,8 +48,18 @@ def set_up(config: RunConfig, ranks: int) -> SetUp:
     ValueError
         If data, network, grid and plan do not fit each other.
     """
-    shape = GridShape.parse(config.grid, ranks, config.order)
-    data = open_dataset(
+    if config.dataset is None:
+        data, batch, network = None, config.batch, _published(config)
+    else:
+        data = _open(config)
+        batch = min(config.batch, len(data.train))
+        network = _network(config, data.train)
+    plan = _plan(config, network, ranks, _shape(config, ranks), batch)
+    return SetUp(data, network, plan, batch, Program(network, plan, min(pass_sizes(batch, config.accumulate))))
+
+
+def _open(config: RunConfig) -> Data:
+    return open_dataset(
         config.dataset,
         data_dir=config.data_dir,
         shape=config.sample_shape,
@@ -55,11 +72,18 @@ def set_up(config: RunConfig, ranks: int) -> SetUp:
         crop=config.crop,
         flip=config.flip,
     )
-    batch = min(config.batch, len(data.train))
-    smallest = min(pass_sizes(batch, config.accumulate))
-    network = _network(config, data.train)
-    plan = _plan(config, network, shape, smallest)
-    return SetUp(data, network, plan, batch, Program(network, plan, smallest))
+
+
+def _published(config: RunConfig) -> Network:
+    """The network for samples as it was published for, or of ``--shape`` and ``--classes``, with its loss."""
+    known = MODELS.get(config.model)
+    if known is None and not is_own(config.model):
+        raise unknown("model", config.model, MODELS)
+    if known is None and not (config.shape and config.classes):
+        raise UserError(f"model {config.model} without a --dataset needs --shape and --classes")
+    shape = config.sample_shape if config.shape else known.input_shape
+    network = _model(config, shape, config.classes or known.outputs)
+    return _with_loss(config, network)
 
 
 def _network(config: RunConfig, data: Any) -> Network:
@@ -69,12 +93,19 @@ def _network(config: RunConfig, data: Any) -> Network:
     if config.loss == "mse" and data.classes is not None:
         raise UserError("--loss mse needs targets that are numbers, but this data set has labels: --loss cross-entropy")
     outputs = _outputs(data)
-    network = get_model(
-        config.model, data.sample_shape, outputs, widths=config.hidden, dropout=config.dropout, asked=config.asked
-    )
+    network = _model(config, data.sample_shape, outputs)
     _check_output(config.model, network.shapes[network.output], data)
     if config.weights:
         check_weights(config.weights, config.model, network)
+    return _with_loss(config, network)
+
+
+def _model(config: RunConfig, shape: tuple[int, ...], outputs: int) -> Network:
+    options = {"widths": config.hidden, "dropout": config.dropout, "asked": config.asked}
+    return get_model(config.model, shape, outputs, **options)
+
+
+def _with_loss(config: RunConfig, network: Network) -> Network:
     network.add("loss", SoftmaxCrossEntropy() if config.loss == "cross-entropy" else MeanSquaredError())
     return network
 
@@ -98,8 +129,34 @@ def _check_output(model: str, shape: tuple[int, ...], data: Any) -> None:
         )
 
 
-def _plan(config: RunConfig, network: Network, shape: GridShape, batch: int) -> Plan:
+def _shape(config: RunConfig, ranks: int) -> GridShape | None:
+    """The grid that is asked for, or that the plan is for; None if it is to be chosen."""
+    grid = config.grid
+    if grid == "auto" and config.plan is not None:
+        grid = str(read_plan(config.plan).get("grid", grid))
+    if grid == "auto" and config.plan is None and config.group is None:
+        return None
+    return group_grid(config.group, grid, ranks, config.order)
+
+
+def _plan(config: RunConfig, network: Network, ranks: int, shape: GridShape | None, batch: int) -> Plan:
     options = {"copies": config.copies, **{name: getattr(config, name) for name in RUNNING}}
     if config.plan is not None:
-        return load_plan(config.plan, network, shape, batch, **options)
-    return make_plan(config.strategy, network, shape, batch, domain=config.domain_parts, **options)
+        return load_plan(config.plan, network, shape, min(pass_sizes(batch, config.accumulate)), **options)
+    machine = load_machine(config.machine) if config.chooses and ranks > 1 else None
+    return plan_for(
+        config.divider,
+        network,
+        ranks,
+        batch,
+        machine,
+        shape,
+        memory=config.memory_bytes,
+        group=config.group,
+        domain=config.domain_parts,
+        order=config.order,
+        accumulate=config.accumulate,
+        itemsize=4 if config.dtype == "float32" else 8,
+        slots=len(make_optimizer(config).names()),
+        **options,
+    )

@@ -1,0 +1,59 @@
+"""Other plans for the same run, to stand beside one: the named strategies on their best grids, or all on all grids."""
+
+from __future__ import annotations
+
+from gridnn.cli.planning import Planned, bytes_of, priced
+from gridnn.cli.tables import Beside
+from gridnn.plan.plan import RUNNING, Plan
+from gridnn.plan.rules import RULES
+from gridnn.program import pass_sizes
+from gridnn.search.named import all_grids, best_grids
+
+
+def named_plans(made: Planned) -> list[Beside]:
+    """The plan itself and, for every named strategy, the fastest of the grids that are cheapest in the model."""
+    sizes, running = bytes_of(made.config), _running(made)
+    found = best_grids(*_case(made), made.machine, made.config.order, running, passes=made.config.accumulate, **sizes)
+    rows = [_priced(made, plan) for plan in found if not _same(plan, made.plan)]
+    fastest = {row.name: row for row in sorted(rows, key=lambda row: row.price.seconds, reverse=True)}
+    known = {plan.strategy for plan in found}
+    return [
+        _this(made),
+        *fastest.values(),
+        *(row for name in RULES if name not in known for row in _refused(made, name)),
+    ]
+
+
+def sweep(made: Planned) -> list[Beside]:
+    """The plan itself, and every named strategy on every grid that it can have; layers too small have copies."""
+    rows = [_this(made)]
+    for name in RULES:
+        plans, _ = all_grids(name, *_case(made), made.config.order, copies=True, **_running(made))
+        rows += [_priced(made, plan) for plan in plans] or _refused(made, name)
+    return rows
+
+
+def _this(made: Planned) -> Beside:
+    return Beside(f"this: {made.plan.strategy}", str(made.plan.grid), made.price)
+
+
+def _case(made: Planned) -> tuple:
+    return made.network, made.plan.grid.size, min(pass_sizes(made.batch, made.config.accumulate))
+
+
+def _refused(made: Planned, strategy: str) -> list[Beside]:
+    """Why a strategy cannot be had on any grid; nothing where it can (then it is what another one is)."""
+    plans, refused = all_grids(strategy, *_case(made), made.config.order, copies=True, **_running(made))
+    return [] if plans else [Beside(strategy, "", None, str(refused))]
+
+
+def _priced(made: Planned, plan: Plan) -> Beside:
+    return Beside(plan.strategy, str(plan.grid), priced(made.config, made.network, plan, made.batch, made.machine))
+
+
+def _same(one: Plan, other: Plan) -> bool:
+    return (one.strategy, one.grid) == (other.strategy, other.grid)
+
+
+def _running(made: Planned) -> dict:
+    return {name: getattr(made.plan, name) for name in RUNNING}

@@ -1,0 +1,78 @@
+"""``gridnn explain``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from gridnn.cli.console import console, table
+from gridnn.cli.planning import Batch, PlanFile, Planned, model_setting, refusing, reopened
+from gridnn.cli.price import OtherMachine
+from gridnn.cli.tables import duration, size
+from gridnn.program import pass_sizes
+from gridnn.search.explain import Alternative, Turn, alternatives, turns
+from gridnn.search.model import SECONDS
+
+CLOSE = 0.02
+
+Layer = Annotated[str, typer.Argument(metavar="LAYER", help="the layer to explain")]
+Most = Annotated[int, typer.Option("--most", metavar="N", min=1, help="how many alternatives are shown")]
+
+
+def explain(path: PlanFile, layer: Layer, batch: Batch = None, machine: OtherMachine = None, most: Most = 12) -> None:
+    """Show every alternative for one layer of a plan with its cost, what binds, and where the choice turns; no MPI."""
+    with refusing():
+        made = reopened(path, batch, machine)
+        options = model_setting(made)
+        smallest = min(pass_sizes(made.batch, made.config.accumulate))
+        found = alternatives(made.network, made.plan.splits, smallest, made.machine, layer, **options)
+        out = console()
+        _show(made, layer, found, most, out)
+        at_batch, at_ranks = turns(made.network, made.plan.grid.size, smallest, made.machine, layer, **options)
+        _show_turns(layer, at_batch, at_ranks, out)
+
+
+def _show(made: Planned, layer: str, found: Sequence[Alternative], most: int, out: Console) -> None:
+    chosen = made.plan.splits[layer]
+    place = next(number for number, one in enumerate(found) if one.split == chosen)
+    title = (
+        f"{layer}: {len(found)} alternatives, all other layers as in the plan (in the search's model, without overlap)"
+    )
+    rows = table(title, ("", "split", "binds"), ("time", "/ best", *SECONDS, "memory"))
+    shown = [*range(min(most, len(found))), *([place] if place >= most else [])]
+    for number in shown:
+        one = found[number]
+        mark = "this" if one.split == chosen else ""
+        terms = (duration(one.terms[term]) for term in SECONDS)
+        ratio = f"{one.seconds / found[0].seconds:.3f}" if found[0].seconds else ""
+        rows.add_row(mark, str(one.split), one.binds, duration(one.seconds), ratio, *terms, size(one.memory))
+    out.print(rows)
+    out.print(_verdict(found, place), markup=False)
+
+
+def _verdict(found: Sequence[Alternative], place: int) -> str:
+    """One line on what decides between the plan's split and the next best."""
+    own = found[place]
+    if len(found) == 1:
+        return f"{own.split} is the only split that this layer can have"
+    other = found[0] if place else found[1]
+    differences = {term: other.terms[term] - own.terms[term] for term in SECONDS}
+    term = max(differences, key=lambda name: abs(differences[name]))
+    gap = other.seconds / own.seconds - 1
+    if abs(gap) < CLOSE:
+        return f"too close to call: {other.split} is within {abs(gap):.1%} of {own.split}"
+    more = "more" if differences[term] > 0 else "less"
+    note = "" if gap > 0 else "; it is here for the layers around it, or for what overlaps"
+    return f"{other.split} takes {gap:+.1%}, most of it for {abs(differences[term]) * 1e3:.3g} ms {more} {term}{note}"
+
+
+def _show_turns(layer: str, at_batch: Sequence[Turn], at_ranks: Sequence[Turn], out: Console) -> None:
+    rows = table(f"{layer} at other batches and numbers of ranks, all layers chosen anew", ("batch", "P", "split"), ())
+    for group in (at_batch, at_ranks):
+        for turn in group:
+            rows.add_row(f"{turn.batch:,}", f"{turn.ranks:,}", str(turn.split) if turn.split else "cannot be had")
+        rows.add_section()
+    out.print(rows)

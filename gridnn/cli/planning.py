@@ -1,0 +1,155 @@
+"""What the planning commands share: from options or a plan's file to network, machine, plan and price; no MPI."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, fields, replace
+from typing import Annotated, Any, NamedTuple
+
+import typer
+
+from gridnn.cli.options import NETWORK
+from gridnn.comm.job import MISUSED
+from gridnn.cost.price import Price, price
+from gridnn.errors import UserError, user_mistakes
+from gridnn.machine.files import digest, load_machine, shipped
+from gridnn.machine.machine import Machine
+from gridnn.network import Network
+from gridnn.plan.origin import Origin
+from gridnn.plan.plan import Plan, made_for, read_plan
+from gridnn.program import Program, pass_sizes
+from gridnn.search.limits import parse_memory
+from gridnn.train.config import CHOOSING, RunConfig
+from gridnn.train.optimizers import make_optimizer
+from gridnn.train.setup import set_up
+
+DEFAULT_MACHINE = "generic-cpu"
+# What a plan keeps of the options that it was made with: those of the network and of how it is run.
+DIVIDING = (*CHOOSING, "grid", "strategy", "domain", "group", "plan", "copies")
+KEPT = tuple(name for name in NETWORK if name not in DIVIDING)
+SHARED = {name: option for name, option in NETWORK.items() if name not in CHOOSING}
+
+MachineName = Annotated[str, typer.Option("--machine", metavar="NAME|FILE", help="what the plan is priced on")]
+Memory = Annotated[str | None, typer.Option("--memory", metavar="16GB", help="bytes that a rank may use at the most")]
+Json = Annotated[str | None, typer.Option("--json", metavar="FILE", help="write the prices as JSON")]
+Pictures = Annotated[str | None, typer.Option("--pictures", metavar="DIR", help="draw them as PNG in this directory")]
+PlanFile = Annotated[str, typer.Argument(metavar="PLAN", help="what gridnn plan -o wrote")]
+Batch = Annotated[int | None, typer.Option("--batch", metavar="B", min=1, help="default: that of the plan")]
+
+
+class Planned(NamedTuple):
+    """A network with a plan, priced on a machine."""
+
+    config: RunConfig
+    network: Network
+    plan: Plan
+    batch: int
+    machine: Machine
+    price: Price
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """Tell a user's mistake in one line, and exit with status 2."""
+    try:
+        with user_mistakes():
+            yield
+    except UserError as error:
+        print(f"gridnn: {error}", file=sys.stderr)
+        raise typer.Exit(MISUSED) from None
+
+
+def planned(config: RunConfig, ranks: int, machine: str, memory: str | None) -> Planned:
+    """Make the plan that the options ask for, and price it.
+
+    Raises
+    ------
+    ValueError
+        If options, network, ranks, machine and memory do not fit each other.
+    """
+    config = replace(config, **({"machine": machine, "memory": memory} if config.chooses else {}))
+    config.validate()
+    loaded = load_machine(machine)
+    made = set_up(config, ranks)
+    options = {name: value for name, value in asdict(config).items() if name in KEPT and value != _default(name)}
+    origin = Origin.of(made.network, made.batch, machine=loaded.name, digest=digest(loaded), options=options)
+    plan = replace(made.plan, made_for=origin)
+    found = priced(config, made.network, plan, made.batch, loaded)
+    if memory is not None and not config.chooses:
+        _check_memory(found, parse_memory(memory))
+    return Planned(config, made.network, plan, made.batch, loaded, found)
+
+
+def reopened(path: str, batch: int | None, machine: str | None) -> Planned:
+    """The plan in a file, priced now: for its own batch and machine, or for others.
+
+    Raises
+    ------
+    ValueError
+        If the file does not say what it was made for, or that cannot be made any more.
+    """
+    data = read_plan(path)
+    origin = made_for(path, data)
+    if origin is None:
+        raise UserError(
+            f"plan {path} does not say for which network it was made: price it by gridnn plan --plan {path} --ranks P "
+            "--model NAME --batch B, and -o writes one that does"
+        )
+    known = {field.name for field in fields(RunConfig)}
+    options = {name: value for name, value in origin.options.items() if name in known}
+    config = RunConfig(**{"dataset": None, **options, "batch": batch or origin.batch, "plan": path})
+    config.validate()
+    rows, cols = str(data.get("grid")).split("x")
+    made = set_up(config, int(rows) * int(cols))
+    loaded = load_machine(machine or _known_machine(path, origin))
+    found = priced(config, made.network, made.plan, made.batch, loaded)
+    return Planned(config, made.network, made.plan, made.batch, loaded, found)
+
+
+def _known_machine(path: str, origin: Origin) -> str:
+    """The machine that a plan was made for, if it is one that comes with gridnn and is still what it was."""
+    name = origin.machine or DEFAULT_MACHINE
+    if name not in shipped():
+        raise UserError(f"plan {path} was made for machine {name!r}, which was a file: name it by --machine FILE")
+    if origin.digest not in (None, digest(load_machine(name))):
+        raise UserError(
+            f"plan {path} was made for machine {name!r} with other constants ({origin.digest}, now "
+            f"{digest(load_machine(name))}): say --machine {name} to price it with those of now"
+        )
+    return name
+
+
+def priced(config: RunConfig, network: Network, plan: Plan, batch: int, machine: Machine) -> Price:
+    """The price of a step of ``batch`` samples."""
+    sizes = pass_sizes(batch, config.accumulate)
+    programs = {samples: Program(network, plan, samples) for samples in set(sizes)}
+    return price([programs[samples] for samples in sizes], machine, **bytes_of(config))
+
+
+def bytes_of(config: RunConfig) -> dict[str, int]:
+    """Bytes of an element, and arrays that the optimizer keeps for every weight."""
+    return {"itemsize": 4 if config.dtype == "float32" else 8, "slots": len(make_optimizer(config).names())}
+
+
+def model_setting(made: Planned) -> dict[str, Any]:
+    """What the search's model knows of how a plan is run."""
+    running = {"full_sum": made.plan.full_sum, "recompute": made.plan.recompute}
+    return {**bytes_of(made.config), "passes": made.config.accumulate, **running}
+
+
+def _check_memory(found: Price, limit: float) -> None:
+    peak = found.memory
+    if peak.total > limit:
+        terms = {name: getattr(peak, name) for name in ("weights", "gradients", "optimizer", "activations", "buffers")}
+        most = max(terms, key=terms.__getitem__)
+        raise UserError(
+            f"--memory {limit:,.0f}: this plan needs {peak.total:,.0f} bytes a rank, most of it {most} "
+            f"({terms[most]:,.0f}), at its peak in {peak.at[0]!r}, {peak.at[1]}: use --strategy optimal, more ranks or "
+            "a smaller --batch"
+        )
+
+
+def _default(name: str) -> Any:
+    return getattr(RunConfig(dataset=None), name)

@@ -1,0 +1,110 @@
+"""The tables of the planning commands: a plan layer by layer, plans beside each other, grids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from rich.console import Console
+
+from gridnn.cli.console import table
+from gridnn.comm.counts import DIMENSIONS
+
+
+class Beside(NamedTuple):
+    """A plan in a comparison: what it is called, its grid and its price; ``why`` it has none."""
+
+    name: str
+    grid: str
+    price: Any | None
+    why: str = ""
+
+
+def show_layers(price: Any, out: Console) -> None:
+    """Print the split, the movements, words, seconds and memory of every layer, and the totals."""
+    passes = f" in {len(price.passes)} passes" if len(price.passes) > 1 else ""
+    title = f"grid {price.plan.grid}, batch {price.batch}{passes}: words a step of the rank that moves most"
+    names = ("layer", "split", "movement of its input")
+    rows = table(title, names, (*DIMENSIONS, "time", "share", "/ bound", "memory"))
+    for layer in price.layers:
+        kinds = dict.fromkeys(m.kind for m in layer.movements if m.phase == "forward")
+        words = _words(layer.movements)
+        seconds = layer.seconds
+        rows.add_row(
+            layer.name,
+            str(layer.split),
+            ", ".join(kinds),
+            *(f"{words[dimension]:,}" if words[dimension] else "" for dimension in DIMENSIONS),
+            duration(seconds),
+            f"{seconds / price.serial:.1%}" if price.serial else "",
+            "" if layer.ratio is None else f"{layer.ratio:.2f}",
+            size(layer.memory),
+        )
+    rows.add_section()
+    whole = price.words()
+    totals = (f"{whole[dimension]:,}" for dimension in DIMENSIONS)
+    rows.add_row("all", "", "", *totals, duration(price.serial), "", "", size(price.memory.total))
+    out.print(rows)
+
+
+def show_totals(price: Any, machine: Any, out: Console) -> None:
+    """Print what a step takes, of what, on which machine; and what of the machine is estimated."""
+    hidden = price.serial - price.seconds
+    out.print(
+        f"step {duration(price.seconds)}: computing {duration(price.compute)}, communication "
+        f"{duration(price.communication)}, of which {duration(max(0.0, hidden))} behind computing; "
+        f"{price.batch / price.seconds:,.4g} samples/s",
+        markup=False,
+    )
+    memory = price.memory
+    terms = ("weights", "gradients", "optimizer", "activations", "buffers")
+    parts = ", ".join(f"{term} {size(getattr(memory, term))}" for term in terms)
+    out.print(
+        f"memory of a rank {size(memory.total)}: {parts}; the peak is in {memory.at[0]!r}, {memory.at[1]}", markup=False
+    )
+    out.print(f"machine {machine.name}" + (f"; {machine.estimated()}" if machine.estimates else ""), markup=False)
+
+
+def show_beside(rows: Sequence[Beside], out: Console, title: str) -> None:
+    """Print plans beside each other, the fastest first; the ones that cannot be had last, with the reason."""
+    possible = sorted((row for row in rows if row.price), key=lambda row: row.price.seconds)
+    made = table(title, ("plan", "grid"), ("step", "/ best", "computing", "communication", "words", "memory"))
+    for row in possible:
+        price = row.price
+        made.add_row(
+            row.name,
+            row.grid,
+            duration(price.seconds),
+            f"{price.seconds / possible[0].price.seconds:.3f}",
+            duration(price.compute),
+            duration(price.communication),
+            f"{sum(price.words().values()):,}",
+            size(price.memory.total),
+        )
+    out.print(made)
+    for row in rows:
+        if row.price is None:
+            out.print(f"{row.name}: {row.why}", markup=False)
+
+
+def duration(seconds: float) -> str:
+    """Seconds for the eye."""
+    for unit, scale in (("s", 1.0), ("ms", 1e3), ("us", 1e6)):
+        if seconds * scale >= 1:
+            return f"{seconds * scale:.3g} {unit}"
+    return f"{seconds * 1e6:.2g} us" if seconds else "0"
+
+
+def size(count: float) -> str:
+    """Bytes for the eye."""
+    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.3g} {unit}"
+    return f"{count:.0f} B"
+
+
+def _words(movements: Iterable[Any]) -> Mapping[str, int]:
+    words = dict.fromkeys(DIMENSIONS, 0)
+    for movement in movements:
+        words[movement.dimension] += movement.words
+    return words
