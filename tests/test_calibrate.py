@@ -104,6 +104,7 @@ def test_rates_never_make_more_work_faster():
 
 def test_calls_bound_by_their_bytes_say_nothing_of_flops():
     streams = [Timed("memory", "", 0.0, 1e6, s) for s in (1e-3, 1e-3, 1e-2)]
+    streams.append(Timed("memory", "in a cache", 0.0, 1e4, 1e-7))
     work = [Timed("gemm", "bytes", 1e6, 1e6, 1.1e-3), Timed("gemm", "flops", 1e8, 1e6, 1e-2)]
     assert stream_rate(streams) == 1e9
     assert computing(streams + work, "gemm", 1e9, 1e-3) == [(1e8, pytest.approx(9e-3))]

@@ -121,7 +121,7 @@ class TestMemory:
                 chain(),
                 2,
                 256,
-                4e6,
+                12e6,
                 r"of it activations, most for layer '\w+': use about \d+ ranks or about --batch \d+",
             ),
         ],

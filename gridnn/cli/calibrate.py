@@ -30,7 +30,7 @@ Kernels = Annotated[str, typer.Option(metavar="NAME", help="local mathematics: a
 Threads = Annotated[int | None, typer.Option(metavar="N", help="BLAS threads per rank; default: its share")]
 
 BUSY = 0.5  # processes a core in the last minute
-LINKS = 0.6  # the share of the time that the movements get
+LINKS = 0.5  # the share of the time that the movements get
 TINY = {"model": "mlp", "shape": "4x4x1", "widths": ",".join(["8"] * 12), "dataset": "synthetic", "lr": 1e-4}
 STEPS = 40  # of the tiny network; the first ones warm up
 
@@ -41,7 +41,7 @@ def calibrate(
     order: Order = "column",
     name: Name = None,
     plot: Plot = None,
-    seconds: Seconds = 60.0,
+    seconds: Seconds = 75.0,
     memory: Memory = None,
     links: Links = 1,
     kernels: Kernels = "auto",

@@ -49,6 +49,7 @@ NETWORK = {
         machine=("the machine that plans are compared on", "NAME|FILE"),
         memory=("bytes that a rank may use at the most", "16GB"),
         domain=("parts of the dimensions of space, the first one first: 2x2 (images: h x w), 2x2x1 (volumes)", "PxPxP"),
+        axes=("how many axes of a layer optimal may divide: at most two, or all of them", "NAME"),
         group=("ranks that share the fully connected layers of splitbrain; default: the rows of the grid", "K"),
         plan=("a split per layer, instead of a strategy", "FILE"),
         copies=("divide layers that are too small for the grid into fewer parts, with copies, instead of refusing",),

@@ -56,8 +56,10 @@ def show_totals(price: Any, machine: Any, out: Console) -> None:
         f"{price.batch / price.seconds:,.4g} samples/s",
         markup=False,
     )
+    if price.plan.certificate:
+        out.print(f"certificate: {price.plan.certificate}, of what the search's model without overlap holds")
     memory = price.memory
-    terms = ("weights", "gradients", "optimizer", "activations", "buffers")
+    terms = ("weights", "gradients", "optimizer", "activations", "unused", "inputs", "buffers")
     parts = ", ".join(f"{term} {size(getattr(memory, term))}" for term in terms)
     out.print(
         f"memory of a rank {size(memory.total)}: {parts}; the peak is in {memory.at[0]!r}, {memory.at[1]}", markup=False

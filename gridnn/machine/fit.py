@@ -15,8 +15,9 @@ from gridnn.machine.machine import Level, Range, most_growth
 
 BREAKS = tuple(4**power for power in range(3, 13))  # bytes a message where a range may start: 64 B to 16 MB
 MOST_RANGES = 3
-GAIN = 0.7  # one range more has to bring the mean error down to this share of what it was
-CLOSE = 0.01  # a mean error that needs no range more
+SPAN = 15.0  # three sizes, each four times the last
+GAIN = 0.8  # one range more has to bring the mean error down to this share of what it was
+CLOSE = 0.06  # a mean error that needs no range more
 APART = 4.0  # the factor between two sizes at which a rate stands
 
 
@@ -80,12 +81,12 @@ def fit_ranges(points: Sequence[Point]) -> tuple[Range, ...]:
 
 
 def _starts(sizes: np.ndarray, count: int) -> list[tuple[int, ...]]:
-    """Ways to begin ``count`` ranges after the first, with three different sizes or more in every range."""
-    distinct = np.unique(sizes)
+    """Ways to begin ``count`` ranges after the first, each with sizes of at least a factor `SPAN` from end to end."""
     found = []
     for starts in itertools.combinations(BREAKS, count):
-        inside = np.bincount(np.searchsorted(starts, distinct, "right"), minlength=count + 1)
-        if inside.min() >= 3:
+        place = np.searchsorted(starts, sizes, "right")
+        inside = [sizes[place == i] for i in range(count + 1)]
+        if all(part.size and part.max() >= SPAN * part.min() for part in inside):
             found.append((0, *starts))
     return found
 

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 from gridnn.grid import Grid
 
 DTYPE, ITEMSIZE = "float32", 4
-BATCHES = 5  # of calls, of which the median is kept
-BATCH = 0.004  # seconds that a batch of calls takes at least
+SWEEPS = 2  # of which the best is kept: what else runs on a node comes and goes, and only slows
+BATCHES = 3  # of calls, of which the median is kept
+BATCH = 0.02  # seconds that a batch of calls takes at least: several turns of ranks that share a core
 STREAMED = 0.7  # the share of a call's time that its bytes may need for its rate to count
 # Products [n, ci] x [ci, co]: samples of a rank, and layers.
 SAMPLES = (4, 16, 64, 256)
@@ -40,6 +41,9 @@ IMAGES = (1, 4, 16)
 STREAMS = (1 << 14, 1 << 17, 1 << 20, 1 << 22)  # elements of an array
 
 
+Case = tuple[str, float, float, Callable[[], Sequence[Callable[[], None]]]]  # shape, flops, bytes, the calls
+
+
 class Timed(NamedTuple):
     """A layer's work of one kind: flops and bytes of a call, and its seconds by the slowest rank.
 
@@ -65,26 +69,34 @@ def measure_rates(grid: Grid, seconds: float, told: Callable = print) -> list[Ti
     told : callable
         Is told, in a line, what is measured next.
     """
-    cases = [
-        ("memory", _streams(grid.backend), 0.1),
-        ("gemm", _products(grid.backend), 0.35),
-        ("conv", _convolutions(grid.backend), 0.55),
-    ]
-    found = []
-    for kind, every, share in cases:
-        told(f"{kind} on {grid.shape.size} ranks at once")
-        ends = time.perf_counter() + share * seconds
-        for shape, flops, size, calls in sorted(every, key=lambda case: case[1] or case[2]):
-            if not grid.all.gather_values(time.perf_counter() < ends)[0]:
-                break
-            taken = statistics.fmean(_timed(grid, call) for call in calls())
-            found.append(Timed(kind, shape, flops, size, taken))
-    return found
+    makers = (("memory", _streams, 0.1), ("gemm", _products, 0.35), ("conv", _convolutions, 0.55))
+    found: dict[tuple, Timed] = {}
+    began = time.perf_counter()
+    for sweep in range(SWEEPS):
+        if sweep and not grid.all.gather_values(time.perf_counter() - began < seconds)[0]:
+            break
+        for kind, make, share in makers:
+            if not sweep:
+                told(f"{kind} on {grid.shape.size} ranks at once")
+            cases = sorted(make(grid.backend), key=lambda case: case[1] or case[2])
+            for timed in _sweep(grid, kind, cases, share * seconds / SWEEPS):
+                found[timed[:-1]] = min(timed, found.get(timed[:-1], timed))
+    return list(found.values())
+
+
+def _sweep(grid: Grid, kind: str, cases: Sequence[Case], seconds: float) -> Iterator[Timed]:
+    """The times of the calls of a kind, until ``seconds`` are spent."""
+    ends = time.perf_counter() + seconds
+    for shape, flops, size, calls in cases:
+        if not grid.all.gather_values(time.perf_counter() < ends)[0]:
+            break
+        yield Timed(kind, shape, flops, size, statistics.fmean(_timed(grid, call) for call in calls()))
 
 
 def stream_rate(found: Sequence[Timed]) -> float:
-    """Bytes per second of the streams: the median over the sizes and kernels."""
-    return statistics.median(one.size / one.seconds for one in found if one.kind == "memory")
+    """Bytes per second of the streams: the median over the kernels, of the largest arrays, which no cache holds."""
+    streams = sorted((one for one in found if one.kind == "memory"), key=lambda one: one.size)
+    return statistics.median(one.size / one.seconds for one in streams[-3:])
 
 
 def computing(found: Sequence[Timed], kind: str, memory: float, overhead: float) -> list[tuple[float, float]]:
@@ -108,9 +120,6 @@ def _timed(grid: Grid, call: Callable[[], None]) -> float:
             call()
         times.append((time.perf_counter() - started) / calls)
     return max(grid.all.gather_values(statistics.median(times)))
-
-
-Case = tuple[str, float, float, Callable[[], Sequence[Callable[[], None]]]]
 
 
 def _array(backend: Any, *shape: int) -> Any:

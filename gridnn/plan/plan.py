@@ -17,7 +17,18 @@ from gridnn.plan.fitting import complete
 from gridnn.plan.origin import Origin
 
 VERSION = 1
-KEYS = ("version", "strategy", "grid", "gather_backward", "halo", "recompute", "rounds", "splits", "made_for")
+KEYS = (
+    "version",
+    "strategy",
+    "grid",
+    "gather_backward",
+    "halo",
+    "recompute",
+    "rounds",
+    "splits",
+    "certificate",
+    "made_for",
+)
 DIVIDED = {"n": "batch", "d": "domain", "h": "domain", "w": "domain", "co": "model", "ci": "model"}
 BACKWARD = ("reduce-scatter", "all-reduce")
 # How a divided network is run, beside its splits: the values of each, the default first.
@@ -44,6 +55,8 @@ class Plan:
         Whether most activations are computed a second time before their backward pass, instead of being kept.
     rounds : int
         In how many rounds the fully connected layers run, each on a part of every rank's samples; see `gridnn.rounds`.
+    certificate : str or None
+        What a search proved of its best choice: ``optimal``, or ``within x %``.
     made_for : Origin or None
         The network, the batch and the machine that it was made for; None if it was written by hand.
     """
@@ -55,6 +68,7 @@ class Plan:
     halo: str = "auto"
     recompute: bool = False
     rounds: int = 1
+    certificate: str | None = None
     made_for: Origin | None = None
 
     @property
@@ -92,6 +106,7 @@ class Plan:
             "recompute": self.recompute,
             "rounds": self.rounds,
             "splits": {name: str(split) for name, split in self.splits.items()},
+            **({"certificate": self.certificate} if self.certificate else {}),
             **({"made_for": self.made_for.as_dict()} if self.made_for else {}),
         }
 
@@ -139,7 +154,15 @@ def load_plan(
     except ValueError as error:
         raise ValueError(f"plan {path}: {error}") from error
     rounds = _rounds(path, data)
-    return Plan(str(data.get("strategy", "file")), grid, splits, **agreed, rounds=rounds, made_for=origin)
+    return Plan(
+        str(data.get("strategy", "file")),
+        grid,
+        splits,
+        **agreed,
+        rounds=rounds,
+        certificate=data.get("certificate"),
+        made_for=origin,
+    )
 
 
 def made_for(path: str | Path, data: Mapping[str, Any]) -> Origin | None:

@@ -101,6 +101,11 @@ class CostGraph:
         nodes = sum(float(cost[i]) for cost, i in zip(self.costs, choice, strict=True))
         return nodes + sum(float(table[choice[u], choice[v]]) for (u, v), table in self.edges.items())
 
+    def without(self, forbidden: Sequence[np.ndarray]) -> CostGraph:
+        """This graph with the configurations forbidden for which ``forbidden[v]`` is True."""
+        costs = [np.where(no, np.inf, cost) for no, cost in zip(forbidden, self.costs, strict=True)]
+        return CostGraph(self.names, costs, self.edges)
+
 
 def _added(names: tuple[str, ...], costs: tuple[np.ndarray, ...], edges: Edges) -> dict[tuple[int, int], np.ndarray]:
     """One table for every pair of nodes that are joined, the lower number first."""

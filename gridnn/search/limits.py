@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from gridnn.comm.gridshape import GridShape
 from gridnn.comm.split import COPIES
 from gridnn.cost.memory import Peak, peak
@@ -13,6 +15,7 @@ from gridnn.search.blocks import Member, allowed
 from gridnn.search.model import CostModel
 from gridnn.search.space import FEW, most_parts
 
+TRIED = 200  # sizes of what comes and goes, the smallest first
 MOST = 8  # doublings of P, or halvings of the batch, that are tried
 UNITS = {"kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
@@ -98,11 +101,23 @@ def _hungriest(model: CostModel, least: Peak, term: str) -> str:
 
 
 def _leanest(model: CostModel) -> Peak:
-    """The peak of a step of the plan in which every layer is divided as suits its memory best."""
-    choice = [int(kept.argmin()) for kept in model.memory]
+    """The peak of a step of the plan that keeps least, together with what comes and goes in its largest layer."""
+    choice = min((_keeping_least(model, most) for most in _thresholds(model)), key=lambda one: one[0])[1]
     splits = complete(model.network, model.splits(choice), model.ranks, model.batch, copies=True)
     program = Program(model.network, Plan("optimal", GridShape(1, model.ranks), splits), model.batch)
     return peak(program, 0, itemsize=model.setting.itemsize, slots=model.setting.slots)
+
+
+def _thresholds(model: CostModel) -> list[float]:
+    """What may come and go in a layer: every layer has a configuration that needs no more."""
+    least = max(float(passing.min()) for passing in model.passing)
+    return sorted({least, *(float(value) for passing in model.passing for value in passing if value > least)})[:TRIED]
+
+
+def _keeping_least(model: CostModel, most: float) -> tuple[float, list[int]]:
+    """The bytes and the choice that keeps least, where no more than ``most`` come and go in a layer."""
+    kept = [np.where(passing <= most, own, np.inf) for own, passing in zip(model.memory, model.passing, strict=True)]
+    return most + sum(float(own.min()) for own in kept), [int(own.argmin()) for own in kept]
 
 
 def _ranks(model: CostModel, memory: float) -> str | None:
@@ -117,7 +132,8 @@ def _batch(model: CostModel, memory: float) -> str | None:
     for halving in range(1, MOST + 1):
         batch = model.batch >> halving
         if batch and _fits(model, model.ranks, batch, memory):
-            return f"about --batch {batch * model.setting.passes}"
+            passes = model.setting.passes
+            return f"about --batch {batch * passes} (or --accumulate {passes << halving})"
     return None
 
 

@@ -137,6 +137,11 @@ class CostModel:
         """The bytes that every configuration of every layer keeps on a rank: weights, gradients, optimizer, outputs."""
         return [self.node_terms(name)["memory"] for name in self.names]
 
+    @property
+    def passing(self) -> list[np.ndarray]:
+        """The bytes that come and go while a layer runs, beside what all layers keep."""
+        return [self.node_terms(name)["passing memory"] for name in self.names]
+
     @cached_property
     def graph(self) -> CostGraph:
         """The costs in seconds, for the search."""

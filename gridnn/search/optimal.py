@@ -20,7 +20,7 @@ from gridnn.plan.fitting import complete
 from gridnn.plan.plan import Plan
 from gridnn.program import Program, pass_sizes
 from gridnn.search.eliminate import eliminate
-from gridnn.search.graph import Solution
+from gridnn.search.graph import CostGraph, Solution
 from gridnn.search.limits import check_ranks, unmet
 from gridnn.search.milp import MemoryLimitError, solve
 from gridnn.search.model import CostModel
@@ -29,7 +29,8 @@ from gridnn.search.space import FEW
 
 # Gradient sums run behind the rest of the backward pass: what of them is not hidden is between all and nothing.
 UNHIDDEN = (1.0, 0.5, 0.25, 0.0)
-ATTEMPTS = 6  # tightenings of a memory limit
+ATTEMPTS = 8  # tightenings of a memory limit
+TIGHTER = 0.99  # each by at least this factor
 
 
 class Beside(NamedTuple):
@@ -134,7 +135,7 @@ def plan_optimal(
     gap = solutions[0].gap
     certificate = "optimal" if solutions[0].optimal else f"within {100 * gap:.2g} %"
     compared = sum(map(len, model.space.values()))
-    plan = replace(best.plan, strategy="optimal")
+    plan = replace(best.plan, strategy="optimal", certificate=certificate)
     return Found(plan, best, certificate, solutions[0].bound, seconds, compared, priced)
 
 
@@ -158,33 +159,34 @@ class Search:
         self, model: CostModel, sizes: list[int], order: str, running: Mapping[str, Any], memory: float | None
     ) -> None:
         self.model, self.sizes, self.order, self.running, self.memory = model, sizes, order, running, memory
-        self._limit = memory
 
     def solutions(self, weights: Sequence[float]) -> list[Solution]:
         """The optimum of the model, and those where gradient sums are weighted, within the memory limit."""
         graphs = [self.model.weighted({"gradient latency": w, "gradient bandwidth": w}) for w in weights]
-        if self.memory is None:
-            return [eliminate(graph) for graph in graphs]
-        found = []
-        for graph in graphs:
-            found.append(self._within(graph))
-        return found
+        solve_it = eliminate if self.memory is None else self._within
+        return [solve_it(graph) for graph in graphs]
 
-    def _within(self, graph) -> Solution:
-        """The optimum within the memory: additive bytes for the search, then what a step really needs at its peak."""
-        least = sum(float(kept.min()) for kept in self.model.memory)
+    def _within(self, graph: CostGraph) -> Solution:
+        """The optimum within the memory.
+
+        The search adds up what layers keep; what a step really needs at its peak is some multiple of that. So the limit
+        of the search is tightened by the multiple that the last plan had, until its peak is within the memory.
+        """
+        kept = sum(float(own.min()) for own in self.model.memory)
+        too_large = [passing > self.memory - kept for passing in self.model.passing]
+        if any(large.all() for large in too_large):
+            raise unmet(self.model, self.memory)
+        graph = graph.without(too_large)
+        solution = eliminate(graph)
         for _ in range(ATTEMPTS):
-            try:
-                solution = solve(graph, self.model.memory, self._limit)
-            except MemoryLimitError as error:
-                raise unmet(self.model, self.memory) from error
             needed = self._price(self.plan(solution.choice)).memory.total
             if needed <= self.memory:
                 return solution
-            if self._limit <= least:
-                break
             used = sum(float(kept[i]) for kept, i in zip(self.model.memory, solution.choice, strict=True))
-            self._limit = max(least, min(self._limit, used) - max(needed - self.memory, 0.02 * used))
+            try:
+                solution = solve(graph, self.model.memory, min(used * self.memory / needed, TIGHTER * used))
+            except MemoryLimitError:
+                break
         raise unmet(self.model, self.memory)
 
     def plan(self, choice: Sequence[int]) -> Plan:

@@ -20,7 +20,9 @@ from gridnn.program import Program, pass_sizes
 from gridnn.search.limits import shown
 from gridnn.search.model import total_seconds
 from gridnn.search.named import all_grids
+from gridnn.search.space import FEW
 
+SMALL = 16  # ranks up to which `layerwise`, which looks at pairs of devices, is tried beside
 FEW_GRIDS = 4  # of a rule are priced by simulation, the cheapest ones in the model
 
 
@@ -42,6 +44,8 @@ class Wanted:
         See `gridnn.plan.rules.make_plan` and `gridnn.plan.splitbrain.group_grid`.
     accumulate : int
         Passes of a batch; splits fit the smallest one.
+    axes : {"few", "all"}
+        How many axes of a layer ``optimal`` may divide: at most two, or all.
     itemsize, slots : int
         Bytes of an element, and arrays that the optimizer keeps for every weight.
     running : dict
@@ -59,6 +63,7 @@ class Wanted:
     domain: tuple[int, ...] | None = None
     copies: bool = False
     accumulate: int = 1
+    axes: str = "few"
     itemsize: int = 4
     slots: int = 1
     running: dict[str, Any] = field(default_factory=dict)
@@ -78,7 +83,20 @@ def _optimal(wanted: Wanted) -> Plan:
     from gridnn.search.optimal import plan_optimal
 
     limits = {"memory": wanted.memory, "accumulate": wanted.accumulate, "order": wanted.order, **wanted.sizes}
+    limits |= {"at_most": FEW if wanted.axes == "few" else None, "others": _others(wanted)}
     return plan_optimal(wanted.network, wanted.ranks, wanted.batch, wanted.machine, **limits, **wanted.running).plan
+
+
+def _others(wanted: Wanted) -> list[Plan]:
+    """What the other searches find, where they can be had and do not take longer than this one."""
+    found = []
+    for search in (_tiling, _layerwise) if wanted.ranks <= SMALL else (_tiling,):
+        try:
+            plan = search(wanted)
+        except ValueError:  # it is no answer here; asked for by name it says why
+            continue
+        found.append(replace(plan, grid=GridShape(plan.grid.rows, plan.grid.cols, wanted.order)))
+    return found
 
 
 def _layerwise(wanted: Wanted) -> Plan:
@@ -111,6 +129,7 @@ def plan_for(
     *,
     order: str = "column",
     accumulate: int = 1,
+    axes: str = "few",
     itemsize: int = 4,
     slots: int = 1,
     **running: Any,
@@ -126,7 +145,7 @@ def plan_for(
     """
     if strategy not in STRATEGIES:
         raise unknown("strategy", strategy, STRATEGIES)
-    options = grid, order, memory, group, domain, copies, accumulate, itemsize, slots, running
+    options = grid, order, memory, group, domain, copies, accumulate, axes, itemsize, slots, running
     wanted = Wanted(network, ranks, batch, machine, *options)
     if strategy in RULES:
         return _by_rule(strategy, wanted)

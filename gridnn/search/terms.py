@@ -10,6 +10,7 @@ import numpy as np
 
 from gridnn.cost.work import seconds, update, work
 from gridnn.layers.base import Loss, Shapes
+from gridnn.layers.rooms import Part
 from gridnn.program import BUCKET_WORDS
 from gridnn.search.blocks import Block, Member, Placing, copies_of, placings
 from gridnn.search.movement import ONE, rounds
@@ -17,13 +18,16 @@ from gridnn.search.pairs import LinkPricer, Setting, Terms, no_terms
 from gridnn.search.space import Digits, Space
 from gridnn.search.timing import Strides
 
+FLOAT = 4  # bytes, against which the widths of other types are counted
+
 
 class Pricer(LinkPricer):
     """Prices blocks and links.
 
     Costs are by term, in seconds a step: ``compute``, ``update``, ``latency`` and ``bandwidth`` of transfers and sums
     in both directions, ``gradient latency`` and ``gradient bandwidth``; then ``words`` and ``gradient words``, means
-    over ranks; for blocks also ``memory``, the sum of ``weight memory`` and ``activation memory``, in bytes.
+    over ranks; for blocks also ``memory``, the sum of ``weight memory`` and ``activation memory``, what is kept, and
+    ``passing memory``, the gradients of the inputs and the output of its largest layer, which are not; all in bytes.
     """
 
     def __init__(self, setting: Setting) -> None:
@@ -33,6 +37,7 @@ class Pricer(LinkPricer):
     def block(self, block: Block, space: Space) -> Terms:
         """The costs of a block: [C]."""
         names = ("compute", "update", "latency", "bandwidth", "words", "weight memory", "activation memory")
+        names += ("passing memory",)
         terms = no_terms((len(space),), *names, "gradient latency", "gradient bandwidth", "gradient words")
         placed = placings(block, space)
         for place, (member, placing) in enumerate(zip(block.members, placed, strict=True)):
@@ -45,9 +50,16 @@ class Pricer(LinkPricer):
             trained = self._trained(terms, member, placing, space, place > 0)
             self._compute(terms, member, inputs, outputs, trained)
             self._reductions(terms, member, placing, outputs)
-            terms["activation memory"] += self.setting.itemsize * np.prod(outputs, axis=0)
+            made, read = kept(member)
+            terms["activation memory"] += made * np.prod(outputs, axis=0)
+            sizes = [np.prod(extents, axis=0) for extents in (*inputs, outputs)]
+            if read:
+                terms["activation memory"] += sizes[0]
+            terms["passing memory"] = np.maximum(terms["passing memory"], sum(sizes))
             if isinstance(member.layer, Loss):
                 self._sum_loss(terms)
+        for name in ("activation memory", "passing memory"):
+            terms[name] *= self.setting.itemsize
         terms["memory"] = terms["weight memory"] + terms["activation memory"]
         return terms
 
@@ -149,6 +161,18 @@ class Pricer(LinkPricer):
     def _strides(self, groups: Sequence[Digits], where: np.ndarray) -> Strides:
         ranks = self.setting.ranks
         return tuple((one.parts[where], np.maximum(ranks // one.stop[where], 1)) for one in groups)
+
+
+def kept(member: Member) -> tuple[float, bool]:
+    """What a layer keeps until backward: elements for each element of its output, and whether it keeps its input.
+
+    A layer that follows another one keeps what that one made, which is counted there or with its own output.
+    """
+    shapes = member.shapes
+    boxes = tuple(tuple((0, size) for size in shape) for shape in (*shapes.inputs, shapes.output))
+    rooms = member.layer.rooms(Part(shapes, boxes[:-1], boxes[-1], shapes.inputs))
+    own = sum(room.size(FLOAT) for room in rooms.forward if room.name in rooms.saved)
+    return own / FLOAT / math.prod(shapes.output), "x" in rooms.saved
 
 
 def _lookup(values: np.ndarray, function: Callable[[int], float]) -> np.ndarray:

@@ -20,6 +20,7 @@ from gridnn.search.strategies import STRATEGIES
 CHOICES = {
     "strategy": STRATEGIES,
     "order": ORDERS,
+    "axes": ("few", "all"),
     "gather_backward": BACKWARD,
     "halo": HALOS,
     "dtype": ("float32", "float64"),
@@ -54,6 +55,8 @@ BELONGS_TO = {
     "flip": ("dataset", (PATH,)),
     "domain": ("strategy", ("domain", "integrated")),
     "group": ("strategy", ("splitbrain",)),
+    "axes": ("strategy", ("optimal",)),
+    "copies": ("strategy", tuple(RULES)),
     "momentum": ("optimizer", ("sgd",)),
     "nesterov": ("optimizer", ("sgd",)),
     "step_every": ("schedule", ("step",)),
@@ -84,6 +87,8 @@ class RunConfig:
         Whether images are mirrored at random.
     group : int, optional
         K of SplitBrain, the ranks that share its fully connected layers; None: the rows of the grid.
+    axes : {"few", "all"}
+        Whether the search divides at most two axes of a layer, or as many as it has.
     batch : int
         Samples of one update, over all ranks.
     accumulate : int
@@ -124,6 +129,7 @@ class RunConfig:
     memory: str | None = None
     domain: str | None = None
     group: int | None = None
+    axes: str = "few"
     plan: str | None = None
     copies: bool = False
     gather_backward: str = "reduce-scatter"
@@ -233,6 +239,8 @@ class RunConfig:
         value = self._value(other)
         if other == "dataset" and value is None:
             return name == "shape"
+        if name == "copies" and self.plan is not None:
+            return True
         return value in values or (other == "dataset" and PATH in values and value not in DATASETS)
 
     @property

@@ -156,6 +156,7 @@ def _plan(config: RunConfig, network: Network, ranks: int, shape: GridShape | No
         domain=config.domain_parts,
         order=config.order,
         accumulate=config.accumulate,
+        axes=config.axes,
         itemsize=4 if config.dtype == "float32" else 8,
         slots=len(make_optimizer(config).names()),
         **options,
