@@ -94,13 +94,14 @@ def _pairs(members) -> str:
     return " ".join(f"{size} {stride}" for size, stride in members.strides)
 
 
-def platform(machine: Machine, nodes: int) -> str:
-    """The machine as a cluster: a full-duplex link a node, the backplane without limit."""
+def platform(machine: Machine, nodes: int, per_node: int) -> str:
+    """The machine as a cluster: a node's links as one, full-duplex, the backplane without limit."""
     outer, inner = machine.levels[-1], machine.levels[0]
+    links = max(1, per_node // outer.shared)
     return (
         "<?xml version='1.0'?>\n<!DOCTYPE platform SYSTEM \"https://simgrid.org/simgrid.dtd\">\n"
         f'<platform version="4.1"><cluster id="c" prefix="n" suffix="" radical="0-{nodes - 1}" speed="1Tf" '
-        f'bw="{1 / outer.beta:.0f}Bps" lat="{outer.alpha:.9f}s" loopback_bw="{1 / inner.beta:.0f}Bps" '
+        f'bw="{links / outer.beta:.0f}Bps" lat="{outer.alpha:.9f}s" loopback_bw="{1 / inner.beta:.0f}Bps" '
         f'loopback_lat="{inner.alpha:.9f}s"/></platform>\n'
     )
 
@@ -111,7 +112,7 @@ def simulate(lines: list[Line], machine: Machine, ranks: int) -> str:
     with tempfile.TemporaryDirectory() as folder:
         at = Path(folder)
         nodes = -(-ranks // per_node)
-        (at / "platform.xml").write_text(platform(machine, nodes))
+        (at / "platform.xml").write_text(platform(machine, nodes, per_node))
         (at / "hosts").write_text("".join(f"n{rank // per_node}\n" for rank in range(ranks)))
         (at / "step").write_text("".join(f"{line.text}\n" for line in lines if line.text))
         subprocess.run(["smpicc", "-O2", "-o", at / "replay", HERE / "replay.c"], check=True)
