@@ -22,7 +22,7 @@ export OMPI_ALLOW_RUN_AS_ROOT := 1
 export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench-kernels clean
+.PHONY: help demo test lint bench-kernels bench-plan clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 22
@@ -38,6 +38,9 @@ lint: $(DEV_STAMP)  ## check the style
 
 bench-kernels: $(DEV_STAMP)  ## time the local kernels beside PyTorch, on one thread (BENCH="--json FILE")
 	$(BIN)/python benchmarks/kernels.py $(BENCH)
+
+bench-plan: $(DEV_STAMP)  ## time pricing on 65,536 ranks and the search on 1,024
+	$(BIN)/python benchmarks/planning.py
 
 clean:  ## remove the virtual environment and all caches
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

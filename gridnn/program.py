@@ -252,6 +252,12 @@ def pass_sizes(batch: int, accumulate: int) -> list[int]:
     return [even.extent(i) for i in range(accumulate) if even.extent(i)]
 
 
+def pass_programs(network: Network, plan: Plan, sizes: Sequence[int]) -> list[Program]:
+    """The programs of passes of so many samples (see `pass_sizes`); passes of equal size share one."""
+    made = {size: Program(network, plan, size) for size in set(sizes)}
+    return [made[size] for size in sizes]
+
+
 @dataclass(frozen=True)
 class Gradient:
     """The gradient of one trained tensor on one rank."""

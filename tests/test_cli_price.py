@@ -9,6 +9,8 @@ import sys
 import pytest
 from launch import clean_environment, run
 
+from gridnn.cli.main import app
+
 ALEXNET = ("--model", "alexnet", "--batch", "256", "--ranks", "8", "--machine", "cori-knl")
 TINY = ("--model", "mlp", "--shape", "6", "--widths", "3", "--classes", "2")
 
@@ -105,6 +107,13 @@ def test_sensitivity_gives_a_verdict():
     assert done.stdout.splitlines()[-1].startswith(("the choice stands", "too close to call"))
 
 
+@pytest.mark.parametrize("chosen", [(), ("--axes", "all"), ("--strategy", "layerwise")])
+def test_trying_every_choice_finds_the_same_optimum(chosen, capsys):
+    args = ("plan", "--model", "lenet", "--batch", "64", "--ranks", "4", "--machine", "cori-knl", "--verify", *chosen)
+    assert app(list(args), standalone_mode=False) is None
+    assert capsys.readouterr().out.splitlines()[-1].startswith("verify: the same optimum")
+
+
 @pytest.mark.parametrize(
     ("args", "text"),
     [
@@ -112,17 +121,20 @@ def test_sensitivity_gives_a_verdict():
         (("plan", "--model", "alexnett", "--ranks", "2"), "did you mean alexnet"),
         (("plan", *ALEXNET, "--csv", "x.csv"), "--csv x.csv is for a sweep: add --sweep"),
         (("plan", *ALEXNET, "--memory", "many"), "--memory 'many'"),
+        (("plan", *ALEXNET, "--verify", "--memory", "1GB"), "leave --memory 1GB out"),
+        (("plan", *ALEXNET, "--verify", "--grid", "1x8"), "--strategy optimal or layerwise, not grid"),
         (("plan", *ALEXNET, "--memory", "1MB"), "memory"),
         (("plan", *ALEXNET, "--grid", "1x8", "--strategy", "batch", "--memory", "1MB"), "this plan needs"),
         (("plan", *TINY, "--batch", "2", "--ranks", "4096"), "more than this network can use"),
         (("price", "nothing.json"), "plan nothing.json: No such file"),
     ],
 )  # fmt: skip
-def test_mistakes_are_refused_in_a_line(args, text):
-    done = gridnn(*args)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert text in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+def test_mistakes_are_refused_in_a_line(args, text, capsys):
+    status = app(list(args), standalone_mode=False)
+    printed = capsys.readouterr()
+    assert (status, printed.out) == (2, "")
+    assert text in printed.err
+    assert len(printed.err.splitlines()) == 1
 
 
 def test_a_plan_by_hand_says_that_it_lacks_its_network(tmp_path):

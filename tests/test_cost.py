@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import math
@@ -32,7 +33,7 @@ from gridnn.network import Network
 from gridnn.plan.fitting import complete
 from gridnn.plan.plan import Plan
 from gridnn.plan.rules import make_plan
-from gridnn.program import Program, pass_sizes, predict_step
+from gridnn.program import Program, pass_programs, pass_sizes, predict_step
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 RATES = {"gemm": ((1e5, 1e9), (1e9, 2e10)), "conv": ((1e5, 1e9), (1e9, 1e10))}
@@ -109,15 +110,14 @@ def test_random_plans_are_priced_as_they_are_predicted(ranks):
         predicted = case.program.predict(made.index).integers()
         assert integers(made) == {tuple(key): value for key, value in predicted.items()}, case
         assert max(made.compute, made.communication) * (1 - 1e-9) <= made.seconds <= made.serial * (1 + 1e-9), case
-        assert simulate(made.passes, overlap=False).seconds == pytest.approx(made.serial), case
+        assert simulate(made.passes, overlap=0).seconds == pytest.approx(made.serial), case
 
 
 @pytest.mark.parametrize("strategy", ["grid", "domain", "splitbrain"])
 def test_passes_of_a_batch_add_up(strategy):
     net, batch = cnn(), 29
     plan = make_plan(strategy, net, GridShape(2, 2), batch)
-    made_for = {size: Program(net, plan, size) for size in set(pass_sizes(batch, 3))}
-    programs = [made_for[size] for size in pass_sizes(batch, 3)]
+    programs = pass_programs(net, plan, pass_sizes(batch, 3))
     made = price(programs, MACHINE)
     assert made.batch == batch and len(programs) == 3
     ledger = predict_step(programs, made.index)
@@ -139,7 +139,7 @@ def test_the_step_is_between_its_longest_resource_and_their_sum(strategy, rows, 
     assert made.seconds <= made.serial * slack
     assert sum(layer.seconds for layer in made.layers) == pytest.approx(made.serial)
     assert sum(layer.compute for layer in made.layers) == pytest.approx(made.compute)
-    one_by_one = simulate(made.passes, overlap=False)
+    one_by_one = simulate(made.passes, overlap=0)
     assert one_by_one.seconds == pytest.approx(made.serial)
     for before, after in itertools.pairwise(one_by_one.events):
         assert before.stop <= after.start + 1e-12
@@ -180,7 +180,10 @@ def test_three_layers_by_hand():
     assert spans["fc2", "update", "row"] == pytest.approx((7, 9))
     assert spans["fc1", "update", "row"] == pytest.approx((8, 10))
     assert spans["loss", "forward", "row"] == pytest.approx((10, 11.5))
-    assert price([program], machine, overlap=False).seconds == pytest.approx(14)
+    assert price([program], machine, overlap=0).seconds == pytest.approx(14)
+    # at half the speed behind work, 1.5 of the 4.5 seconds of the sums are done when backward ends, at 8
+    half = dataclasses.replace(machine, overlap=0.5)
+    assert price([program], half).seconds == price([program], machine, overlap=0.5).seconds == pytest.approx(12.5)
 
 
 @pytest.mark.parametrize("beta", [1e-10, 1e-7, 1e-5])
@@ -293,7 +296,7 @@ def test_communication_does_not_get_cheaper_as_tensors_grow(channels, more, stra
 # -- large machines -----------------------------------------------------------------------------------------------
 
 LARGE = """
-import resource, time
+import resource
 from gridnn.comm.gridshape import GridShape
 from gridnn.layers import SoftmaxCrossEntropy
 from gridnn.models import get_model
@@ -304,23 +307,22 @@ from test_cost import MACHINE
 net = get_model("resnet50", (224, 224, 3), 1000)
 net.add("loss", SoftmaxCrossEntropy())
 plan = make_plan("{strategy}", net, GridShape({rows}, {cols}), 65536, copies=True{domain})
-start = time.process_time()
 made = price([Program(net, plan, 65536)], MACHINE)
-print(time.process_time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, made.seconds)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, made.seconds)
 """
 
 
 @pytest.mark.parametrize(
     ("strategy", "rows", "cols", "domain"), [("batch", 1, 65536, ""), ("domain", 16, 4096, ", domain=(4, 4)")]
 )
-def test_resnet_on_65536_ranks_takes_two_seconds_and_500_mb(strategy, rows, cols, domain):
+def test_resnet_on_65536_ranks_needs_no_table_of_the_ranks(strategy, rows, cols, domain):
     code = LARGE.format(strategy=strategy, rows=rows, cols=cols, domain=domain)
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=DOCS.parent / "tests", timeout=60
     )
     assert done.returncode == 0, done.stderr
-    taken, megabytes, step = map(float, done.stdout.split())
-    assert taken < 2 and megabytes < 500 and math.isfinite(step)
+    megabytes, step = map(float, done.stdout.split())
+    assert megabytes < 500 and math.isfinite(step)
 
 
 def test_the_example_of_the_manual_prints_what_it_says():

@@ -16,9 +16,10 @@ from gridnn.models import get_model
 from gridnn.network import Network
 from gridnn.program import Program
 from gridnn.reproduce import optcnn_cases, optcnn_figures, optcnn_tables
-from gridnn.search.layerwise import on_all, plan_layerwise, verify
+from gridnn.search.layerwise import on_all, plan_layerwise
 from gridnn.search.optcnn_cost import OptCNN, Reading
 from gridnn.search.optcnn_layers import devices, held, needed, units_of
+from gridnn.search.verify import verify
 
 NODE, NETWORK = 1e-9, 4e-9  # seconds a byte
 
@@ -121,12 +122,12 @@ def test_idle_devices_repeat_the_work():
 def test_the_optimum_is_no_dearer_than_any_rule_and_is_verified():
     net = get_model("lenet", (28, 28, 1), 10)
     net.add("loss", SoftmaxCrossEntropy())
-    found = verify(net, 4, 64, machine())
-    assert found.agree
     model = OptCNN(net, 4, 64, machine())
+    found = verify(model.graph)
+    assert found.agree
     for rule in optcnn_cases.OTHERS.values():
         assert found.eliminated.value <= model.graph.total(optcnn_cases.chosen(model, rule))
-    assert verify(net, 4, 64, machine(), reading=Reading("one")).agree
+    assert verify(OptCNN(net, 4, 64, machine(), Reading("one")).graph).agree
 
 
 def test_too_many_devices_are_refused():

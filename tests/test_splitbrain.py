@@ -38,7 +38,7 @@ RUNS = {
     "mlp": dataclasses.replace(MLP, **SPLITBRAIN),
     "lenet": dataclasses.replace(LENET, **SPLITBRAIN),
     "alexnet": RunConfig(
-        model="alexnet-cifar",
+        model=f"{Path(__file__).parent / 'narrow.py'}:alexnet",
         dataset="synthetic",
         shape="16x16x3",
         dtype="float64",

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from gridnn.cli.planning import Planned, bytes_of, priced
+from gridnn.cli.planning import Planned, priced
 from gridnn.cli.tables import Beside
-from gridnn.plan.plan import RUNNING, Plan
+from gridnn.plan.plan import Plan
 from gridnn.plan.rules import RULES
-from gridnn.program import pass_sizes
 from gridnn.search.named import all_grids, best_grids
 
 
 def named_plans(made: Planned) -> list[Beside]:
     """The plan itself and, for every named strategy, the fastest of the grids that are cheapest in the model."""
-    sizes, running = bytes_of(made.config), _running(made)
-    found = best_grids(*_case(made), made.machine, made.config.order, running, passes=made.config.accumulate, **sizes)
+    found = best_grids(*_case(made), made.machine, made.config.order, made.running, **made.setting)
     rows = [_priced(made, plan) for plan in found if not _same(plan, made.plan)]
     fastest = {row.name: row for row in sorted(rows, key=lambda row: row.price.seconds, reverse=True)}
     known = {plan.strategy for plan in found}
@@ -28,7 +26,7 @@ def sweep(made: Planned) -> list[Beside]:
     """The plan itself, and every named strategy on every grid that it can have; layers too small have copies."""
     rows = [_this(made)]
     for name in RULES:
-        plans, _ = all_grids(name, *_case(made), made.config.order, copies=True, **_running(made))
+        plans, _ = all_grids(name, *_case(made), made.config.order, copies=True, **made.running)
         rows += [_priced(made, plan) for plan in plans] or _refused(made, name)
     return rows
 
@@ -38,12 +36,12 @@ def _this(made: Planned) -> Beside:
 
 
 def _case(made: Planned) -> tuple:
-    return made.network, made.plan.grid.size, min(pass_sizes(made.batch, made.config.accumulate))
+    return made.network, made.ranks, made.smallest
 
 
 def _refused(made: Planned, strategy: str) -> list[Beside]:
     """Why a strategy cannot be had on any grid; nothing where it can (then it is what another one is)."""
-    plans, refused = all_grids(strategy, *_case(made), made.config.order, copies=True, **_running(made))
+    plans, refused = all_grids(strategy, *_case(made), made.config.order, copies=True, **made.running)
     return [] if plans else [Beside(strategy, "", None, str(refused))]
 
 
@@ -53,7 +51,3 @@ def _priced(made: Planned, plan: Plan) -> Beside:
 
 def _same(one: Plan, other: Plan) -> bool:
     return (one.strategy, one.grid) == (other.strategy, other.grid)
-
-
-def _running(made: Planned) -> dict:
-    return {name: getattr(made.plan, name) for name in RUNNING}

@@ -55,7 +55,7 @@ def calibrate(
 def _calibrate(job: Job, asked: Any) -> None:
     from gridnn.machine.calibrate import assemble, compute_of
     from gridnn.machine.files import save_machine
-    from gridnn.machine.links import measure_links
+    from gridnn.machine.links import measure_links, measure_overlap
     from gridnn.machine.machine import Compute, Machine
     from gridnn.machine.rates import measure_rates
 
@@ -71,12 +71,14 @@ def _calibrate(job: Job, asked: Any) -> None:
     share = LINKS if job.size > 1 else 0.0
     points = measure_links(grid, shell, job.local_size, share * asked.seconds, limit / 8, tell)
     timed = measure_rates(grid, 0.85 * (1 - share) * asked.seconds, tell)
+    tell("sums of gradients behind products")
+    overlap = measure_overlap(grid)
     tell("small layers: what a call costs whatever its size")
     overhead = _overhead(job, grid, asked.kernels)
     if job.rank == 0:
         facts = _facts(job, asked, grid, timed)
         name = asked.name or _stem(asked.output)
-        machine, errors = assemble(name, levels, points, compute_of(timed, overhead), limit, facts)
+        machine, errors = assemble(name, levels, points, compute_of(timed, overhead), limit, overlap, facts)
         facts["seconds"] = round(time.perf_counter() - started, 1)
         machine.provenance["seconds"] = facts["seconds"]
         save_machine(machine, asked.output)
@@ -132,8 +134,6 @@ def _overhead(job: Job, grid: Any, kernels: str) -> float:
 
     All that a step does beside its mathematics is in it, divided by the calls that the cost model counts.
     """
-    import numpy as np
-
     from gridnn.cost.price import price
     from gridnn.machine.machine import Compute, Level, Machine
     from gridnn.train.config import RunConfig
@@ -141,7 +141,7 @@ def _overhead(job: Job, grid: Any, kernels: str) -> float:
 
     alone = SimpleNamespace(comm=job.comm.Split(job.rank, 0), size=1)
     session = Session(RunConfig(**TINY, batch=4, samples=4, strategy="batch", grid="1x1", kernels=kernels), alone)
-    batch, times = np.arange(4), []
+    batch, times = session.grid.backend.xp.arange(4), []
     grid.all.gather_values(None)  # all start together
     for step in range(1, STEPS + 1):
         started = time.perf_counter()
@@ -195,6 +195,7 @@ def show(machine: Any, errors: list, out: Any) -> None:
             rates.add_row(kind, f"{flops:.2g}", f"{rate / 1e9:.1f}")
     out.print(rates)
     out.print(f"streams {compute.memory / 1e9:.1f} GB/s, a call {1e6 * compute.overhead:.1f} us", markup=False)
+    out.print(f"{machine.overlap:.0%} of a sum of gradients goes on behind products", markup=False)
     if machine.estimates:
         out.print(f"{machine.estimated()} ({machine.provenance['links']})", markup=False)
 

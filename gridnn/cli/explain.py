@@ -9,14 +9,13 @@ import typer
 from rich.console import Console
 
 from gridnn.cli.console import console, table
-from gridnn.cli.planning import Batch, PlanFile, Planned, model_setting, refusing, reopened
+from gridnn.cli.planning import Batch, PlanFile, Planned, refusing, reopened
 from gridnn.cli.price import OtherMachine
-from gridnn.cli.tables import duration, size
-from gridnn.program import pass_sizes
+from gridnn.cli.tables import duration
 from gridnn.search.explain import Alternative, Turn, alternatives, turns
+from gridnn.search.limits import shown
 from gridnn.search.model import SECONDS
-
-CLOSE = 0.02
+from gridnn.search.sensitivity import CLOSE
 
 Layer = Annotated[str, typer.Argument(metavar="LAYER", help="the layer to explain")]
 Most = Annotated[int, typer.Option("--most", metavar="N", min=1, help="how many alternatives are shown")]
@@ -26,12 +25,11 @@ def explain(path: PlanFile, layer: Layer, batch: Batch = None, machine: OtherMac
     """Show every alternative for one layer of a plan with its cost, what binds, and where the choice turns; no MPI."""
     with refusing():
         made = reopened(path, batch, machine)
-        options = model_setting(made)
-        smallest = min(pass_sizes(made.batch, made.config.accumulate))
-        found = alternatives(made.network, made.plan.splits, smallest, made.machine, layer, **options)
+        options = {**made.setting, "at_most": made.at_most}
+        found = alternatives(made.network, made.plan.splits, made.smallest, made.machine, layer, **options)
         out = console()
         _show(made, layer, found, most, out)
-        at_batch, at_ranks = turns(made.network, made.plan.grid.size, smallest, made.machine, layer, **options)
+        at_batch, at_ranks = turns(made.network, made.ranks, made.smallest, made.machine, layer, **options)
         _show_turns(layer, at_batch, at_ranks, out)
 
 
@@ -42,13 +40,12 @@ def _show(made: Planned, layer: str, found: Sequence[Alternative], most: int, ou
         f"{layer}: {len(found)} alternatives, all other layers as in the plan (in the search's model, without overlap)"
     )
     rows = table(title, ("", "split", "binds"), ("time", "/ best", *SECONDS, "memory"))
-    shown = [*range(min(most, len(found))), *([place] if place >= most else [])]
-    for number in shown:
+    for number in (*range(min(most, len(found))), *([place] if place >= most else [])):
         one = found[number]
         mark = "this" if one.split == chosen else ""
         terms = (duration(one.terms[term]) for term in SECONDS)
         ratio = f"{one.seconds / found[0].seconds:.3f}" if found[0].seconds else ""
-        rows.add_row(mark, str(one.split), one.binds, duration(one.seconds), ratio, *terms, size(one.memory))
+        rows.add_row(mark, str(one.split), one.binds, duration(one.seconds), ratio, *terms, shown(one.memory))
     out.print(rows)
     out.print(_verdict(found, place), markup=False)
 

@@ -45,8 +45,11 @@ def plan(
     with refusing():
         if csv and not sweep_all:
             raise ValueError(f"--csv {csv} is for a sweep: add --sweep")
-        if verify and config.strategy not in VERIFIED:
-            raise ValueError(f"--verify is for a search: --strategy {' or '.join(VERIFIED)}, not {config.strategy}")
+        if verify and (config.plan or config.divider not in VERIFIED):
+            made_by = f"--plan {config.plan}" if config.plan else config.divider
+            raise ValueError(f"--verify is for a search: --strategy {' or '.join(VERIFIED)}, not {made_by}")
+        if verify and memory:
+            raise ValueError(f"--verify tries every choice, whatever its memory: leave --memory {memory} out")
         made = planned(config, ranks, machine, memory)
         if output:
             with writing("--output", output):

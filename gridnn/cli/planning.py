@@ -18,9 +18,10 @@ from gridnn.machine.files import digest, load_machine, shipped
 from gridnn.machine.machine import Machine
 from gridnn.network import Network
 from gridnn.plan.origin import Origin
-from gridnn.plan.plan import Plan, made_for, read_plan
-from gridnn.program import Program, pass_sizes
-from gridnn.search.limits import parse_memory
+from gridnn.plan.plan import RUNNING, Plan, made_for, read_plan
+from gridnn.program import pass_programs, pass_sizes
+from gridnn.search.limits import parse_memory, shown
+from gridnn.search.space import FEW
 from gridnn.train.config import CHOOSING, RunConfig
 from gridnn.train.optimizers import make_optimizer
 from gridnn.train.setup import set_up
@@ -48,6 +49,32 @@ class Planned(NamedTuple):
     batch: int
     machine: Machine
     price: Price
+
+    @property
+    def ranks(self) -> int:
+        """P."""
+        return self.plan.grid.size
+
+    @property
+    def smallest(self) -> int:
+        """The samples of the smallest pass, which the splits fit."""
+        return min(pass_sizes(self.batch, self.config.accumulate))
+
+    @property
+    def running(self) -> dict[str, Any]:
+        """How the plan is run beside its splits: see `gridnn.plan.plan.RUNNING`."""
+        return {name: getattr(self.plan, name) for name in RUNNING}
+
+    @property
+    def setting(self) -> dict[str, Any]:
+        """What the search's model knows of how a plan is run: see `gridnn.search.pairs.Setting`."""
+        running = {"full_sum": self.plan.full_sum, "recompute": self.plan.recompute}
+        return {**bytes_of(self.config), "passes": len(pass_sizes(self.batch, self.config.accumulate)), **running}
+
+    @property
+    def at_most(self) -> int | None:
+        """How many factors of a split the search compares: see `gridnn.search.space.configurations`."""
+        return FEW if self.config.axes == "few" else None
 
 
 @contextmanager
@@ -123,9 +150,8 @@ def _known_machine(path: str, origin: Origin) -> str:
 
 def priced(config: RunConfig, network: Network, plan: Plan, batch: int, machine: Machine) -> Price:
     """The price of a step of ``batch`` samples."""
-    sizes = pass_sizes(batch, config.accumulate)
-    programs = {samples: Program(network, plan, samples) for samples in set(sizes)}
-    return price([programs[samples] for samples in sizes], machine, **bytes_of(config))
+    programs = pass_programs(network, plan, pass_sizes(batch, config.accumulate))
+    return price(programs, machine, **bytes_of(config))
 
 
 def bytes_of(config: RunConfig) -> dict[str, int]:
@@ -133,21 +159,14 @@ def bytes_of(config: RunConfig) -> dict[str, int]:
     return {"itemsize": 4 if config.dtype == "float32" else 8, "slots": len(make_optimizer(config).names())}
 
 
-def model_setting(made: Planned) -> dict[str, Any]:
-    """What the search's model knows of how a plan is run."""
-    running = {"full_sum": made.plan.full_sum, "recompute": made.plan.recompute}
-    return {**bytes_of(made.config), "passes": made.config.accumulate, **running}
-
-
 def _check_memory(found: Price, limit: float) -> None:
     peak = found.memory
     if peak.total > limit:
-        terms = {name: getattr(peak, name) for name in ("weights", "gradients", "optimizer", "activations", "buffers")}
-        most = max(terms, key=terms.__getitem__)
+        most = max(peak.terms, key=peak.terms.__getitem__)
         raise UserError(
-            f"--memory {limit:,.0f}: this plan needs {peak.total:,.0f} bytes a rank, most of it {most} "
-            f"({terms[most]:,.0f}), at its peak in {peak.at[0]!r}, {peak.at[1]}: use --strategy optimal, more ranks or "
-            "a smaller --batch"
+            f"--memory {shown(limit)}: this plan needs {shown(peak.total)} a rank, most of it {most} "
+            f"({shown(peak.terms[most])}), at its peak in {peak.at[0]!r}, {peak.at[1]}: use --strategy optimal, "
+            "more ranks or a smaller --batch"
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Annotated, Any
@@ -11,8 +10,9 @@ import typer
 from rich.console import Console
 
 from gridnn.cli.console import console, table
-from gridnn.comm.job import MISUSED, Job, run
-from gridnn.errors import UserError, unknown, user_mistakes
+from gridnn.cli.planning import DEFAULT_MACHINE, refusing
+from gridnn.comm.job import Job, run
+from gridnn.errors import UserError, unknown
 
 # The experiments of every paper by name; "measure" is no paper: predicted beside measured seconds of many plans.
 PAPERS = {
@@ -22,6 +22,7 @@ PAPERS = {
     "splitbrain": ("memory", "scaling"),
 }
 ALL, MEASURE = "all", "measure"
+ROUNDS = 5  # of --measure
 MEASURED = (("gholami", "7"),)  # what --measure can run on the ranks at hand
 
 Paper = Annotated[str, typer.Argument(metavar="PAPER", help=f"{', '.join(PAPERS)}, {ALL}, or {MEASURE}: needs mpirun")]
@@ -44,27 +45,23 @@ def reproduce(
     path: Csv = None,
     output: Output = "results/reproduce",
     measure: Measure = False,
-    machine: Machine = "generic-cpu",
-    rounds: Rounds = 5,
+    machine: Machine = DEFAULT_MACHINE,
+    rounds: Rounds = ROUNDS,
 ) -> None:
     """Repeat the experiments of a paper: a CSV and a PNG each, and what the paper claims beside what comes out."""
     if measure or paper == MEASURE:
         run(lambda job: _measure(job, paper, name, path, output, machine, rounds))
-    try:
-        with user_mistakes():
-            chosen = select(paper, name)
-            if path and len(chosen) > 1:
-                raise UserError(
-                    f"--csv {path} takes the rows of one experiment, but {paper} {name} are {len(chosen)}: name one, "
-                    f"as in gridnn reproduce {chosen[0][0]} {chosen[0][1]} --csv {path}; or use --output DIR for all"
-                )
-            _refuse_idle(machine, rounds)
-            out = console()
-            for one, experiment in chosen:
-                _publish(experiments(one)[experiment](), output, path, out)
-    except UserError as error:
-        print(f"gridnn: {error}", file=sys.stderr)
-        raise typer.Exit(MISUSED) from None
+    with refusing():
+        chosen = select(paper, name)
+        if path and len(chosen) > 1:
+            raise UserError(
+                f"--csv {path} takes the rows of one experiment, but {paper} {name} are {len(chosen)}: name one, "
+                f"as in gridnn reproduce {chosen[0][0]} {chosen[0][1]} --csv {path}; or use --output DIR for all"
+            )
+        _refuse_idle(machine, rounds)
+        out = console()
+        for one, experiment in chosen:
+            _publish(experiments(one)[experiment](), output, path, out)
 
 
 def select(paper: str, name: str = ALL) -> list[tuple[str, str]]:
@@ -94,7 +91,7 @@ def experiments(paper: str) -> Mapping[str, Callable[[], Any]]:
 
 
 def _refuse_idle(machine: str, rounds: int) -> None:
-    for option, value, default in (("--machine", machine, "generic-cpu"), ("--rounds", rounds, 5)):
+    for option, value, default in (("--machine", machine, DEFAULT_MACHINE), ("--rounds", rounds, ROUNDS)):
         if value != default:
             raise UserError(f"{option} {value} has no effect without --measure: leave it out, or add --measure")
 

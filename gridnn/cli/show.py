@@ -9,22 +9,20 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from gridnn.cli.console import table
-from gridnn.cli.planning import Planned, bytes_of, model_setting, priced
+from gridnn.cli.planning import Planned, bytes_of, priced
 from gridnn.cli.tables import Beside
 from gridnn.comm.counts import DIMENSIONS
 from gridnn.errors import writing
 from gridnn.machine.machine import Machine
 from gridnn.pictures import plans as pictures
 from gridnn.pictures.style import Bars, save, stacked
-from gridnn.plan.plan import RUNNING, Plan
-from gridnn.program import pass_sizes
+from gridnn.plan.plan import Plan
 from gridnn.reproduce.report import write_rows
-from gridnn.search.eliminate import eliminate
-from gridnn.search.exhaustive import search
 from gridnn.search.model import CostModel
 from gridnn.search.optcnn_cost import OptCNN
 from gridnn.search.sensitivity import sensitivity, verdict
 from gridnn.search.strategies import plan_for
+from gridnn.search.verify import verify
 
 VERIFIED = ("optimal", "layerwise")
 PATIENCE = 60  # seconds in which every choice may be tried
@@ -35,17 +33,18 @@ def show_sensitivity(made: Planned, out: Console) -> None:
     """Print how the choice moves when alpha, beta or the compute rate is off by 2x."""
 
     def choose(machine: Machine) -> Plan:
-        running = {name: getattr(made.plan, name) for name in RUNNING}
         return plan_for(
             "optimal",
             made.network,
-            made.plan.grid.size,
+            made.ranks,
             made.batch,
             machine,
+            memory=made.config.memory_bytes,
             order=made.config.order,
             accumulate=made.config.accumulate,
+            axes=made.config.axes,
             **bytes_of(made.config),
-            **running,
+            **made.running,
         )
 
     def seconds(plan: Plan, machine: Machine) -> float:
@@ -64,17 +63,16 @@ def show_sensitivity(made: Planned, out: Console) -> None:
 
 def show_verified(made: Planned, out: Console) -> None:
     """Print whether elimination and a depth-first search over all choices find the same optimum."""
-    samples = min(pass_sizes(made.batch, made.config.accumulate))
-    case = made.network, made.plan.grid.size, samples, made.machine
-    graph = OptCNN(*case).graph if made.plan.strategy == "layerwise" else CostModel(*case, **model_setting(made)).graph
-    first, second = eliminate(graph), search(graph, PATIENCE)
-    if not second.optimal:
-        out.print(f"verify: not every choice was tried in {PATIENCE} s; the best so far takes {second.value:.6g} s")
+    case = made.network, made.ranks, made.smallest, made.machine
+    layerwise = made.plan.strategy == "layerwise"
+    model = OptCNN(*case) if layerwise else CostModel(*case, at_most=made.at_most, **made.setting)
+    found = verify(model.graph, PATIENCE)
+    first, second = found.eliminated.value, found.searched.value
+    if found.agree is None:
+        out.print(f"verify: not every choice was tried in {PATIENCE} s; the best so far takes {second:.6g} s")
         return
-    agree = "the same optimum" if abs(first.value - second.value) <= 1e-9 * first.value else "ANOTHER OPTIMUM"
-    out.print(
-        f"verify: {agree}: elimination {first.value:.6g} s, trying every choice {second.value:.6g} s", markup=False
-    )
+    told = "the same optimum" if found.agree else "ANOTHER OPTIMUM"
+    out.print(f"verify: {told}: elimination {first:.6g} s, trying every choice {second:.6g} s", markup=False)
 
 
 def write_csv(path: str, rows: Sequence[Beside]) -> None:
@@ -108,7 +106,7 @@ def draw(folder: str, made: Planned, rows: Sequence[Beside], swept: bool) -> Non
     """Write the pictures of a plan: its splits, its time line, the plans beside it; of a sweep the map of all grids."""
     with writing("--pictures", folder):
         os.makedirs(folder, exist_ok=True)
-        ranks, splits = made.plan.grid.size, made.plan.splits
+        ranks, splits = made.ranks, made.plan.splits
         title = f"{made.config.model}, batch {made.batch:,}, {ranks:,} ranks, {made.machine.name}"
         height = max(4.0, len(splits) / LAYERS * 2)
 

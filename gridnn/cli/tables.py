@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from rich.console import Console
 
 from gridnn.cli.console import table
 from gridnn.comm.counts import DIMENSIONS
+from gridnn.search.limits import shown
 
 
 class Beside(NamedTuple):
@@ -28,7 +29,7 @@ def show_layers(price: Any, out: Console) -> None:
     rows = table(title, names, (*DIMENSIONS, "time", "share", "/ bound", "memory"))
     for layer in price.layers:
         kinds = dict.fromkeys(m.kind for m in layer.movements if m.phase == "forward")
-        words = _words(layer.movements)
+        words = {dimension: layer.words(dimension) for dimension in DIMENSIONS}
         seconds = layer.seconds
         rows.add_row(
             layer.name,
@@ -38,12 +39,12 @@ def show_layers(price: Any, out: Console) -> None:
             duration(seconds),
             f"{seconds / price.serial:.1%}" if price.serial else "",
             "" if layer.ratio is None else f"{layer.ratio:.2f}",
-            size(layer.memory),
+            shown(layer.memory),
         )
     rows.add_section()
     whole = price.words()
     totals = (f"{whole[dimension]:,}" for dimension in DIMENSIONS)
-    rows.add_row("all", "", "", *totals, duration(price.serial), "", "", size(price.memory.total))
+    rows.add_row("all", "", "", *totals, duration(price.serial), "", "", shown(price.memory.total))
     out.print(rows)
 
 
@@ -59,11 +60,16 @@ def show_totals(price: Any, machine: Any, out: Console) -> None:
     if price.plan.certificate:
         out.print(f"certificate: {price.plan.certificate}, of what the search's model without overlap holds")
     memory = price.memory
-    terms = ("weights", "gradients", "optimizer", "activations", "unused", "inputs", "buffers")
-    parts = ", ".join(f"{term} {size(getattr(memory, term))}" for term in terms)
+    parts = ", ".join(f"{term} {shown(count)}" for term, count in memory.terms.items() if count)
     out.print(
-        f"memory of a rank {size(memory.total)}: {parts}; the peak is in {memory.at[0]!r}, {memory.at[1]}", markup=False
+        f"memory of a rank {shown(memory.total)}: {parts}; the peak is in {memory.at[0]!r}, {memory.at[1]}",
+        markup=False,
     )
+    if machine.memory is not None and memory.total > machine.memory:
+        out.print(
+            f"warning: more than the {shown(machine.memory)} of a rank of {machine.name}; --memory limits the search",
+            markup=False,
+        )
     out.print(f"machine {machine.name}" + (f"; {machine.estimated()}" if machine.estimates else ""), markup=False)
 
 
@@ -81,7 +87,7 @@ def show_beside(rows: Sequence[Beside], out: Console, title: str) -> None:
             duration(price.compute),
             duration(price.communication),
             f"{sum(price.words().values()):,}",
-            size(price.memory.total),
+            shown(price.memory.total),
         )
     out.print(made)
     for row in rows:
@@ -95,18 +101,3 @@ def duration(seconds: float) -> str:
         if seconds * scale >= 1:
             return f"{seconds * scale:.3g} {unit}"
     return f"{seconds * 1e6:.2g} us" if seconds else "0"
-
-
-def size(count: float) -> str:
-    """Bytes for the eye."""
-    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= scale:
-            return f"{count / scale:.3g} {unit}"
-    return f"{count:.0f} B"
-
-
-def _words(movements: Iterable[Any]) -> Mapping[str, int]:
-    words = dict.fromkeys(DIMENSIONS, 0)
-    for movement in movements:
-        words[movement.dimension] += movement.words
-    return words

@@ -62,10 +62,15 @@ class Peak:
         return self.activations + self.unused
 
     @property
+    def terms(self) -> dict[str, int]:
+        """The bytes by what they are for."""
+        names = ("weights", "gradients", "states", "optimizer", "activations", "unused", "inputs", "buffers")
+        return {name: getattr(self, name) for name in names}
+
+    @property
     def total(self) -> int:
         """All of it."""
-        lasting = self.weights + self.gradients + self.states + self.optimizer
-        return lasting + self.pool + self.inputs + self.buffers
+        return sum(self.terms.values())
 
 
 def peak(program: Program, index: int, *, itemsize: int = 4, slots: int = 1, accumulate: bool = False) -> Peak:

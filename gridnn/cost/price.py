@@ -137,7 +137,7 @@ class Price:
 
 
 def price(
-    programs: Sequence[Program], machine: Machine, *, itemsize: int = 4, slots: int = 1, overlap: bool = True
+    programs: Sequence[Program], machine: Machine, *, itemsize: int = 4, slots: int = 1, overlap: float | None = None
 ) -> Price:
     """Price a step on ``machine``, on its busiest rank.
 
@@ -151,9 +151,10 @@ def price(
         Bytes of an element.
     slots : int
         Arrays that the optimizer keeps for every weight.
-    overlap : bool
-        Whether movements run behind computation where the program lets them.
+    overlap : float, optional
+        How fast movements go on behind computation where the program lets them; default: as on the machine.
     """
+    overlap = machine.overlap if overlap is None else overlap
     candidates = [_timed(programs, machine, index, itemsize, slots, overlap) for index in busiest(programs[0], machine)]
     index, passes, timeline = max(candidates, key=lambda one: one[2].seconds)
     batch = sum(program.batch for program in programs)
@@ -161,7 +162,7 @@ def price(
 
 
 def _timed(
-    programs: Sequence[Program], machine: Machine, index: int, itemsize: int, slots: int, overlap: bool
+    programs: Sequence[Program], machine: Machine, index: int, itemsize: int, slots: int, overlap: float
 ) -> tuple[int, tuple[Schedule, ...], Timeline]:
     """The schedule and the time line of one rank; passes of equal size share theirs."""
     made: dict[int, Schedule] = {}

@@ -58,11 +58,12 @@ class Timeline:
         return self.seconds - self.compute
 
 
-def simulate(passes: Sequence[Schedule], *, overlap: bool = True) -> Timeline:
+def simulate(passes: Sequence[Schedule], *, overlap: float = 1.0) -> Timeline:
     """The time line of a step whose batch runs in ``passes``, all of one rank.
 
     Halos run behind the interior of their layer, halo sums behind the gradient of its weights, sums of gradients behind
-    the remaining backward pass; every other movement holds the processor. Without ``overlap`` all of them do.
+    the remaining backward pass; every other movement holds the processor. While the processor works, what was started
+    goes on at the share ``overlap`` of its speed; with 0 every movement holds the processor.
     """
     return _Run(overlap).step(passes)
 
@@ -70,7 +71,7 @@ def simulate(passes: Sequence[Schedule], *, overlap: bool = True) -> Timeline:
 class _Clock:
     """Time, the processor (which waits or works), and the movements under way with the seconds that they still need."""
 
-    def __init__(self, overlap: bool) -> None:
+    def __init__(self, overlap: float) -> None:
         self.overlap, self.now = overlap, 0.0
         self.events: list[Event] = []
         self.worked = self.moved = 0.0
@@ -81,9 +82,9 @@ class _Clock:
         """Work for ``seconds``, while what was started goes on."""
         if seconds > 0:
             start, until = self.now, self.now + seconds
-            while self._flying and self._next() < until:
-                self._land(self._next())
-            self._progress(until)
+            while self.overlap and self._flying and self._next(self.overlap) < until:
+                self._land(self.overlap)
+            self._progress(until, self.overlap)
             self.worked += seconds
             self.events.append(Event(start, until, COMPUTE, layer, phase))
 
@@ -100,22 +101,22 @@ class _Clock:
     def wait(self, number: int) -> None:
         """Do nothing until movement ``number`` has ended."""
         while number in self._flying:
-            self._land(self._next())
+            self._land(1.0)
 
-    def _next(self) -> float:
-        """When the next movement ends if no other starts."""
-        return self.now + len(self._flying) * min(left for left, *_ in self._flying.values())
+    def _next(self, pace: float) -> float:
+        """When the next movement ends if no other starts, and all go on at ``pace``."""
+        return self.now + len(self._flying) * min(left for left, *_ in self._flying.values()) / pace
 
-    def _progress(self, until: float) -> None:
-        share = (until - self.now) / max(1, len(self._flying))
+    def _progress(self, until: float, pace: float) -> None:
+        share = (until - self.now) * pace / max(1, len(self._flying))
         for flight in self._flying.values():
             flight[0] -= share
         self.now = until
 
-    def _land(self, at: float) -> None:
+    def _land(self, pace: float) -> None:
         """Let the time pass to the end of the next movement."""
-        first = min(self._flying, key=lambda number: self._flying[number][0])
-        self._progress(at)
+        first, at = min(self._flying, key=lambda number: self._flying[number][0]), self._next(pace)
+        self._progress(at, pace)
         _, start, what = self._flying.pop(first)
         self.events.append(Event(start, at, *what))
 
@@ -123,7 +124,7 @@ class _Clock:
 class _Run:
     """The order of `gridnn.execute.Executable` and `gridnn.train.session.Session.step`."""
 
-    def __init__(self, overlap: bool) -> None:
+    def __init__(self, overlap: float) -> None:
         self.clock = _Clock(overlap)
 
     def step(self, passes: Sequence[Schedule]) -> Timeline:

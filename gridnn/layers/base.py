@@ -124,6 +124,10 @@ class Layer:
         """The axes that a split of this layer may divide."""
         return tuple(dict.fromkeys((*self.output_axes(shapes), *self.contracted(shapes))))
 
+    def multiplies(self, shapes: Shapes) -> bool:
+        """Whether it multiplies by weights, as a linear layer or a convolution does; a norm only scales by them."""
+        return any(parameter.fan_in for parameter in self.weights(shapes).values())
+
     def contracted(self, shapes: Shapes) -> tuple[str, ...]:
         """The axes of the inputs that the output lacks: divided, they leave partial sums."""
         return tuple(axis for axis in self.input_axes(0, shapes) if axis not in self.output_axes(shapes))

@@ -87,7 +87,13 @@ def compute_of(timed: Sequence[Timed], overhead: float) -> Compute:
 
 
 def assemble(
-    name: str, levels: Sequence[Level], points: Sequence[Point], compute: Compute, memory: float, facts: Mapping
+    name: str,
+    levels: Sequence[Level],
+    points: Sequence[Point],
+    compute: Compute,
+    memory: float,
+    overlap: float,
+    facts: Mapping,
 ) -> tuple[Machine, list[Residual]]:
     """The machine, its raw points and residuals in its provenance; without points its links are assumed.
 
@@ -104,7 +110,7 @@ def assemble(
     made = fitted(levels, points)
     errors = residuals(points, made)
     kept = {"residuals": _listed(errors), "points": _listed(points)}
-    return Machine(name, made, compute, memory, (), {**facts, **kept}), errors
+    return Machine(name, made, compute, memory, (), {**facts, **kept}, overlap), errors
 
 
 def _listed(rows: Sequence[NamedTuple]) -> dict[str, Any]:

@@ -83,6 +83,7 @@ def content_of(machine: Machine) -> dict[str, Any]:
             "overhead": float(machine.compute.overhead),
         },
         "memory": None if machine.memory is None else float(machine.memory),
+        "overlap": float(machine.overlap),
         "estimates": list(machine.estimates),
         "provenance": dict(machine.provenance),
     }
@@ -91,7 +92,7 @@ def content_of(machine: Machine) -> dict[str, Any]:
 def machine_of(content: Any, source: str) -> Machine:
     """The machine of a JSON object that was read from ``source``; raises like `load_machine`."""
     read = Reader(source)
-    read.fields(content, "", ("version", "name", "levels", "compute"), ("memory", "estimates", "provenance"))
+    read.fields(content, "", ("version", "name", "levels", "compute"), ("memory", "overlap", "estimates", "provenance"))
     if content["version"] != VERSION:
         raise read.wrong("version", content["version"], f"this gridnn reads version {VERSION}; {MADE_BY}")
     memory, name = content.get("memory"), read.text(content["name"], "name")
@@ -103,7 +104,10 @@ def machine_of(content: Any, source: str) -> Machine:
     if not isinstance(provenance, dict):
         raise read.wrong("provenance", provenance, "an object: sources by constant")
     memory = None if memory is None else read.number(memory, "memory", above=0)
-    return Machine(name, levels, compute, memory, estimates, provenance)
+    overlap = read.number(content.get("overlap", 1.0), "overlap")
+    if overlap > 1:
+        raise read.wrong("overlap", overlap, "a share of a movement's speed, at most 1")
+    return Machine(name, levels, compute, memory, estimates, provenance, overlap)
 
 
 def _content(path: Path) -> Any:

@@ -14,6 +14,7 @@ from gridnn.comm.partition import Even
 from gridnn.grid import Grid
 from gridnn.machine.fit import Point
 from gridnn.machine.machine import MOVEMENTS, Machine
+from gridnn.program import BUCKET_WORDS
 
 SIZES = tuple(4**power for power in range(1, 14))  # bytes of the whole array: 4 B to 64 MB
 DTYPE, ITEMSIZE = "float32", 4
@@ -60,6 +61,46 @@ def measure_links(
                 known = found.setdefault(point[:-1], point)
                 found[point[:-1]] = min(known, point)
     return list(found.values())
+
+
+def measure_overlap(grid: Grid, sweeps: int = 9) -> float:
+    """How much of a started sum of gradients goes on while the processor multiplies, from 0 to 1.
+
+    A sum and products that take about as long are timed alone, and the products between the start and the end of the
+    sum; what the pair takes less than both is what was hidden.
+    """
+    if grid.shape.size == 1:
+        return 1.0
+    backend, where = grid.backend, Where("calibration", "update")
+    whole, side = backend.zeros((BUCKET_WORDS,), DTYPE), 256
+    a, b, out = (backend.zeros((side, side), DTYPE) for _ in range(3))
+
+    def start() -> Any:
+        return grid.all.start_all_reduce(whole, [(where, BUCKET_WORDS)])
+
+    def work(times: int) -> None:
+        for _ in range(times):
+            backend.kernels.matmul(a, b, out)
+
+    def timed(call: Call) -> float:
+        grid.all.gather_values(None)
+        started = time.perf_counter()
+        call()
+        return max(grid.all.gather_values(time.perf_counter() - started))
+
+    def both() -> None:
+        pending = start()
+        work(times)
+        pending.wait()
+
+    moved = statistics.median(timed(lambda: start().wait()) for _ in range(sweeps))
+    times = max(1, round(moved / (statistics.median(timed(lambda: work(20)) for _ in range(sweeps)) / 20)))
+    hidden = []
+    for _ in range(sweeps):
+        alone = timed(lambda: start().wait()), timed(lambda: work(times))
+        hidden.append((sum(alone) - timed(both)) / min(alone))
+    grid.ledger.clear()
+    return min(1.0, max(0.0, statistics.median(hidden)))
 
 
 def _groups(grid: Grid, local: int) -> Iterator[tuple[str, Communicator]]:

@@ -132,6 +132,9 @@ class Machine:
         Of one rank.
     memory : float or None
         Bytes that one rank may use; None: not known.
+    overlap : float
+        How fast a started movement goes on while the processor works, as a share of its speed when the processor waits:
+        1 where an adapter or a spare core moves it, 0 where nothing moves before it is waited for.
     estimates : tuple of str
         The constants that are estimates, by their path in the file (``levels.network.alpha``).
     provenance : mapping
@@ -144,6 +147,7 @@ class Machine:
     memory: float | None = None
     estimates: tuple[str, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    overlap: float = 1.0
 
     def estimated(self) -> str:
         """One line that names what is estimated, for every output that the machine stands behind; empty: nothing."""

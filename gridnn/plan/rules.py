@@ -19,7 +19,7 @@ from gridnn.layers.base import SPACE_AXES, Layer, Shapes
 from gridnn.network import INPUT, Network, Node
 from gridnn.plan.fitting import complete
 from gridnn.plan.plan import Plan
-from gridnn.plan.splitbrain import stack_start
+from gridnn.plan.splitbrain import check_dealt, stack_start
 
 Domain = tuple[int, ...]
 
@@ -148,17 +148,13 @@ def make_plan(
         chosen = {
             node.name: rule(_case(network, node, batch, grid, domain)._replace(stack=place >= start))
             for place, node in enumerate(network.nodes)
-            if _has_weights(network, node, batch)
+            if node.layer.multiplies(network.sizes(node, batch))
         }
         splits = complete(network, chosen, grid.size, batch, copies)
+        check_dealt(network, start, splits)
     except ValueError as error:
         raise ValueError(f"strategy {strategy!r} on grid {grid}: {error}") from error
     return Plan(strategy, grid, splits, rounds=grid.rows if strategy in IN_ROUNDS else 1, **running)
-
-
-def _has_weights(network: Network, node: Node, batch: int) -> bool:
-    """Whether a layer multiplies by weights; these are divided by the rule, the others follow."""
-    return any(p.fan_in for p in node.layer.weights(network.sizes(node, batch)).values())
 
 
 def _case(network: Network, node: Node, batch: int, grid: GridShape, domain: Domain) -> Case:

@@ -8,8 +8,10 @@ rounds: see `gridnn.rounds`.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from gridnn.comm.gridshape import GridShape
+from gridnn.comm.split import Split
 from gridnn.layers import Linear
 from gridnn.network import INPUT, Network
 
@@ -54,6 +56,23 @@ def _refuse_statistics(network: Network, start: int) -> None:
             raise ValueError(
                 f"layer {node.name!r}: {type(node.layer).__name__} takes statistics over the samples, which come in "
                 "rounds here: leave it out, use another norm, or another strategy (rounds 1)"
+            )
+
+
+def check_dealt(network: Network, start: int, splits: Mapping[str, Split]) -> None:
+    """Refuse parts of n in the stack from ``start`` on that do not divide those that deal: with copies they may not.
+
+    Raises
+    ------
+    ValueError
+        With the layer and both numbers.
+    """
+    for node in network.nodes[start:]:
+        dealt, parts = splits[network.nodes[start].inputs[0]].parts("n"), splits[node.name].parts("n")
+        if dealt % parts:
+            raise ValueError(
+                f"layer {node.name!r} in rounds: {parts} parts of n do not divide the {dealt} that deal the samples: "
+                "use another --grid or --batch"
             )
 
 

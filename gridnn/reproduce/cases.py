@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from gridnn.search.space import divisors
 from gridnn.train.config import RunConfig
 from gridnn.train.setup import set_up
 
@@ -41,7 +42,7 @@ class Case(NamedTuple):
 
 def grids(ranks: int) -> list[str]:
     """Every grid of ``ranks``, the one with the fewest rows first."""
-    return [f"{rows}x{ranks // rows}" for rows in range(1, ranks + 1) if ranks % rows == 0]
+    return [f"{rows}x{ranks // rows}" for rows in divisors(ranks)]
 
 
 def grids_of_figure_7(ranks: int) -> list[Case]:

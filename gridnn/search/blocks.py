@@ -97,7 +97,7 @@ def condense(network: Network, batch: int) -> Condensed:
 def _has_choice(node: Node, shapes: Shapes) -> bool:
     if len(node.inputs) > 1 or INPUT in node.inputs or isinstance(node.layer, Flatten | Loss):
         return True
-    return any(parameter.fan_in for parameter in node.layer.weights(shapes).values())
+    return node.layer.multiplies(shapes)
 
 
 def allowed(block: Block, ranks: int) -> dict[str, frozenset[int]]:

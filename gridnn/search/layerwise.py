@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from gridnn.comm.gridshape import GridShape
 from gridnn.comm.split import COPIES, Split
@@ -12,19 +12,10 @@ from gridnn.network import Network
 from gridnn.plan.fitting import complete
 from gridnn.plan.plan import Plan
 from gridnn.search.eliminate import eliminate
-from gridnn.search.exhaustive import search
 from gridnn.search.graph import Solution
 from gridnn.search.optcnn_cost import OptCNN
 
 MOST = 1 << 31  # overlaps of boxes, for one tensor
-
-
-class Verified(NamedTuple):
-    """What elimination and depth-first search found; ``agree`` is None where the latter did not finish."""
-
-    eliminated: Solution
-    searched: Solution
-    agree: bool | None
 
 
 def plan_layerwise(network: Network, ranks: int, batch: int, machine: Machine, **running: Any) -> Plan:
@@ -64,22 +55,6 @@ def check_size(model: OptCNN) -> None:
             f"{model.ranks} x {node} pairs of devices, are {pairs} overlaps > {MOST}: use fewer ranks, or "
             "--strategy optimal, which knows levels instead of devices"
         )
-
-
-def verify(
-    network: Network, ranks: int, batch: int, machine: Machine, seconds: float | None = None, **reading: Any
-) -> Verified:
-    """Elimination beside depth-first search over all choices, which ends after ``seconds``.
-
-    Parameters
-    ----------
-    reading
-        Fields of `gridnn.search.optcnn_cost.OptCNN`.
-    """
-    graph = OptCNN(network, ranks, batch, machine, **reading).graph
-    first, second = eliminate(graph), search(graph, seconds)
-    agree = abs(first.value - second.value) <= 1e-9 * first.value if second.optimal else None
-    return Verified(first, second, agree)
 
 
 def on_all(split: Split, ranks: int) -> Split:

@@ -11,7 +11,7 @@ from gridnn.errors import UserError
 from gridnn.plan.fitting import complete
 from gridnn.plan.plan import Plan
 from gridnn.program import Program
-from gridnn.search.blocks import Member, allowed
+from gridnn.search.blocks import allowed
 from gridnn.search.model import CostModel
 from gridnn.search.space import FEW, most_parts
 
@@ -58,7 +58,8 @@ def check_ranks(model: CostModel) -> None:
     UserError
         With the largest number of ranks, a divisor of P, that some layer can use.
     """
-    blocks = {name: block for name, block in model.condensed.blocks.items() if _multiplies(block.main)}
+    every = model.condensed.blocks.items()
+    blocks = {name: block for name, block in every if block.main.layer.multiplies(block.main.shapes)}
     if any(split.parts(COPIES) == 1 for name in blocks for split in model.space[name].splits):
         return
     parts = {name: most_parts(model.ranks, allowed(block, model.ranks)) for name, block in blocks.items()}
@@ -69,10 +70,6 @@ def check_ranks(model: CostModel) -> None:
             f"{model.ranks} ranks are more than this network can use at batch {model.batch}: no layer divides into "
             f"more than {most} parts ({name!r}): use {most} ranks, a larger batch, or a named strategy with --copies"
         )
-
-
-def _multiplies(member: Member) -> bool:
-    return any(parameter.fan_in for parameter in member.layer.weights(member.shapes).values())
 
 
 def unmet(model: CostModel, memory: float) -> UserError:

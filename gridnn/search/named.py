@@ -49,11 +49,14 @@ def best_grids(
     return [plans[place] for place in dict.fromkeys([*best.values(), *close[:MOST]])]
 
 
-def different(plans: Iterable[Plan]) -> Iterator[Plan]:
-    """The plans that do not divide and run as an earlier one does."""
+def different(plans: Iterable[Plan], *, grids: bool = False) -> Iterator[Plan]:
+    """The plans that do not divide and run as an earlier one does; with ``grids``, on the same grid.
+
+    On another grid a plan's dimensions have other names, and its bucketed sums may be other calls.
+    """
     seen = set()
     for plan in plans:
-        mark = tuple(plan.splits.items()), plan.rounds
+        mark = tuple(plan.splits.items()), plan.rounds, str(plan.grid) if grids else ""
         if mark not in seen:
             seen.add(mark)
             yield plan

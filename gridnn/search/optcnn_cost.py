@@ -15,6 +15,7 @@ import numpy as np
 
 from gridnn.comm.split import Split
 from gridnn.cost.work import seconds, work
+from gridnn.errors import unknown
 from gridnn.layers.base import Layer, Shapes
 from gridnn.machine.machine import Machine
 from gridnn.network import Network
@@ -71,6 +72,11 @@ class OptCNN:
         See there.
     itemsize : int
         Bytes of an element.
+
+    Raises
+    ------
+    UserError
+        If there is no such server.
     """
 
     network: Network
@@ -79,6 +85,10 @@ class OptCNN:
     machine: Machine
     reading: Reading = READING
     itemsize: int = 4
+
+    def __post_init__(self) -> None:
+        if self.reading.server not in SERVERS:
+            raise unknown("server", self.reading.server, SERVERS)
 
     @cached_property
     def _parts(self) -> tuple[list[Unit], list[Edge]]:

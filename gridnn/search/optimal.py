@@ -128,7 +128,7 @@ def plan_optimal(
     solutions = search.solutions(UNHIDDEN if at_most == FEW else UNHIDDEN[::3])
     seconds = time.perf_counter() - start
     named = best_grids(network, ranks, min(sizes), machine, order, running, **setting)
-    plans = list(different([*(search.plan(one.choice) for one in solutions), *named, *others]))
+    plans = list(different([*(search.plan(one.choice) for one in solutions), *named, *others], grids=True))
     priced = search.priced(plans)
     priced.sort(key=lambda one: one.price.seconds)  # stable: of equals the model's optimum, then the first rule
     best = priced[0].price

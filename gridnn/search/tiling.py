@@ -118,7 +118,7 @@ def _grid(network: Network, tiled: Tiled, batch: int, ranks: int) -> GridShape:
     """The grid whose rows divide the batch, as far as the first cuts of all layers with weights do."""
     columns = ranks
     for node in network.nodes:
-        if any(parameter.fan_in for parameter in node.layer.weights(network.sizes(node, batch)).values()):
+        if node.layer.multiplies(network.sizes(node, batch)):
             slowest = tiled.splits[node.name].factors[:1]
             columns = math.gcd(columns, slowest[0][1] if slowest and slowest[0][0] == "n" else 1)
     return GridShape(ranks // columns, columns)

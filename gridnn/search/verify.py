@@ -1,0 +1,29 @@
+"""Whether a search that leaves no choice out finds the same optimum as elimination."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from gridnn.search.eliminate import eliminate
+from gridnn.search.exhaustive import search
+from gridnn.search.graph import CostGraph, Solution
+
+
+class Verified(NamedTuple):
+    """What elimination and depth-first search found; ``agree`` is None where the latter did not finish."""
+
+    eliminated: Solution
+    searched: Solution
+
+    @property
+    def agree(self) -> bool | None:
+        """Whether both optima cost the same, up to rounding."""
+        if not self.searched.optimal:
+            return None
+        return math.isclose(self.eliminated.value, self.searched.value, rel_tol=1e-9)
+
+
+def verify(graph: CostGraph, seconds: float | None = None) -> Verified:
+    """Elimination beside depth-first search over all choices of ``graph``, which ends after ``seconds``."""
+    return Verified(eliminate(graph), search(graph, seconds))
