@@ -378,11 +378,13 @@ def test_options_that_change_the_rest_of_the_run_are_told(saved, alone):
 
 def test_every_option_is_free_adjustable_or_fixed():
     """A name that no option has any more would be a mistake; what is in neither set must stay as it was."""
+    from gridnn.cli.options import NETWORK
     from gridnn.train.resume import ADJUSTABLE, FREE
 
     known = {field.name for field in dataclasses.fields(RunConfig)}
     assert known >= (FREE | ADJUSTABLE)
     assert not FREE & ADJUSTABLE
+    assert {name for name, option in NETWORK.items() if option.rich_help_panel == "Grid"} <= FREE
 
 
 def test_a_directory_of_an_earlier_run_is_not_overwritten(saved, alone):

@@ -13,6 +13,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 # Every file belongs to the first floor that its path starts with; a floor may import those listed before it.
 FLOORS = (
     "errors",
+    "units",
     "arrays/",
     "comm/partition",
     "comm/split",

@@ -20,13 +20,13 @@ from gridnn.network import Network
 from gridnn.plan.rules import RULES, make_plan
 from gridnn.program import Program
 from gridnn.search.exhaustive import search
-from gridnn.search.limits import parse_memory
 from gridnn.search.model import CostModel
 from gridnn.search.optimal import plan_optimal
 from gridnn.search.strategies import STRATEGIES, plan_for
 from gridnn.train.audit import audit
 from gridnn.train.config import RunConfig
 from gridnn.train.setup import set_up
+from gridnn.units import parse_memory
 
 
 def wide() -> Network:

@@ -101,7 +101,7 @@ def _prepared(job: Job, asked: Any) -> tuple[float, tuple, Any]:
     from gridnn.errors import user_mistakes
     from gridnn.grid import Grid, GridShape
     from gridnn.machine.calibrate import Place, levels_of, node_memory
-    from gridnn.search.limits import parse_memory
+    from gridnn.units import parse_memory
 
     if not (math.isfinite(asked.seconds) and asked.seconds > 0):
         raise UserError(f"--seconds {asked.seconds}: must be larger than 0")

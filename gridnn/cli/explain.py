@@ -11,11 +11,10 @@ from rich.console import Console
 from gridnn.cli.console import console, table
 from gridnn.cli.planning import Batch, PlanFile, Planned, refusing, reopened
 from gridnn.cli.price import OtherMachine
-from gridnn.cli.tables import duration
 from gridnn.search.explain import Alternative, Turn, alternatives, turns
-from gridnn.search.limits import shown
 from gridnn.search.model import SECONDS
 from gridnn.search.sensitivity import CLOSE
+from gridnn.units import duration, shown
 
 Layer = Annotated[str, typer.Argument(metavar="LAYER", help="the layer to explain")]
 Most = Annotated[int, typer.Option("--most", metavar="N", min=1, help="how many alternatives are shown")]

@@ -20,11 +20,11 @@ from gridnn.network import Network
 from gridnn.plan.origin import Origin
 from gridnn.plan.plan import RUNNING, Plan, made_for, read_plan
 from gridnn.program import pass_programs, pass_sizes
-from gridnn.search.limits import parse_memory, shown
 from gridnn.search.space import FEW
 from gridnn.train.config import CHOOSING, RunConfig
 from gridnn.train.optimizers import make_optimizer
 from gridnn.train.setup import set_up
+from gridnn.units import parse_memory, shown
 
 DEFAULT_MACHINE = "generic-cpu"
 # What a plan keeps of the options that it was made with: those of the network and of how it is run.

@@ -5,27 +5,61 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from gridnn.cli.console import console, table
-from gridnn.cli.planning import Batch, Json, PlanFile, Planned, refusing, reopened
+from gridnn.cli.planning import Batch, Json, PlanFile, Planned, bytes_of, refusing, reopened
 from gridnn.cli.show import write_json
-from gridnn.cli.tables import Beside, duration, show_beside, show_layers, show_totals
+from gridnn.cli.tables import Beside, show_beside, show_layers, show_totals
+from gridnn.cost.gholami import paper_cost
+from gridnn.errors import UserError, unknown
+from gridnn.units import duration
+
+COSTS = ("exact", "paper")
 
 OtherMachine = Annotated[
     str | None, typer.Option("--machine", metavar="NAME|FILE", help="default: the one that the plan was made for")
 ]
 
 
-def price(path: PlanFile, batch: Batch = None, machine: OtherMachine = None, json: Json = None) -> None:
+Cost = Annotated[str, typer.Option("--cost", metavar="NAME", help="exact: what moves; paper: Gholami et al. 2018")]
+
+
+def price(
+    path: PlanFile, batch: Batch = None, machine: OtherMachine = None, cost: Cost = "exact", json: Json = None
+) -> None:
     """Price a plan's file, for its own batch and machine or for others; no MPI."""
     with refusing():
+        if cost not in COSTS:
+            raise unknown("cost model", cost, COSTS)
+        if cost == "paper" and json:
+            raise UserError(f"--json {json} is of the cost model exact: leave out --cost paper")
         made = reopened(path, batch, machine)
         out = console()
+        if cost == "paper":
+            _show_paper(made, out)
+            return
         show_layers(made.price, out)
         show_totals(made.price, made.machine, out)
         _say_otherwise(made, out)
         if json:
             write_json(json, made, [Beside(made.plan.strategy, str(made.plan.grid), made.price)])
+
+
+def _show_paper(made: Planned, out: Console) -> None:
+    """Print the communication by the paper's formulas, beside what is priced exactly."""
+    sizes = bytes_of(made.config)
+    found = paper_cost(made.network, made.plan, made.batch, made.machine, sizes["itemsize"])
+    names = ("activations", "halos", "gradients", "redistributed")
+    rows = table("communication by eqs (3) to (9) of Gholami et al. 2018", ("layer", "split"), ("words", *names))
+    for layer in found.layers:
+        terms = [getattr(layer, name) for name in names]
+        times = (duration(float(term.seconds(found.alpha, found.beta))) for term in terms)
+        rows.add_row(layer.name, str(layer.split), f"{float(sum(term.words for term in terms)):,.0f}", *times)
+    rows.add_section()
+    rows.add_row("all", "", f"{float(found.total.words):,.0f}", duration(found.seconds))
+    out.print(rows)
+    out.print(f"exact: {sum(made.price.words().values()):,} words, {duration(made.price.communication)}", markup=False)
 
 
 def _say_otherwise(made: Planned, out) -> None:

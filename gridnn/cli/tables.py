@@ -9,7 +9,7 @@ from rich.console import Console
 
 from gridnn.cli.console import table
 from gridnn.comm.counts import DIMENSIONS
-from gridnn.search.limits import shown
+from gridnn.units import duration, shown
 
 
 class Beside(NamedTuple):
@@ -93,11 +93,3 @@ def show_beside(rows: Sequence[Beside], out: Console, title: str) -> None:
     for row in rows:
         if row.price is None:
             out.print(f"{row.name}: {row.why}", markup=False)
-
-
-def duration(seconds: float) -> str:
-    """Seconds for the eye."""
-    for unit, scale in (("s", 1.0), ("ms", 1e3), ("us", 1e6)):
-        if seconds * scale >= 1:
-            return f"{seconds * scale:.3g} {unit}"
-    return f"{seconds * 1e6:.2g} us" if seconds else "0"

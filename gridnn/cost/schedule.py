@@ -11,7 +11,7 @@ from gridnn.comm.group import Group
 from gridnn.comm.layout import box_shape, box_size
 from gridnn.comm.transfer import Transfer
 from gridnn.cost.movements import Call, Movement, Movements
-from gridnn.cost.work import Work, seconds, update, work
+from gridnn.cost.work import Work, seconds, update_seconds, work
 from gridnn.layers.base import Loss, Partwise, Shapes
 from gridnn.machine.machine import Machine
 from gridnn.program import Program
@@ -177,7 +177,7 @@ class _Pricing:
             forward=seconds(compute, done.forward),
             inputs=seconds(compute, done.inputs) + added,
             weights=seconds(compute, done.weights),
-            update=sum(call.size for call in update(size, self.slots, self.itemsize)) / compute.memory,
+            update=update_seconds(compute, size, self.slots, self.itemsize),
             accumulate=self._copied(3 * size),
             readings=tuple(self._reading(step, i) for i in fresh),
             sums=tuple(self._sums(step)),

@@ -76,9 +76,12 @@ def local_flops(layer: Layer, shapes: Shapes, local: Shapes) -> float:
     return flops / whole
 
 
-def update(weights: int, slots: int = 1, itemsize: int = 4) -> tuple[Call, ...]:
-    """The update of ``weights`` elements: values and ``slots`` optimizer arrays read and written, gradients read."""
-    return _streamed(itemsize * weights * (3 + 2 * slots))
+def update_seconds(compute: Compute, weights: int, slots: int = 1, itemsize: int = 4) -> float:
+    """The update of ``weights`` elements: values and ``slots`` optimizer arrays read and written, gradients read.
+
+    It is one call for all layers together.
+    """
+    return itemsize * weights * (3 + 2 * slots) / compute.memory
 
 
 def seconds(compute: Compute, calls: tuple[Call, ...]) -> float:

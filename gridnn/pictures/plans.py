@@ -8,6 +8,7 @@ from typing import Any
 
 from gridnn.comm.split import AXES, COPIES, Split
 from gridnn.pictures.style import COLOURS
+from gridnn.units import duration, time_unit
 
 FACTORS = dict(zip((*AXES, COPIES), (*COLOURS[:6], "#dddddd"), strict=True))
 PHASES = {
@@ -34,7 +35,7 @@ def heat_map(figure: Any, seconds: Mapping[tuple[str, str], float | None], best:
             if not math.isnan(rows[y][x]):
                 shade = "white" if rows[y][x] > math.sqrt(_largest(rows)) else "black"
                 weight = "bold" if (strategy, grid) == best else "normal"
-                text = _readable(seconds[strategy, grid])
+                text = duration(seconds[strategy, grid])
                 axes.text(x, y, text, ha="center", va="center", fontsize=8, color=shade, fontweight=weight)
     axes.set_xticks(range(len(grids)), grids, rotation=45)
     axes.set_yticks(range(len(strategies)), strategies)
@@ -72,7 +73,7 @@ def split_map(figure: Any, splits: Mapping[str, Split], ranks: int) -> None:
 def timeline(figure: Any, events: Sequence[Any]) -> None:
     """What the priced rank does when: a lane for every resource, a colour for every phase."""
     lanes = list(dict.fromkeys(event.resource for event in events))
-    scale, unit = _unit(max((event.stop for event in events), default=0.0))
+    scale, unit = time_unit(max((event.stop for event in events), default=0.0))
     axes, shown = figure.add_subplot(), set()
     for event in events:
         label = None if event.phase in shown else event.phase
@@ -95,12 +96,3 @@ def _share(seconds: float | None, least: float) -> float:
 
 def _largest(rows: Sequence[Sequence[float]]) -> float:
     return max(value for row in rows for value in row if not math.isnan(value))
-
-
-def _unit(seconds: float) -> tuple[float, str]:
-    return (1.0, "s") if seconds >= 1 else (1e3, "ms") if seconds >= 1e-3 else (1e6, "us")
-
-
-def _readable(seconds: float) -> str:
-    scale, unit = _unit(seconds)
-    return f"{seconds * scale:.3g} {unit}"

@@ -14,40 +14,10 @@ from gridnn.program import Program
 from gridnn.search.blocks import allowed
 from gridnn.search.model import CostModel
 from gridnn.search.space import FEW, most_parts
+from gridnn.units import shown
 
 TRIED = 200  # sizes of what comes and goes, the smallest first
 MOST = 8  # doublings of P, or halvings of the batch, that are tried
-UNITS = {"kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
-
-
-def parse_memory(text: str) -> float:
-    """The bytes of ``16GB``, ``900MiB``, ``2e9``.
-
-    Raises
-    ------
-    UserError
-        If it is none of these.
-    """
-    number, factor = text.strip(), 1.0
-    for unit, size in UNITS.items():
-        if number.lower().endswith(unit.lower()):
-            number, factor = number[: -len(unit)], size
-            break
-    try:
-        value = float(number) * factor
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise UserError(f"--memory {text!r}: write bytes a rank as 16GB, 900MiB or 2e9 ({', '.join(UNITS)})")
-    return value
-
-
-def shown(size: float) -> str:
-    """``size`` bytes for people."""
-    for unit in ("TB", "GB", "MB", "kB"):
-        if size >= UNITS[unit]:
-            return f"{size / UNITS[unit]:.3g} {unit}"
-    return f"{size:.0f} bytes"
 
 
 def check_ranks(model: CostModel) -> None:

@@ -17,10 +17,10 @@ from gridnn.plan.plan import Plan
 from gridnn.plan.rules import RULES, make_plan
 from gridnn.plan.splitbrain import group_grid
 from gridnn.program import Program, pass_sizes
-from gridnn.search.limits import shown
 from gridnn.search.model import total_seconds
 from gridnn.search.named import all_grids
 from gridnn.search.space import FEW
+from gridnn.units import shown
 
 SMALL = 16  # ranks up to which `layerwise`, which looks at pairs of devices, is tried beside
 FEW_GRIDS = 4  # of a rule are priced by simulation, the cheapest ones in the model

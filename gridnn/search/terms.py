@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from gridnn.cost.work import seconds, update, work
+from gridnn.cost.work import seconds, update_seconds, work
 from gridnn.layers.base import Loss, Shapes
 from gridnn.layers.rooms import Part
 from gridnn.program import BUCKET_WORDS
@@ -112,9 +112,7 @@ class Pricer(LinkPricer):
         for used, size in sums.items():
             self._sum_gradients(terms, size, copies_of(space.digits, (*used, "ci") if follows else used), len(space))
         setting = self.setting
-        terms["update"] += _lookup(
-            total, lambda count: seconds(setting.machine.compute, update(count, setting.slots, setting.itemsize))
-        )
+        terms["update"] += update_seconds(setting.machine.compute, total, setting.slots, setting.itemsize)
         terms["weight memory"] += setting.itemsize * (2 + setting.slots) * total
         return total
 

@@ -14,8 +14,8 @@ from gridnn.models.own import is_own
 from gridnn.models.torchvision import TORCHVISION
 from gridnn.plan.plan import BACKWARD
 from gridnn.plan.rules import RULES
-from gridnn.search.limits import parse_memory
 from gridnn.search.strategies import STRATEGIES
+from gridnn.units import parse_memory
 
 CHOICES = {
     "strategy": STRATEGIES,

@@ -20,6 +20,7 @@ FREE = {
         "memory",
         "domain",
         "group",
+        "axes",
         "plan",
         "copies",
         "gather_backward",
