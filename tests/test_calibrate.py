@@ -17,7 +17,7 @@ from gridnn.comm.counts import rounds
 from gridnn.comm.gridshape import GridShape
 from gridnn.errors import UserError
 from gridnn.grid import Grid
-from gridnn.machine.calibrate import Place, compute_of, fitted, levels_of
+from gridnn.machine.calibrate import Place, compute_of, doubted, fitted, levels_of
 from gridnn.machine.files import load_machine
 from gridnn.machine.fit import BREAKS, Point, fit_ranges, fit_rates, residuals
 from gridnn.machine.links import measure_links
@@ -92,6 +92,20 @@ def test_levels_are_fitted_each_by_its_points():
     assert (inner.alpha, inner.beta) == pytest.approx((1e-6, 1e-10)) and set(inner.movements) == {"all-reduce"}
     assert (outer.alpha, outer.beta, outer.shared) == pytest.approx((2e-5, 1e-9, 4))
     assert set(outer.movements) == {"all-reduce", "neighbours"}
+
+
+def test_poor_and_short_fits_are_estimates():
+    level = Level("node", None, 1e-5, 1e-9)
+    machine = Machine("here", (level,), Compute({}, 1.0))
+    good = points_of(level, 0.05)
+    assert doubted(machine, good, residuals(good, (level,)), 1e9) == (machine, [])
+    short = [point for point in good if point.size <= 4096]
+    found, (reason,) = doubted(machine, short, residuals(short, (level,)), 1e9)
+    assert found.estimates == ("levels.node",) and "up to 4,096 bytes only" in reason
+    assert doubted(machine, short, residuals(short, (level,)), 16384) == (machine, [])
+    poor = [point._replace(seconds=3 * point.seconds) for point in good]
+    found, (reason,) = doubted(machine, poor, residuals(poor, (level,)), 1e9)
+    assert found.estimates == ("levels.node",) and "off its fit" in reason
 
 
 def test_rates_never_make_more_work_faster():
@@ -183,7 +197,7 @@ def test_calibration(tmp_path, ranks):
     done, machine = calibrated(tmp_path, ranks, "--grid", grid, "--plot", str(picture))
     (level,) = machine.levels
     assert machine.name == "here" and (level.name, level.ranks) == ("node", None)
-    assert tuple(level.movements) == MOVEMENTS and machine.estimates == () and machine.memory == 1e6
+    assert tuple(level.movements) == MOVEMENTS and set(machine.estimates) <= {"levels.node"} and machine.memory == 1e6
     assert level.alpha > 0 and machine.compute.overhead > 0 and 0 <= machine.overlap <= 1
     points = [dict(zip(machine.provenance["points"]["columns"], row, strict=True))
               for row in machine.provenance["points"]["rows"]]  # fmt: skip

@@ -215,7 +215,7 @@ def test_claims_that_do_not_hold_are_printed_as_such(tmp_path, capsys):
     "options, text",
     [
         ({"paper": "golami"}, "unknown paper 'golami': did you mean gholami?"),
-        ({"paper": "gholami", "name": "table3"}, "unknown experiment of gholami 'table3'"),
+        ({"paper": "gholami", "name": "table3"}, "unknown gholami experiment 'table3'"),
         ({"paper": "optcnn", "name": "tabel3"}, "did you mean table3?"),
         ({"paper": "all", "name": "7"}, "all is every paper"),
         ({"paper": "gholami", "path": "x.csv"}, "name one, as in gridnn reproduce gholami 4 --csv x.csv"),

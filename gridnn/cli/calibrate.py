@@ -53,7 +53,7 @@ def calibrate(
 
 
 def _calibrate(job: Job, asked: Any) -> None:
-    from gridnn.machine.calibrate import assemble, compute_of
+    from gridnn.machine.calibrate import assemble, compute_of, doubted
     from gridnn.machine.files import save_machine
     from gridnn.machine.links import measure_links, measure_overlap
     from gridnn.machine.machine import Compute, Machine
@@ -81,8 +81,11 @@ def _calibrate(job: Job, asked: Any) -> None:
         machine, errors = assemble(name, levels, points, compute_of(timed, overhead), limit, overlap, facts)
         facts["seconds"] = round(time.perf_counter() - started, 1)
         machine.provenance["seconds"] = facts["seconds"]
+        machine, poor = doubted(machine, points, errors, limit / 8)
         save_machine(machine, asked.output)
         show(machine, errors, out)
+        for warning in poor:
+            tell(f"warning: {warning}")
         if asked.plot:
             _draw(machine, points, asked.plot)
         out.print(f"{asked.output} written; calibrated in {facts['seconds']:.0f} s", markup=False)

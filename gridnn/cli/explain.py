@@ -11,6 +11,7 @@ from rich.console import Console
 from gridnn.cli.console import console, table
 from gridnn.cli.planning import Batch, PlanFile, Planned, refusing, reopened
 from gridnn.cli.price import OtherMachine
+from gridnn.cli.tables import show_machine
 from gridnn.search.explain import Alternative, Turn, alternatives, turns
 from gridnn.search.model import SECONDS
 from gridnn.search.sensitivity import CLOSE
@@ -30,6 +31,7 @@ def explain(path: PlanFile, layer: Layer, batch: Batch = None, machine: OtherMac
         _show(made, layer, found, most, out)
         at_batch, at_ranks = turns(made.network, made.ranks, made.smallest, made.machine, layer, **options)
         _show_turns(layer, at_batch, at_ranks, out)
+        show_machine(made.machine, out)
 
 
 def _show(made: Planned, layer: str, found: Sequence[Alternative], most: int, out: Console) -> None:

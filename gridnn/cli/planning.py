@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -126,13 +127,23 @@ def reopened(path: str, batch: int | None, machine: str | None) -> Planned:
         )
     known = {field.name for field in fields(RunConfig)}
     options = {name: value for name, value in origin.options.items() if name in known}
-    config = RunConfig(**{"dataset": None, **options, "batch": batch or origin.batch, "plan": path})
-    config.validate()
-    rows, cols = str(data.get("grid")).split("x")
-    made = set_up(config, int(rows) * int(cols))
+    try:
+        config = RunConfig(**{"dataset": None, **options, "batch": batch or origin.batch, "plan": path})
+        config.validate()
+    except (TypeError, AttributeError) as error:
+        raise UserError(f'plan {path}: "made_for" has an option of the wrong type ({error}): plan again') from None
+    made = set_up(config, _ranks(path, data.get("grid")))
     loaded = load_machine(machine or _known_machine(path, origin))
     found = priced(config, made.network, made.plan, made.batch, loaded)
     return Planned(config, made.network, made.plan, made.batch, loaded, found)
+
+
+def _ranks(path: str, grid: Any) -> int:
+    """P, of the grid in a plan's file."""
+    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", str(grid))
+    if not match:
+        raise UserError(f'plan {path}: "grid" is {grid!r}: write the rows x columns of its ranks, as 4x2')
+    return int(match[1]) * int(match[2])
 
 
 def _known_machine(path: str, origin: Origin) -> str:

@@ -10,7 +10,7 @@ from rich.console import Console
 from gridnn.cli.console import console, table
 from gridnn.cli.planning import Batch, Json, PlanFile, Planned, bytes_of, refusing, reopened
 from gridnn.cli.show import write_json
-from gridnn.cli.tables import Beside, show_beside, show_layers, show_totals
+from gridnn.cli.tables import Beside, show_beside, show_layers, show_machine, show_totals
 from gridnn.cost.gholami import paper_cost
 from gridnn.errors import UserError, unknown
 from gridnn.units import duration
@@ -92,3 +92,4 @@ def compare(first: First, second: Second, batch: Batch = None, machine: OtherMac
             for letter, made in (("A", one), ("B", other))
         ]
         show_beside(plans, out, f"batch {one.batch} on {one.machine.name}")
+        show_machine(one.machine, out)

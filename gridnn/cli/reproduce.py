@@ -55,7 +55,7 @@ def reproduce(
         chosen = select(paper, name)
         if path and len(chosen) > 1:
             raise UserError(
-                f"--csv {path} takes the rows of one experiment, but {paper} {name} are {len(chosen)}: name one, "
+                f"--csv {path} takes the rows of one experiment, but these are {len(chosen)}: name one, "
                 f"as in gridnn reproduce {chosen[0][0]} {chosen[0][1]} --csv {path}; or use --output DIR for all"
             )
         _refuse_idle(machine, rounds)
@@ -81,7 +81,7 @@ def select(paper: str, name: str = ALL) -> list[tuple[str, str]]:
     if name == ALL:
         return [(paper, experiment) for experiment in PAPERS[paper]]
     if name not in PAPERS[paper]:
-        raise unknown(f"experiment of {paper}", name, PAPERS[paper])
+        raise unknown(f"{paper} experiment", name, PAPERS[paper])
     return [(paper, name)]
 
 
@@ -118,6 +118,10 @@ def show(experiment: Any, out: Console) -> None:
 def _measure(job: Job, paper: str, name: str, path: str | None, output: str, machine: str, rounds: int) -> int:
     from gridnn.reproduce.measured import measure_grids, measure_many
 
+    if job.size == 1:
+        raise UserError(
+            "one rank has no grids to compare, and moves nothing: mpirun -n 4 gridnn reproduce ... --measure"
+        )
     if paper == MEASURE:
         if name != ALL:
             raise UserError(f"reproduce {MEASURE} {name}: it runs all its plans; leave {name!r} out")

@@ -27,6 +27,7 @@ from gridnn.search.verify import verify
 VERIFIED = ("optimal", "layerwise")
 PATIENCE = 60  # seconds in which every choice may be tried
 LAYERS = 14.0  # layers an inch of the picture of splits
+TALLEST = 4  # times the fastest plan, where bars of plans are cut
 
 
 def show_sensitivity(made: Planned, out: Console) -> None:
@@ -108,6 +109,7 @@ def draw(folder: str, made: Planned, rows: Sequence[Beside], swept: bool) -> Non
         os.makedirs(folder, exist_ok=True)
         ranks, splits = made.ranks, made.plan.splits
         title = f"{made.config.model}, batch {made.batch:,}, {ranks:,} ranks, {made.machine.name}"
+        note = made.machine.estimated()
         height = max(4.0, len(splits) / LAYERS * 2)
 
         def path(name: str) -> str:
@@ -115,14 +117,14 @@ def draw(folder: str, made: Planned, rows: Sequence[Beside], swept: bool) -> Non
 
         save(lambda figure: pictures.split_map(figure, splits, ranks), path("splits"), f"splits: {title}", (9, height))
         events = made.price.timeline.events
-        save(lambda figure: pictures.timeline(figure, events), path("timeline"), f"one step: {title}", (11, 3.2))
+        save(lambda figure: pictures.timeline(figure, events), path("timeline"), f"one step: {title}", (11, 3.2), note)
         possible = [row for row in rows if row.price]
         if swept:
             seconds = {(row.name, row.grid): row.price.seconds for row in possible[1:]}
             best = min(seconds, key=seconds.__getitem__)
-            save(lambda figure: pictures.heat_map(figure, seconds, best), path("grids"), title, (11, 4.5))
+            save(lambda figure: pictures.heat_map(figure, seconds, best), path("grids"), title, (11, 4.5), note)
         else:
-            save(lambda figure: stacked_plans(figure, possible), path("plans"), title, (9, 4.5))
+            save(lambda figure: stacked_plans(figure, possible), path("plans"), title, (9, 4.5), note)
 
 
 def stacked_plans(figure, rows: Sequence[Beside]) -> None:
@@ -135,8 +137,11 @@ def stacked_plans(figure, rows: Sequence[Beside]) -> None:
             parts[f"waiting for the {dimension}"] = heights
     axes = figure.add_subplot()
     stacked(axes, Bars([f"{row.name}\n{row.grid}" for row in rows], parts))
-    axes.set_ylabel("seconds a step")
-    figure.legend(loc="outside upper right", ncols=len(parts))
+    fastest, slowest = rows[0].price.seconds, rows[-1].price.seconds
+    cut = slowest > TALLEST * fastest
+    axes.set_ylim(0, TALLEST * fastest if cut else None)
+    axes.set_ylabel(f"seconds a step (cut at {TALLEST} x the fastest)" if cut else "seconds a step")
+    figure.legend(loc="outside lower center", ncols=len(parts))
 
 
 def _exposed(found, dimension: str) -> float:

@@ -24,7 +24,7 @@ class Beside(NamedTuple):
 def show_layers(price: Any, out: Console) -> None:
     """Print the split, the movements, words, seconds and memory of every layer, and the totals."""
     passes = f" in {len(price.passes)} passes" if len(price.passes) > 1 else ""
-    title = f"grid {price.plan.grid}, batch {price.batch}{passes}: words a step of the rank that moves most"
+    title = f"grid {price.plan.grid}, batch {price.batch}{passes}: words a step of the slowest rank"
     names = ("layer", "split", "movement of its input")
     rows = table(title, names, (*DIMENSIONS, "time", "share", "/ bound", "memory"))
     for layer in price.layers:
@@ -70,6 +70,11 @@ def show_totals(price: Any, machine: Any, out: Console) -> None:
             f"warning: more than the {shown(machine.memory)} of a rank of {machine.name}; --memory limits the search",
             markup=False,
         )
+    show_machine(machine, out)
+
+
+def show_machine(machine: Any, out: Console) -> None:
+    """Print on which machine, and what of it is estimated."""
     out.print(f"machine {machine.name}" + (f"; {machine.estimated()}" if machine.estimates else ""), markup=False)
 
 

@@ -15,6 +15,8 @@ from gridnn.machine.fit import Point, Residual, fit_ranges, fit_rates, residuals
 from gridnn.machine.machine import MOVEMENTS, WORK, Compute, Level, Machine, Range
 from gridnn.machine.rates import Timed, computing, stream_rate
 
+DOUBTED = 0.4  # the median relative error above which a fit is no more than an estimate
+REACHED = 2**20  # bytes that must have been measured, if the memory allows
 ASSUMED = "generic-cpu"  # whose links a machine gets that was calibrated on one rank
 
 
@@ -111,6 +113,26 @@ def assemble(
     errors = residuals(points, made)
     kept = {"residuals": _listed(errors), "points": _listed(points)}
     return Machine(name, made, compute, memory, (), {**facts, **kept}, overlap), errors
+
+
+def doubted(
+    machine: Machine, points: Sequence[Point], errors: Sequence[Residual], largest: float
+) -> tuple[Machine, list[str]]:
+    """The machine with those levels as estimates whose fit is poor or stops short of ``largest`` bytes, and why."""
+    poor, reasons = dict.fromkeys(machine.estimates), []
+    for one in errors:
+        if one.median > DOUBTED:
+            poor[f"levels.{one.level}"] = None
+            reasons.append(f"{one.kind} along the {one.dimension} is {one.median:.0%} off its fit: was the node busy?")
+    reached: dict[tuple[str, str], float] = {}
+    for point in points:
+        key = point.kind, point.level
+        reached[key] = max(reached.get(key, 0.0), point.size)
+    for (kind, level), size in reached.items():
+        if size < min(REACHED, largest / 4):
+            poor[f"levels.{level}"] = None
+            reasons.append(f"{kind} was measured up to {size:,.0f} bytes only: give it more --seconds")
+    return replace(machine, estimates=tuple(poor)), reasons
 
 
 def _listed(rows: Sequence[NamedTuple]) -> dict[str, Any]:

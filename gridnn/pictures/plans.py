@@ -67,7 +67,7 @@ def split_map(figure: Any, splits: Mapping[str, Split], ranks: int) -> None:
     axes.set_xticks([])
     axes.set_xlabel(f"into how many parts, on a logarithmic scale: all of it is P = {ranks:,}")
     axes.grid(False)
-    figure.legend(loc="outside upper right", ncols=len(shown) or 1)
+    figure.legend(loc="outside lower center", ncols=len(shown) or 1)
 
 
 def timeline(figure: Any, events: Sequence[Any]) -> None:
@@ -87,7 +87,7 @@ def timeline(figure: Any, events: Sequence[Any]) -> None:
     axes.set_ylim(len(lanes) - 0.4, -0.6)
     axes.set_xlabel(f"time in the step ({unit})")
     axes.grid(axis="x")
-    figure.legend(loc="outside upper right", ncols=4)
+    figure.legend(loc="outside lower center", ncols=4)
 
 
 def _share(seconds: float | None, least: float) -> float:

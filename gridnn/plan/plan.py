@@ -56,7 +56,8 @@ class Plan:
     rounds : int
         In how many rounds the fully connected layers run, each on a part of every rank's samples; see `gridnn.rounds`.
     certificate : str or None
-        What a search proved of its best choice: ``optimal``, or ``within x %``.
+        What a search proved of its best choice: ``optimal``, or ``within x %``; not read from a file, which may have
+        been edited.
     made_for : Origin or None
         The network, the batch and the machine that it was made for; None if it was written by hand.
     """
@@ -160,7 +161,6 @@ def load_plan(
         splits,
         **agreed,
         rounds=rounds,
-        certificate=data.get("certificate"),
         made_for=origin,
     )
 

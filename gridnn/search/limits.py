@@ -42,9 +42,12 @@ def check_ranks(model: CostModel) -> None:
         )
 
 
-def unmet(model: CostModel, memory: float) -> UserError:
-    """Why no plan meets a memory limit: the layer and term that need most, and the smallest P or batch that would."""
-    least = _leanest(model)
+def unmet(model: CostModel, memory: float, seen: Peak | None) -> UserError:
+    """Why no plan meets a memory limit: the layer and term that need most, and the smallest P or batch that would.
+
+    ``seen`` is the least that a plan needs of those that were looked at.
+    """
+    least = min((one for one in (_leanest(model), seen) if one), key=lambda one: one.total)
     terms = {
         "activations": least.pool,
         "weights, gradients and optimizer": least.weights + least.gradients + least.optimizer + least.states,

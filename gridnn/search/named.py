@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from gridnn.comm.gridshape import GridShape
@@ -30,14 +30,21 @@ def all_grids(
 
 
 def best_grids(
-    network: Network, ranks: int, batch: int, machine: Machine, order: str, running: Mapping[str, Any], **setting: Any
+    network: Network,
+    ranks: int,
+    batch: int,
+    machine: Machine,
+    order: str,
+    running: Mapping[str, Any],
+    fits: Callable[[Plan], bool] | None = None,
+    **setting: Any,
 ) -> list[Plan]:
     """For every rule its plan on the grid that is cheapest in the model, and plans that are about as cheap as the best.
 
-    Layers too small for a rule have copies.
+    Layers too small for a rule have copies. Plans that do not pass ``fits`` are left out.
     """
     every = (all_grids(rule, network, ranks, batch, order, copies=True, **running)[0] for rule in RULES)
-    plans = list(different(plan for plans in every for plan in plans))
+    plans = [plan for plan in different(plan for plans in every for plan in plans) if fits is None or fits(plan)]
     if not plans:
         return []
     seconds = total_seconds(network, plans, batch, machine, **setting)

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from gridnn.comm.gridshape import GridShape
+from gridnn.cost.memory import Peak, peak
 from gridnn.cost.price import Price, price
 from gridnn.machine.machine import Machine
 from gridnn.network import Network
@@ -47,8 +48,9 @@ class Found(NamedTuple):
     ----------
     plan, price : Plan, Price
         The fastest plan by the event simulation.
-    certificate : str
-        ``optimal`` or ``within x %``: what the search proved of the model's optimum.
+    certificate : str or None
+        ``optimal`` or ``within x %``: what the search proved of the model's optimum; None where the memory held only
+        plans of named strategies.
     bound : float
         No plan of the space takes less seconds in the model, in which nothing overlaps.
     seconds : float
@@ -61,7 +63,7 @@ class Found(NamedTuple):
 
     plan: Plan
     price: Price
-    certificate: str
+    certificate: str | None
     bound: float
     seconds: float
     candidates: int
@@ -127,16 +129,26 @@ def plan_optimal(
     search = Search(model, sizes, order, running, memory)
     solutions = search.solutions(UNHIDDEN if at_most == FEW else UNHIDDEN[::3])
     seconds = time.perf_counter() - start
-    named = best_grids(network, ranks, min(sizes), machine, order, running, **setting)
+    fits = None if memory is None else search.fits
+    named = best_grids(network, ranks, min(sizes), machine, order, running, fits, **setting)
     plans = list(different([*(search.plan(one.choice) for one in solutions), *named, *others], grids=True))
     priced = search.priced(plans)
+    if not priced:
+        raise unmet(model, memory, search.least)
     priced.sort(key=lambda one: one.price.seconds)  # stable: of equals the model's optimum, then the first rule
     best = priced[0].price
-    gap = solutions[0].gap
-    certificate = "optimal" if solutions[0].optimal else f"within {100 * gap:.2g} %"
+    certificate, bound = _certified(solutions)
     compared = sum(map(len, model.space.values()))
     plan = replace(best.plan, strategy="optimal", certificate=certificate)
-    return Found(plan, best, certificate, solutions[0].bound, seconds, compared, priced)
+    return Found(plan, best, certificate, bound, seconds, compared, priced)
+
+
+def _certified(solutions: Sequence[Solution]) -> tuple[str | None, float]:
+    """What the first solution proves, and its bound; nothing if the memory held none of the search's plans."""
+    if not solutions:
+        return None, 0.0
+    first = solutions[0]
+    return "optimal" if first.optimal else f"within {100 * first.gap:.2g} %", first.bound
 
 
 class Search:
@@ -159,15 +171,17 @@ class Search:
         self, model: CostModel, sizes: list[int], order: str, running: Mapping[str, Any], memory: float | None
     ) -> None:
         self.model, self.sizes, self.order, self.running, self.memory = model, sizes, order, running, memory
+        self.least: Peak | None = None  # of all plans that were looked at
 
     def solutions(self, weights: Sequence[float]) -> list[Solution]:
         """The optimum of the model, and those where gradient sums are weighted, within the memory limit."""
         graphs = [self.model.weighted({"gradient latency": w, "gradient bandwidth": w}) for w in weights]
-        solve_it = eliminate if self.memory is None else self._within
-        return [solve_it(graph) for graph in graphs]
+        if self.memory is None:
+            return [eliminate(graph) for graph in graphs]
+        return [found for found in map(self._within, graphs) if found is not None]
 
-    def _within(self, graph: CostGraph) -> Solution:
-        """The optimum within the memory.
+    def _within(self, graph: CostGraph) -> Solution | None:
+        """The optimum within the memory, or None.
 
         The search adds up what layers keep; what a step really needs at its peak is some multiple of that. So the limit
         of the search is tightened by the multiple that the last plan had, until its peak is within the memory.
@@ -175,11 +189,11 @@ class Search:
         kept = sum(float(own.min()) for own in self.model.memory)
         too_large = [passing > self.memory - kept for passing in self.model.passing]
         if any(large.all() for large in too_large):
-            raise unmet(self.model, self.memory)
+            return None
         graph = graph.without(too_large)
         solution = eliminate(graph)
         for _ in range(ATTEMPTS):
-            needed = self._price(self.plan(solution.choice)).memory.total
+            needed = self._seen(self._price(self.plan(solution.choice)).memory)
             if needed <= self.memory:
                 return solution
             used = sum(float(kept[i]) for kept, i in zip(self.model.memory, solution.choice, strict=True))
@@ -187,7 +201,20 @@ class Search:
                 solution = solve(graph, self.model.memory, min(used * self.memory / needed, TIGHTER * used))
             except MemoryLimitError:
                 break
-        raise unmet(self.model, self.memory)
+        return None
+
+    def fits(self, plan: Plan) -> bool:
+        """Whether the memory holds a plan, as far as its last rank tells, which has the largest parts."""
+        program, setting = Program(self.model.network, plan, max(self.sizes)), self.model.setting
+        several = len(self.sizes) > 1
+        last = self.model.ranks - 1
+        found = peak(program, last, itemsize=setting.itemsize, slots=setting.slots, accumulate=several)
+        return self._seen(found) <= self.memory
+
+    def _seen(self, found: Peak) -> int:
+        if self.least is None or found.total < self.least.total:
+            self.least = found
+        return found.total
 
     def plan(self, choice: Sequence[int]) -> Plan:
         """A choice as a plan: its Pc is the number of parts of the batch where most words are moved or summed."""
