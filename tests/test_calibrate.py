@@ -198,7 +198,7 @@ def test_calibration(tmp_path, ranks):
     (level,) = machine.levels
     assert machine.name == "here" and (level.name, level.ranks) == ("node", None)
     assert tuple(level.movements) == MOVEMENTS and set(machine.estimates) <= {"levels.node"} and machine.memory == 1e6
-    assert level.alpha > 0 and machine.compute.overhead > 0 and 0 <= machine.overlap <= 1
+    assert level.alpha + level.beta > 0 and machine.compute.overhead > 0 and 0 <= machine.overlap <= 1
     points = [dict(zip(machine.provenance["points"]["columns"], row, strict=True))
               for row in machine.provenance["points"]["rows"]]  # fmt: skip
     assert {point["dimension"] for point in points} == ({"world"} if ranks == 2 else {"column", "row", "world"})

@@ -200,7 +200,8 @@ def show(machine: Any, errors: list, out: Any) -> None:
     out.print(f"streams {compute.memory / 1e9:.1f} GB/s, a call {1e6 * compute.overhead:.1f} us", markup=False)
     out.print(f"{machine.overlap:.0%} of a sum of gradients goes on behind products", markup=False)
     if machine.estimates:
-        out.print(f"{machine.estimated()} ({machine.provenance['links']})", markup=False)
+        why = f" ({machine.provenance['links']})" if "links" in machine.provenance else ""
+        out.print(f"{machine.estimated()}{why}", markup=False)
 
 
 def _speed(beta: float) -> str:
