@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -119,3 +121,9 @@ def test_no_module_state(path):
             names = [part.id for target in node.targets for part in ast.walk(target) if isinstance(part, ast.Name)]
             # constants, type aliases, and the table of commands of the command line
             assert all(n.isupper() or n[0].isupper() or n in ("__all__", "app") for n in names), names
+
+
+def test_the_command_line_starts_without_numpy():
+    """Help, and mistakes in the options, need none of what a run needs."""
+    code = "import sys; import gridnn.cli.main; sys.exit('numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

@@ -17,12 +17,12 @@ from gridnn.cost.price import price
 from gridnn.errors import UserError
 from gridnn.machine.machine import Compute, Level, Machine
 from gridnn.network import Network
-from gridnn.plan.rules import RULES, make_plan
+from gridnn.plan.rules import RULES, SEARCHES, STRATEGIES, make_plan
 from gridnn.program import Program
 from gridnn.search.exhaustive import search
 from gridnn.search.model import CostModel
 from gridnn.search.optimal import plan_optimal
-from gridnn.search.strategies import STRATEGIES, plan_for
+from gridnn.search.strategies import SEARCHED, plan_for
 from gridnn.train.audit import audit
 from gridnn.train.config import RunConfig
 from gridnn.train.setup import set_up
@@ -96,6 +96,10 @@ def test_two_axes_beside_copies_are_enough_of_a_restriction():
     assert sum(map(len, few.space.values())) < sum(map(len, every.space.values()))
     few, every = (plan_optimal(chain(), 8, 16, MACHINE, at_most=at_most) for at_most in (2, None))
     assert every.bound <= few.bound
+
+
+def test_every_search_that_has_a_name_is_there():
+    assert tuple(SEARCHED) == SEARCHES
 
 
 class TestMemory:

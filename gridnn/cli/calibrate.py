@@ -209,7 +209,7 @@ def _speed(beta: float) -> str:
 
 
 def _draw(machine: Any, points: list, path: str) -> None:
-    from gridnn.machine.picture import draw
+    from gridnn.pictures.calibration import draw
     from gridnn.pictures.style import save
 
     facts = machine.provenance

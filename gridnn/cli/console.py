@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
+import typer
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from gridnn.comm.job import MISUSED
 from gridnn.comm.launcher import at_terminal
+from gridnn.errors import UserError, user_mistakes
 
 WIDE = 160  # columns where nobody watches: files and pipes have no width
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """Tell a user's mistake in one line, and exit with status 2."""
+    try:
+        with user_mistakes():
+            yield
+    except UserError as error:
+        print(f"gridnn: {error}", file=sys.stderr)
+        raise typer.Exit(MISUSED) from None
 
 
 def console(quiet: bool = False) -> Console:

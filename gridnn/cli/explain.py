@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from gridnn.cli.console import console, table
-from gridnn.cli.planning import Batch, PlanFile, Planned, refusing, reopened
-from gridnn.cli.price import OtherMachine
+from gridnn.cli.console import console, refusing, table
+from gridnn.cli.options import Batch, OtherMachine, PlanFile
 from gridnn.cli.tables import show_machine
-from gridnn.search.explain import Alternative, Turn, alternatives, turns
-from gridnn.search.model import SECONDS
 from gridnn.search.sensitivity import CLOSE
 from gridnn.units import duration, shown
 
@@ -23,6 +20,9 @@ Most = Annotated[int, typer.Option("--most", metavar="N", min=1, help="how many 
 
 def explain(path: PlanFile, layer: Layer, batch: Batch = None, machine: OtherMachine = None, most: Most = 12) -> None:
     """Show every alternative for one layer of a plan with its cost, what binds, and where the choice turns; no MPI."""
+    from gridnn.cli.planning import reopened
+    from gridnn.search.explain import alternatives, turns
+
     with refusing():
         made = reopened(path, batch, machine)
         options = {**made.setting, "at_most": made.at_most}
@@ -34,30 +34,30 @@ def explain(path: PlanFile, layer: Layer, batch: Batch = None, machine: OtherMac
         show_machine(made.machine, out)
 
 
-def _show(made: Planned, layer: str, found: Sequence[Alternative], most: int, out: Console) -> None:
+def _show(made: Any, layer: str, found: Sequence[Any], most: int, out: Console) -> None:
     chosen = made.plan.splits[layer]
     place = next(number for number, one in enumerate(found) if one.split == chosen)
     title = (
         f"{layer}: {len(found)} alternatives, all other layers as in the plan (in the search's model, without overlap)"
     )
-    rows = table(title, ("", "split", "binds"), ("time", "/ best", *SECONDS, "memory"))
+    rows = table(title, ("", "split", "binds"), ("time", "/ best", *found[0].terms, "memory"))
     for number in (*range(min(most, len(found))), *([place] if place >= most else [])):
         one = found[number]
         mark = "this" if one.split == chosen else ""
-        terms = (duration(one.terms[term]) for term in SECONDS)
+        terms = (duration(one.terms[term]) for term in one.terms)
         ratio = f"{one.seconds / found[0].seconds:.3f}" if found[0].seconds else ""
         rows.add_row(mark, str(one.split), one.binds, duration(one.seconds), ratio, *terms, shown(one.memory))
     out.print(rows)
     out.print(_verdict(found, place), markup=False)
 
 
-def _verdict(found: Sequence[Alternative], place: int) -> str:
+def _verdict(found: Sequence[Any], place: int) -> str:
     """One line on what decides between the plan's split and the next best."""
     own = found[place]
     if len(found) == 1:
         return f"{own.split} is the only split that this layer can have"
     other = found[0] if place else found[1]
-    differences = {term: other.terms[term] - own.terms[term] for term in SECONDS}
+    differences = {term: other.terms[term] - own.terms[term] for term in own.terms}
     term = max(differences, key=lambda name: abs(differences[name]))
     gap = other.seconds / own.seconds - 1
     if abs(gap) < CLOSE:
@@ -67,7 +67,7 @@ def _verdict(found: Sequence[Alternative], place: int) -> str:
     return f"{other.split} takes {gap:+.1%}, most of it for {abs(differences[term]) * 1e3:.3g} ms {more} {term}{note}"
 
 
-def _show_turns(layer: str, at_batch: Sequence[Turn], at_ranks: Sequence[Turn], out: Console) -> None:
+def _show_turns(layer: str, at_batch: Sequence[Any], at_ranks: Sequence[Any], out: Console) -> None:
     rows = table(f"{layer} at other batches and numbers of ranks, all layers chosen anew", ("batch", "P", "split"), ())
     for group in (at_batch, at_ranks):
         for turn in group:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from gridnn.train.config import CHOICES, RunConfig, flag
+from gridnn.train.config import CHOICES, CHOOSING, RunConfig, flag
 
 
 def _option(name: str, panel: str, text: str, metavar: str | None = None) -> Any:
@@ -93,6 +93,21 @@ TRAINING = {
         save_every=("updates between two checkpoints; default: one an epoch", "N"),
     ),
 }
+
+
+# Of the commands that plan: what a plan is priced on belongs to all of them, whatever is compared.
+DEFAULT_MACHINE = "generic-cpu"
+SHARED = {name: option for name, option in NETWORK.items() if name not in CHOOSING}
+
+MachineName = Annotated[str, typer.Option("--machine", metavar="NAME|FILE", help="what the plan is priced on")]
+Memory = Annotated[str | None, typer.Option("--memory", metavar="16GB", help="bytes that a rank may use at the most")]
+Json = Annotated[str | None, typer.Option("--json", metavar="FILE", help="write the prices as JSON")]
+Pictures = Annotated[str | None, typer.Option("--pictures", metavar="DIR", help="draw them as PNG in this directory")]
+PlanFile = Annotated[str, typer.Argument(metavar="PLAN", help="what gridnn plan -o wrote")]
+Batch = Annotated[int | None, typer.Option("--batch", metavar="B", min=1, help="default: that of the plan")]
+OtherMachine = Annotated[
+    str | None, typer.Option("--machine", metavar="NAME|FILE", help="default: the one that the plan was made for")
+]
 
 
 def configured(options: Mapping[str, Any], **defaults: Any) -> Callable:

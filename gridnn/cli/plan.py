@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from gridnn.cli.beside import named_plans, sweep
-from gridnn.cli.console import console
-from gridnn.cli.options import configured
-from gridnn.cli.planning import DEFAULT_MACHINE, SHARED, Json, MachineName, Memory, Pictures, Planned, planned, refusing
-from gridnn.cli.show import VERIFIED, draw, show_sensitivity, show_verified, write_csv, write_json
+from gridnn.cli.console import console, refusing
+from gridnn.cli.options import DEFAULT_MACHINE, SHARED, Json, MachineName, Memory, Pictures, configured
 from gridnn.cli.tables import show_beside, show_layers, show_totals
 from gridnn.errors import writing
 from gridnn.train.config import RunConfig
@@ -22,6 +19,8 @@ Csv = Annotated[str | None, typer.Option("--csv", metavar="FILE", help="write th
 Sensitivity = Annotated[bool, typer.Option("--sensitivity", help="choose again with the machine's constants 2x off")]
 
 Verify = Annotated[bool, typer.Option("--verify", help="try every choice (small networks): optimal, layerwise")]
+
+VERIFIED = ("optimal", "layerwise")
 
 
 @configured(SHARED, dataset=None)
@@ -42,6 +41,9 @@ def plan(
 
     Without --dataset samples are as the network was published for, or --shape and --classes.
     """
+    from gridnn.cli.planning import planned
+    from gridnn.cli.show import show_sensitivity, show_verified
+
     with refusing():
         if csv and not sweep_all:
             raise ValueError(f"--csv {csv} is for a sweep: add --sweep")
@@ -61,8 +63,11 @@ def plan(
             show_verified(made, console())
 
 
-def _show(made: Planned, sweep_all: bool, csv: str | None, json: str | None, pictures: str | None) -> None:
+def _show(made: Any, sweep_all: bool, csv: str | None, json: str | None, pictures: str | None) -> None:
     """Print tables, and write what is asked for."""
+    from gridnn.cli.beside import named_plans, sweep
+    from gridnn.cli.show import draw, write_csv, write_json
+
     out = console()
     show_layers(made.price, out)
     show_totals(made.price, made.machine, out)

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import re
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
-import typer
-
-from gridnn.cli.options import NETWORK
-from gridnn.comm.job import MISUSED
+from gridnn.cli.options import DEFAULT_MACHINE, NETWORK
 from gridnn.cost.price import Price, price
-from gridnn.errors import UserError, user_mistakes
+from gridnn.errors import UserError
 from gridnn.machine.files import digest, load_machine, shipped
 from gridnn.machine.machine import Machine
 from gridnn.network import Network
@@ -23,22 +17,12 @@ from gridnn.plan.plan import RUNNING, Plan, made_for, read_plan
 from gridnn.program import pass_programs, pass_sizes
 from gridnn.search.space import FEW
 from gridnn.train.config import CHOOSING, RunConfig
-from gridnn.train.optimizers import make_optimizer
-from gridnn.train.setup import set_up
+from gridnn.train.setup import bytes_of, set_up
 from gridnn.units import parse_memory, shown
 
-DEFAULT_MACHINE = "generic-cpu"
 # What a plan keeps of the options that it was made with: those of the network and of how it is run.
 DIVIDING = (*CHOOSING, "grid", "strategy", "domain", "group", "plan", "copies")
 KEPT = tuple(name for name in NETWORK if name not in DIVIDING)
-SHARED = {name: option for name, option in NETWORK.items() if name not in CHOOSING}
-
-MachineName = Annotated[str, typer.Option("--machine", metavar="NAME|FILE", help="what the plan is priced on")]
-Memory = Annotated[str | None, typer.Option("--memory", metavar="16GB", help="bytes that a rank may use at the most")]
-Json = Annotated[str | None, typer.Option("--json", metavar="FILE", help="write the prices as JSON")]
-Pictures = Annotated[str | None, typer.Option("--pictures", metavar="DIR", help="draw them as PNG in this directory")]
-PlanFile = Annotated[str, typer.Argument(metavar="PLAN", help="what gridnn plan -o wrote")]
-Batch = Annotated[int | None, typer.Option("--batch", metavar="B", min=1, help="default: that of the plan")]
 
 
 class Planned(NamedTuple):
@@ -76,17 +60,6 @@ class Planned(NamedTuple):
     def at_most(self) -> int | None:
         """How many factors of a split the search compares: see `gridnn.search.space.configurations`."""
         return FEW if self.config.axes == "few" else None
-
-
-@contextmanager
-def refusing() -> Iterator[None]:
-    """Tell a user's mistake in one line, and exit with status 2."""
-    try:
-        with user_mistakes():
-            yield
-    except UserError as error:
-        print(f"gridnn: {error}", file=sys.stderr)
-        raise typer.Exit(MISUSED) from None
 
 
 def planned(config: RunConfig, ranks: int, machine: str, memory: str | None) -> Planned:
@@ -163,11 +136,6 @@ def priced(config: RunConfig, network: Network, plan: Plan, batch: int, machine:
     """The price of a step of ``batch`` samples."""
     programs = pass_programs(network, plan, pass_sizes(batch, config.accumulate))
     return price(programs, machine, **bytes_of(config))
-
-
-def bytes_of(config: RunConfig) -> dict[str, int]:
-    """Bytes of an element, and arrays that the optimizer keeps for every weight."""
-    return {"itemsize": 4 if config.dtype == "float32" else 8, "slots": len(make_optimizer(config).names())}
 
 
 def _check_memory(found: Price, limit: float) -> None:

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from gridnn.cli.console import console, table
-from gridnn.cli.planning import Batch, Json, PlanFile, Planned, bytes_of, refusing, reopened
-from gridnn.cli.show import write_json
+from gridnn.cli.console import console, refusing, table
+from gridnn.cli.options import Batch, Json, OtherMachine, PlanFile
 from gridnn.cli.tables import Beside, show_beside, show_layers, show_machine, show_totals
-from gridnn.cost.gholami import paper_cost
 from gridnn.errors import UserError, unknown
 from gridnn.units import duration
 
 COSTS = ("exact", "paper")
-
-OtherMachine = Annotated[
-    str | None, typer.Option("--machine", metavar="NAME|FILE", help="default: the one that the plan was made for")
-]
-
-
 Cost = Annotated[str, typer.Option("--cost", metavar="NAME", help="exact: what moves; paper: Gholami et al. 2018")]
 
 
@@ -29,6 +21,9 @@ def price(
     path: PlanFile, batch: Batch = None, machine: OtherMachine = None, cost: Cost = "exact", json: Json = None
 ) -> None:
     """Price a plan's file, for its own batch and machine or for others; no MPI."""
+    from gridnn.cli.planning import reopened
+    from gridnn.cli.show import write_json
+
     with refusing():
         if cost not in COSTS:
             raise unknown("cost model", cost, COSTS)
@@ -46,8 +41,11 @@ def price(
             write_json(json, made, [Beside(made.plan.strategy, str(made.plan.grid), made.price)])
 
 
-def _show_paper(made: Planned, out: Console) -> None:
+def _show_paper(made: Any, out: Console) -> None:
     """Print the communication by the paper's formulas, beside what is priced exactly."""
+    from gridnn.cost.gholami import paper_cost
+    from gridnn.train.setup import bytes_of
+
     sizes = bytes_of(made.config)
     found = paper_cost(made.network, made.plan, made.batch, made.machine, sizes["itemsize"])
     names = ("activations", "halos", "gradients", "redistributed")
@@ -62,7 +60,7 @@ def _show_paper(made: Planned, out: Console) -> None:
     out.print(f"exact: {sum(made.price.words().values()):,} words, {duration(made.price.communication)}", markup=False)
 
 
-def _say_otherwise(made: Planned, out) -> None:
+def _say_otherwise(made: Any, out) -> None:
     origin = made.plan.made_for
     if origin.batch != made.batch or origin.machine != made.machine.name:
         out.print(f"note: the plan was made for batch {origin.batch} on {origin.machine}", markup=False)
@@ -74,6 +72,8 @@ Second = Annotated[str, typer.Argument(metavar="B", help="another one, of the sa
 
 def compare(first: First, second: Second, batch: Batch = None, machine: OtherMachine = None) -> None:
     """Compare two plans of a network: the layers that they divide otherwise, and what each costs; no MPI."""
+    from gridnn.cli.planning import reopened
+
     with refusing():
         one = reopened(first, batch, machine)
         other = reopened(second, batch or one.batch, machine or one.plan.made_for.machine)

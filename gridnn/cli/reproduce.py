@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from gridnn.cli.console import console, table
-from gridnn.cli.planning import DEFAULT_MACHINE, refusing
+from gridnn.cli.console import console, refusing, table
+from gridnn.cli.options import DEFAULT_MACHINE
 from gridnn.comm.job import Job, run
 from gridnn.errors import UserError, unknown
 

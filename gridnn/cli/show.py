@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from gridnn.cli.console import table
-from gridnn.cli.planning import Planned, bytes_of, priced
+from gridnn.cli.planning import Planned, priced
 from gridnn.cli.tables import Beside
 from gridnn.comm.counts import DIMENSIONS
 from gridnn.errors import writing
@@ -23,8 +23,8 @@ from gridnn.search.optcnn_cost import OptCNN
 from gridnn.search.sensitivity import sensitivity, verdict
 from gridnn.search.strategies import plan_for
 from gridnn.search.verify import verify
+from gridnn.train.setup import bytes_of
 
-VERIFIED = ("optimal", "layerwise")
 PATIENCE = 60  # seconds in which every choice may be tried
 LAYERS = 14.0  # layers an inch of the picture of splits
 TALLEST = 4  # times the fastest plan, where bars of plans are cut

@@ -75,7 +75,7 @@ def show_totals(price: Any, machine: Any, out: Console) -> None:
 
 def show_machine(machine: Any, out: Console) -> None:
     """Print on which machine, and what of it is estimated."""
-    out.print(f"machine {machine.name}" + (f"; {machine.estimated()}" if machine.estimates else ""), markup=False)
+    out.print(machine.note(), markup=False)
 
 
 def show_beside(rows: Sequence[Beside], out: Console, title: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
@@ -13,6 +12,7 @@ from typing import Any
 from gridnn.errors import UserError, unknown, writing
 from gridnn.machine.constants import Reader
 from gridnn.machine.machine import MOVEMENTS, WORK, Compute, Level, Machine, Range, most_growth
+from gridnn.plan import origin
 
 VERSION = 1
 MADE_BY = "mpirun -n P gridnn calibrate -o FILE makes a machine file"
@@ -67,8 +67,7 @@ def digest(machine: Machine) -> str:
     content = content_of(machine)
     for name in ("name", "version", "estimates", "provenance"):
         del content[name]
-    text = json.dumps(content, sort_keys=True, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return origin.digest(content)[:12]
 
 
 def content_of(machine: Machine) -> dict[str, Any]:

@@ -153,6 +153,10 @@ class Machine:
         """One line that names what is estimated, for every output that the machine stands behind; empty: nothing."""
         return f"estimates: {', '.join(self.estimates)}" if self.estimates else ""
 
+    def note(self) -> str:
+        """The machine's name, and what of it is estimated."""
+        return "; ".join(filter(None, (f"machine {self.name}", self.estimated())))
+
     def reach(self, group: Sequence[int], shape: GridShape) -> Reach:
         """How far ``group``, grid indices, reaches when all groups like it are active at once."""
         return self._reach(*_in_job(group, shape), shape.size)

@@ -102,6 +102,10 @@ RULES: dict[str, Callable[[Case], Split]] = {
 }
 IN_ROUNDS = ("splitbrain",)  # these run the fully connected layers in Pr rounds
 
+# The strategies that search (`gridnn.search.strategies`); their names are here, so that naming them loads no search.
+SEARCHES = ("layerwise", "tiling", "optimal")
+STRATEGIES = (*RULES, *SEARCHES)
+
 
 def make_plan(
     strategy: str,

@@ -30,7 +30,7 @@ from gridnn.reproduce.gholami_bars import (
 )
 from gridnn.reproduce.gholami_claims import best, heights, oracle, speedups, winners
 from gridnn.reproduce.gholami_exact import exact, simulated
-from gridnn.reproduce.report import Experiment, agrees, machine_note
+from gridnn.reproduce.report import Experiment, agrees
 
 Panels = Sequence[Sequence[Bar]]
 PARTS = ("compute", "activations and halos", "sums of gradients")
@@ -143,7 +143,7 @@ def figure8() -> Experiment:
         legend(figure, figure.axes[0])
 
     title = "Gholami et al., Fig 8: Fig 7 with the sums of gradients overlapped"
-    note = f"event simulation: {machine_note(machine)}; its computation is made as fast as that of the bars"
+    note = f"event simulation: {machine.note()}; its computation is made as fast as that of the bars"
     return Experiment("gholami-8", title, rows, claims, draw, (12, 8.5), note)
 
 

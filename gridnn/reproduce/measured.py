@@ -11,7 +11,7 @@ from gridnn.machine.machine import Machine
 from gridnn.pictures.style import COLOURS, PAPER
 from gridnn.reproduce.cases import grids_of_figure_7, many
 from gridnn.reproduce.measure import Measured, measure_plans
-from gridnn.reproduce.report import Claim, Experiment, machine_note
+from gridnn.reproduce.report import Claim, Experiment
 
 CORRELATED, MEDIAN_ERROR, REGRET = 0.9, 0.15, 0.1  # what is aimed at
 MARKERS = {"batch": "o", "grid": "s", "domain": "^", "channel": "D", "integrated": "v", "model": "P"}
@@ -98,7 +98,7 @@ def _experiment(
         _scatter(figure.subplots(), found)
 
     rows = [_row(one, machine) for one in found]
-    return Experiment(name, title, rows, claims, draw, (8, 7), f"predicted by {machine_note(machine)}")
+    return Experiment(name, title, rows, claims, draw, (8, 7), f"predicted by {machine.note()}")
 
 
 def _row(one: Measured, machine: Machine) -> dict[str, Any]:

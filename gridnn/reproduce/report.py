@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from gridnn.errors import writing
-from gridnn.machine.machine import Machine
 from gridnn.pictures.style import save
 
 
@@ -64,11 +63,6 @@ class Experiment:
     draw: Callable[[Any], None]
     size: tuple[float, float] = (10.0, 6.0)
     note: str = ""
-
-
-def machine_note(machine: Machine) -> str:
-    """The note of an experiment that a machine stands behind."""
-    return f"machine {machine.name}" + (f"; {machine.estimated()}" if machine.estimates else "")
 
 
 def agrees(text: str, paper: float, ours: float, within: float, unit: str = "", why: str = "") -> Claim:

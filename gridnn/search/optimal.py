@@ -19,7 +19,7 @@ from gridnn.machine.machine import Machine
 from gridnn.network import Network
 from gridnn.plan.fitting import complete
 from gridnn.plan.plan import Plan
-from gridnn.program import Program, pass_sizes
+from gridnn.program import Program, pass_programs, pass_sizes
 from gridnn.search.eliminate import eliminate
 from gridnn.search.graph import CostGraph, Solution
 from gridnn.search.limits import check_ranks, unmet
@@ -239,7 +239,5 @@ class Search:
         return priced
 
     def _price(self, plan: Plan) -> Price:
-        programs = {size: Program(self.model.network, plan, size) for size in set(self.sizes)}
-        setting = self.model.setting
-        passes = [programs[size] for size in self.sizes]
+        setting, passes = self.model.setting, pass_programs(self.model.network, plan, self.sizes)
         return price(passes, setting.machine, itemsize=setting.itemsize, slots=setting.slots)

@@ -14,9 +14,9 @@ from gridnn.machine.machine import Machine
 from gridnn.network import Network
 from gridnn.plan.fitting import complete
 from gridnn.plan.plan import Plan
-from gridnn.plan.rules import RULES, make_plan
+from gridnn.plan.rules import RULES, STRATEGIES, make_plan
 from gridnn.plan.splitbrain import group_grid
-from gridnn.program import Program, pass_sizes
+from gridnn.program import pass_programs, pass_sizes
 from gridnn.search.model import total_seconds
 from gridnn.search.named import all_grids
 from gridnn.search.space import FEW
@@ -112,7 +112,6 @@ def _tiling(wanted: Wanted) -> Plan:
 
 
 SEARCHED: dict[str, Callable[[Wanted], Plan]] = {"layerwise": _layerwise, "tiling": _tiling, "optimal": _optimal}
-STRATEGIES = (*RULES, *SEARCHED)
 
 
 def plan_for(
@@ -196,8 +195,7 @@ def _cheapest(plans: Sequence[Plan], wanted: Wanted) -> Plan:
         plans = [plans[place] for place in sorted(seconds.argsort(kind="stable")[:FEW_GRIDS])]
     best = None
     for plan in plans:
-        programs = {size: Program(network, plan, size) for size in set(passes)}
-        cost = price([programs[size] for size in passes], machine, **wanted.sizes)
+        cost = price(pass_programs(network, plan, passes), machine, **wanted.sizes)
         if wanted.memory is not None and cost.memory.total > wanted.memory:
             continue
         if best is None or cost.seconds < best[0]:

@@ -13,8 +13,7 @@ from gridnn.models import WITH_DROPOUT
 from gridnn.models.own import is_own
 from gridnn.models.torchvision import TORCHVISION
 from gridnn.plan.plan import BACKWARD
-from gridnn.plan.rules import RULES
-from gridnn.search.strategies import STRATEGIES
+from gridnn.plan.rules import RULES, STRATEGIES
 from gridnn.units import parse_memory
 
 CHOICES = {

@@ -157,7 +157,11 @@ def _plan(config: RunConfig, network: Network, ranks: int, shape: GridShape | No
         order=config.order,
         accumulate=config.accumulate,
         axes=config.axes,
-        itemsize=4 if config.dtype == "float32" else 8,
-        slots=len(make_optimizer(config).names()),
+        **bytes_of(config),
         **options,
     )
+
+
+def bytes_of(config: RunConfig) -> dict[str, int]:
+    """Bytes of an element, and arrays that the optimizer keeps for every weight."""
+    return {"itemsize": 4 if config.dtype == "float32" else 8, "slots": len(make_optimizer(config).names())}

@@ -7,8 +7,10 @@ from typing import Any
 
 from gridnn.machine.fit import Point
 from gridnn.machine.machine import MOVEMENTS, Machine
+from gridnn.pictures.style import COLOURS
 
-MARKS = {"column": ("o", "#0072B2"), "row": ("s", "#E69F00"), "world": ("^", "#009E73"), "node": ("D", "#CC79A7")}
+DIMENSIONS = ("column", "row", "world", "node")
+MARKS = dict(zip(DIMENSIONS, zip("os^D", COLOURS, strict=False), strict=True))
 
 
 def draw(figure: Any, machine: Machine, points: Sequence[Point]) -> None:
