@@ -8,6 +8,11 @@ MPIRUN ?= $(CURDIR)/$(VENV)/bin/mpirun
 DEMO   ?= --model lenet --dataset digits --batch 32 --epochs 15 --lr 0.05 --schedule cosine --warmup 1 --weight-decay 0.01
 TESTS  ?=
 BENCH  ?=
+# For GPUs: CUDA=12 or 13, if not the driver's; BACKEND=standin tries the commands where there is none.
+CUDA    ?=
+BACKEND ?= cupy
+RANKS   ?= 1,2,4
+TRANSPORTS ?= host,cuda-aware,nccl
 
 BIN  := $(VENV)/bin
 # The extras are part of the stamp's name, so that asking for others installs them.
@@ -22,7 +27,7 @@ export OMPI_ALLOW_RUN_AS_ROOT := 1
 export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench-kernels bench-plan clean
+.PHONY: help demo test lint bench-kernels bench-plan test-gpu bench-gpu gpu clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 22
@@ -41,6 +46,22 @@ bench-kernels: $(DEV_STAMP)  ## time the local kernels beside PyTorch, on one th
 
 bench-plan: $(DEV_STAMP)  ## time pricing on 65,536 ranks and the search on 1,024
 	$(BIN)/python benchmarks/planning.py
+
+test-gpu: gpu  ## run the tests of the GPU backend on a GPU, by every transport that works there (RANKS=1,2,4)
+	$(BIN)/python scripts/gpu_suite.py run --backend $(BACKEND) --ranks $(RANKS) --transports $(TRANSPORTS) \
+	    $(if $(FILES),--files $(FILES))
+
+bench-gpu: gpu  ## time training on a GPU beside PyTorch, kernels and transports (BENCH="--keep": docs/results)
+	$(if $(filter standin,$(BACKEND)),PYTHONPATH=$(CURDIR)/tests/standin) $(BIN)/python benchmarks/gpu.py $(BENCH)
+
+# CuPy and what goes with it, for the CUDA that the driver runs; without a driver it ends here, with what gridnn says.
+gpu: $(DEV_STAMP)
+	@test $(BACKEND) = standin || { cuda=$(CUDA); cuda=$${cuda:-$$($(BIN)/python scripts/gpu_suite.py wheel)} && \
+	    $(MAKE) --no-print-directory $(VENV)/.gpu-$$cuda; }
+
+$(VENV)/.gpu-%: pyproject.toml | $(DEV_STAMP)
+	$(BIN)/python -m pip install --quiet --editable ".[$(EXTRAS),dev,cuda$*,cublaslt$*,cudnn$*]"
+	@touch "$@"
 
 clean:  ## remove the virtual environment and all caches
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -11,6 +11,11 @@ class UserError(ValueError):
     """A mistake of the user's: values and remedy in one text, which is all that is shown of it."""
 
 
+def cause_of(error: BaseException) -> str:
+    """The first line of what went wrong; of an error that says nothing, its name."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     """The error for a name that is none of ``known``; it names the nearest one.
 

@@ -9,18 +9,20 @@ from gridnn.comm.communicator import Pending
 from gridnn.comm.layout import Box
 from gridnn.comm.packing import Scratch
 from gridnn.feed import Feed
+from gridnn.fusion import fused
+from gridnn.graphs import PLAIN, Plain
 from gridnn.grid import Grid
-from gridnn.layers.base import Loss, Partwise
+from gridnn.layers.base import ALONE, Loss
 from gridnn.liveness import Liveness
 from gridnn.local import LocalLayer
 from gridnn.network import INPUT
 from gridnn.parameters import Parameters, join_groups
 from gridnn.program import Program
-from gridnn.step import Region, Step, around
+from gridnn.seat import Gradients, Seat
+from gridnn.step import Step
 
 Array = Any
 Given = Mapping[str, Array] | None
-Gradients = dict[str, list[Array]]
 
 
 class Executable:
@@ -41,14 +43,20 @@ class Executable:
         Of dropout.
     scratch : Scratch
         What transfers pack into; shared likewise.
+    graphs : Plain
+        How the pieces of a pass are run; shared likewise.
     """
 
-    def __init__(self, program: Program, grid: Grid, parameters: Parameters, seed: int, scratch: Scratch) -> None:
+    def __init__(
+        self, program: Program, grid: Grid, parameters: Parameters, seed: int, scratch: Scratch, graphs: Plain = PLAIN
+    ) -> None:
         self.program, self.grid, self.parameters, self.backend = program, grid, parameters, grid.backend
+        self.graphs = graphs
         self.layers = [LocalLayer(step, grid, parameters, seed) for step in program.steps]
         self.scratch, self.feeds = scratch, {}
-        self.inputs: list[list[Feed]] = [self._feeds(step) for step in program.steps]
-        self._interiors = [self._interior(step, feeds) for step, feeds in zip(program.steps, self.inputs, strict=True)]
+        self.seats = [Seat(local, self._feeds(local.step), graphs) for local in self.layers]
+        self._fused = fused(program, self.layers) if self.backend.kernels.fuses else {}
+        self._fuse()
         self._liveness = Liveness(program)
         self._outputs: dict[str, Array] = {}
         self._pass: dict[str, Any] = {}  # how forward was called last
@@ -70,10 +78,10 @@ class Executable:
             feeds.append(self.feeds[key])
         return feeds
 
-    def _interior(self, step: Step, feeds: list[Feed]) -> Region | None:
-        """What of a layer's output can be computed while its halo is under way."""
-        overlaps = isinstance(step.node.layer, Partwise) and feeds[0].mover is not None and feeds[0].mover.flies
-        return step.interior(self.grid.index, 0) if overlaps else None
+    def _fuse(self, on: bool = True) -> None:
+        """Let layers work for their neighbours, or each by itself."""
+        for place, what in self._fused.items():
+            self.layers[place].fused = what if on else ALONE
 
     @property
     def input_feeds(self) -> list[Feed]:
@@ -91,8 +99,12 @@ class Executable:
         self, target: Array, scale: float, *, step: int, micro: int = 0, first: bool = True, last: bool = True
     ) -> tuple[Array, list[Pending]]:
         """Forward and backward of one pass: what `forward` and `backward` give."""
-        result = self.forward(training=True, step=step, micro=micro, target=target)
-        return result, self.backward(scale, first=first, last=last)
+
+        def work(target: Array) -> tuple[Array, list[Pending]]:
+            result = self.forward(training=True, step=step, micro=micro, target=target)
+            return result, self.backward(scale, first=first, last=last)
+
+        return self.graphs.run((self, first, last), work, target)
 
     def forward(
         self, *, training: bool, step: int = 0, micro: int = 0, target: Array | None = None, given: Given = None
@@ -104,8 +116,14 @@ class Executable:
         array
             This rank's part of the last layer's output; of a loss, its share of (summed loss, right answers).
         """
+        if training or target is None or given:
+            return self._through(training, step, micro, target, given)
+        return self.graphs.run((self, "evaluation"), lambda t: self._through(training, step, micro, t, given), target)
+
+    def _through(self, training: bool, step: int, micro: int, target: Array | None, given: Given) -> Array:
         for _ in self._forward(training, step, micro, target, given):
             pass
+        self.graphs.between()
         return self._outputs.pop(self.loss.step.name)
 
     def _forward(self, training: bool, step: int, micro: int, target: Array | None, given: Given) -> Iterator[str]:
@@ -123,11 +141,11 @@ class Executable:
 
     def _run(self, place: int, phase: str) -> str:
         """Run one layer; drop what it was the last one to read."""
-        local, feeds = self.layers[place], self.inputs[place]
+        local = self.layers[place]
         local.begin("forward" if phase == "evaluation" else phase, **self._pass)
         if isinstance(local.layer, Loss):
             local.saved["target"] = self._target
-        self._outputs[local.step.name] = self._output(place, local, feeds)
+        self._outputs[local.step.name] = self.seats[place].output(self._outputs)
         if not local.training:
             local.end()
         for feed in self._liveness.feeds(phase, place):
@@ -135,26 +153,6 @@ class Executable:
         for name in self._liveness.outputs(phase, place):
             del self._outputs[name]
         return local.step.name
-
-    def _output(self, place: int, local: LocalLayer, feeds: list[Feed]) -> Array:
-        """One layer's output: the interior while the halo of its input is in flight, then the border."""
-        interior = self._interiors[place]
-        for feed in feeds:
-            if feed.array is None:
-                finish = feed.start(self._outputs[feed.source], local.phase)
-                if interior is not None:
-                    return self._in_pieces(local, feed.array, interior, finish)
-                finish()
-        return local.layer.forward(local, *(feed.array for feed in feeds))
-
-    @staticmethod
-    def _in_pieces(local: LocalLayer, x: Array, interior: Region, finish: Any) -> Array:
-        y = local.layer.prepare(local, x)
-        local.layer.compute(local, interior, y, x)
-        finish()
-        for region in around(interior, y.shape):
-            local.layer.compute(local, region, y, x)
-        return y
 
     # -- backward --------------------------------------------------------------------------------------------
 
@@ -187,52 +185,23 @@ class Executable:
                 for place in segment:
                     self._run(place, "recompute")
             for place in reversed(segment):
-                local, arrived = self.layers[place], gradients.pop(self.layers[place].step.name, [])
+                seat, local = self.seats[place], self.layers[place]
+                arrived = gradients.pop(local.step.name, [])
                 if arrived and (local.parameters or local.needs_gradient):
-                    self._backward(local, self.inputs[place], self._total(local, arrived), gradients, first)
+                    seat.backward(seat.total(arrived), gradients, first)
                 local.end()
                 if last:
                     sums.extend(self._start(bucket) for bucket in self._complete.get(local.step.name, ()))
+        self.graphs.between()
         return sums
 
     def _start(self, bucket: int) -> Pending:
         """Start the sum of a bucket that the last layer completed, so that it runs behind the remaining ones."""
+        self.graphs.between()
         parameters = self.parameters
         described = parameters.buckets[bucket]
         flat = parameters.gradients[parameters.ranges[bucket]]
         return self.grid.group(described.members).start_all_reduce(flat, parameters.shares(described))
-
-    def _backward(self, local: LocalLayer, feeds: list[Feed], gradient: Any, gradients: dict, first: bool) -> None:
-        """One layer's gradients; those of its weights while the halo sum of its input's is in flight."""
-        local.phase = "backward"
-        if not first:  # what is added to the gradients of earlier parts of the batch
-            local.gradients = {name: local.buffer(name, old.shape) for name, old in local.final_gradients.items()}
-        layer, mover = local.layer, feeds[0].mover
-        if isinstance(layer, Partwise) and feeds[0].needs_gradient and mover.flies:
-            finish = feeds[0].start_backward(layer.backward_input(local, gradient))
-            layer.backward_weights(local, gradient)
-            arrivals = [(feeds[0].source, finish)]
-        else:
-            results = layer.backward(local, gradient)
-            pairs = zip(feeds, results, strict=True)
-            arrivals = ((feed.source, feed.start_backward(dx)) for feed, dx in pairs if feed.needs_gradient)
-        for source, finish in arrivals:
-            if finish is not None:
-                gradients.setdefault(source, []).append(finish())
-        if not first:
-            for name, array in local.gradients.items():
-                local.final_gradients[name][...] += array
-            local.gradients = local.final_gradients
-
-    def _total(self, local: LocalLayer, arrived: list[Any]) -> Any:
-        """The sum of the gradients that came from several readers, in a buffer of its own: readers may share theirs."""
-        if len(arrived) == 1:
-            return arrived[0]
-        total = local.buffer("gradient sum", arrived[0].shape)
-        self.backend.xp.add(arrived[0], arrived[1], out=total)
-        for array in arrived[2:]:
-            total += array
-        return total
 
     # -- afterwards ------------------------------------------------------------------------------------------
 
@@ -244,10 +213,13 @@ class Executable:
     def first_non_finite(self, given: Given = None) -> str | None:
         """The first layer with an output that is not finite on some rank; all ranks call it together.
 
-        The last forward pass is run once more, since its activations are gone.
+        The last forward pass is run once more, since its activations are gone; every layer by itself, since an
+        activation may hide what made its input infinite.
         """
         finite = {}
+        self._fuse(False)
         for name in self._forward(**self._pass, target=self._target, given=given):
             finite[name] = bool(self.backend.to_host(self.backend.xp.isfinite(self._outputs[name]).all()))
+        self._fuse()
         ranks = self.grid.all.gather_values(finite)
         return next((name for name in finite if not all(rank[name] for rank in ranks)), None)

@@ -9,12 +9,14 @@ from gridnn.comm.communicator import Pending
 from gridnn.comm.layout import Box
 from gridnn.comm.packing import Scratch
 from gridnn.comm.partition import Interval
-from gridnn.execute import Executable, Gradients
+from gridnn.execute import Executable
 from gridnn.feed import Feed
+from gridnn.graphs import PLAIN, Plain
 from gridnn.grid import Grid
 from gridnn.local import LocalLayer
 from gridnn.parameters import Parameters, join_groups
 from gridnn.program import Program
+from gridnn.seat import Gradients
 
 Array = Any
 
@@ -27,16 +29,19 @@ class ExecutableInRounds:
 
     Parameters
     ----------
-    program, grid, parameters, seed, scratch
+    program, grid, parameters, seed, scratch, graphs
         As of `Executable`.
     """
 
-    def __init__(self, program: Program, grid: Grid, parameters: Parameters, seed: int, scratch: Scratch) -> None:
+    def __init__(
+        self, program: Program, grid: Grid, parameters: Parameters, seed: int, scratch: Scratch, graphs: Plain = PLAIN
+    ) -> None:
         self.program, self.grid, self.backend = program, grid, grid.backend
         join_groups(program, grid)
         front, *rounds = program.pieces
-        self.front = Executable(front, grid, parameters, seed, scratch)
-        self.rounds = [Round(piece, grid, parameters, seed, scratch) for piece in rounds]
+        self.graphs = graphs
+        self.front = Executable(front, grid, parameters, seed, scratch, graphs)
+        self.rounds = [Round(piece, grid, parameters, seed, scratch, graphs) for piece in rounds]
         self._pass: dict[str, Any] = {}  # how the last pass was run
 
     @property
@@ -53,7 +58,13 @@ class ExecutableInRounds:
         self, target: Array, scale: float, *, step: int, micro: int = 0, first: bool = True, last: bool = True
     ) -> tuple[Array, list[Pending]]:
         """Forward and backward of one pass; as `Executable.train`."""
-        how = self._pass = {"training": True, "step": step, "micro": micro}
+        how = {"step": step, "micro": micro}
+        return self.graphs.run((self, first, last), lambda t: self._train(t, scale, how, first, last), target)
+
+    def _train(
+        self, target: Array, scale: float, numbers: dict[str, int], first: bool, last: bool
+    ) -> tuple[Array, list[Pending]]:
+        how = self._pass = {"training": True, **numbers}
         x = self.front.forward(**how)
         dx = self.backend.temporary(x.shape, x.dtype) if self.rounds[0].needs_gradient else None
         total, pending = self.backend.zeros((2,), "float64"), []
@@ -68,6 +79,9 @@ class ExecutableInRounds:
         """One pass outside training; as `Executable.forward`."""
         assert not training, "rounds run forward and backward together: train"
         self._pass = {"training": training}
+        return self.graphs.run((self, "evaluation"), self._evaluate, target)
+
+    def _evaluate(self, target: Array) -> Array:
         x = self.front.forward(**self._pass)
         total = self.backend.zeros((2,), "float64")
         for one in self.rounds:
@@ -89,8 +103,11 @@ class Round:
     Every method takes ``x``, ``dx`` and the targets of all rounds, and uses what belongs to this one.
     """
 
-    def __init__(self, piece: Program, grid: Grid, parameters: Parameters, seed: int, scratch: Scratch) -> None:
-        self.stack, self.turn, self.xp = Executable(piece, grid, parameters, seed, scratch), piece.turn, grid.backend.xp
+    def __init__(
+        self, piece: Program, grid: Grid, parameters: Parameters, seed: int, scratch: Scratch, graphs: Plain
+    ) -> None:
+        self.stack = Executable(piece, grid, parameters, seed, scratch, graphs)
+        self.turn, self.xp = piece.turn, grid.backend.xp
         edge = piece.steps[0].edges[0]
         self.source, self.needs_gradient = edge.source, edge.needs_gradient
         layout = edge.transfer.source
@@ -140,7 +157,9 @@ class Round:
 Runs = Executable | ExecutableInRounds
 
 
-def make_executable(program: Program, grid: Grid, parameters: Parameters, seed: int, scratch: Scratch) -> Runs:
+def make_executable(
+    program: Program, grid: Grid, parameters: Parameters, seed: int, scratch: Scratch, graphs: Plain = PLAIN
+) -> Runs:
     """What runs ``program``; all ranks make it together. The parameters are those of `Executable`."""
     kind = Executable if len(program.pieces) == 1 else ExecutableInRounds
-    return kind(program, grid, parameters, seed, scratch)
+    return kind(program, grid, parameters, seed, scratch, graphs)

@@ -33,6 +33,8 @@ class Feed:
         What the readers see, from `start` to `drop`. Of the network's input it is always there; a reader fills it.
     readers : int
         How many layers read it.
+    alone : bool
+        Whether it is brought here, and its gradient back, without other ranks.
     """
 
     def __init__(self, step: Step, index: int, grid: Grid, scratch: Scratch) -> None:
@@ -42,6 +44,7 @@ class Feed:
         self.source, self.box = edge.source, edge.layout.box(grid.index)
         self.mover = Mover(edge.transfer, grid, step.name, scratch) if edge.transfer else None
         self.framed = any(low or high for low, high in frame)
+        self.alone = self.mover is not None and self.mover.alone
         self.passes = self.mover is not None and not edge.transfer.stages and not self.framed
         self.readers = 1
         self._backend, self._dtype, self._fill = grid.backend, scratch.dtype, step.node.layer.fill
@@ -49,6 +52,7 @@ class Feed:
         extents = box_shape(self.box)
         self.inside = tuple(slice(low, low + size) for (low, _), size in zip(frame, extents, strict=True))
         self._shape = tuple(low + size + high for (low, high), size in zip(frame, extents, strict=True))
+        self._slabs = self._padding()
         self.array = grid.backend.full(self._shape, self._fill, self._dtype) if edge.source == INPUT else None
 
     def load(self, sample: Array) -> None:
@@ -61,8 +65,7 @@ class Feed:
             self.array = x
             return done
         self.array = self._backend.temporary(self._shape, self._dtype)
-        for part in self._padding():
-            self.array[part] = self._fill
+        self._backend.kernels.fill(self.array, self._slabs, self._fill)
         return self.mover.start(x, self.array[self.inside], phase)
 
     def _padding(self) -> list[tuple[slice, ...]]:
@@ -79,10 +82,11 @@ class Feed:
         if self.source != INPUT:
             self.array = None
 
-    def start_backward(self, gradient: Array) -> Callable[[], Array] | None:
+    def start_backward(self, gradient: Array, at_once: bool = True) -> Callable[[], Array] | None:
         """Take one reader's gradient of the array.
 
-        After the last reader's the adjoint begins; its end gives the gradient of the producer's output.
+        After the last reader's the adjoint begins; its end, which comes next if ``at_once``, gives the gradient of the
+        producer's output.
         """
         self._waiting += 1
         if self.readers > 1:
@@ -90,7 +94,7 @@ class Feed:
         if self._waiting < self.readers:
             return None
         self._waiting, self._sum = 0, None
-        return self.mover.start_adjoint(gradient[self.inside] if self.framed else gradient)
+        return self.mover.start_adjoint(gradient[self.inside] if self.framed else gradient, at_once)
 
     def _added(self, gradient: Array) -> Array:
         if self._sum is None:

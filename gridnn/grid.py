@@ -28,6 +28,8 @@ class Grid:
         Whose arrays are moved.
     ledger : Ledger, optional
         Where movements are entered.
+    transports : optional
+        What makes the transport of each group (`gridnn.comm.transports.choice.Transports`); None: MPI on host memory.
 
     Attributes
     ----------
@@ -45,14 +47,23 @@ class Grid:
     """
 
     def __init__(
-        self, comm: Any, rows: int, cols: int, *, backend: Any, order: str = "column", ledger: Ledger | None = None
+        self,
+        comm: Any,
+        rows: int,
+        cols: int,
+        *,
+        backend: Any,
+        order: str = "column",
+        ledger: Ledger | None = None,
+        transports: Any = None,
     ):
         self.shape = GridShape(rows, cols, order)
         self.shape.check(comm.Get_size())
         self.backend, self.ledger = backend, ledger or Ledger()
         self.index = self.shape.index(comm.Get_rank())
         self.r, self.c = self.index % rows, self.index // rows
-        self.all = Communicator(comm.Split(0, self.index), range(rows * cols), rows, backend, self.ledger)
+        everyone = comm.Split(0, self.index)
+        self.all = Communicator(everyone, range(rows * cols), rows, backend, self.ledger, transports=transports)
         self._groups: dict[tuple[int, ...], Communicator] = {self.all.members: self.all}
         self.col = self.group(range(self.c * rows, (self.c + 1) * rows))
         self.row = self.group(range(self.r, rows * cols, rows))
@@ -63,6 +74,11 @@ class Grid:
         if key not in self._groups:
             self._groups[key] = self.all.sub(key)
         return self._groups[key]
+
+    @property
+    def copied_to_host(self) -> int:
+        """Bytes that all transports have copied from the device to host memory so far."""
+        return sum(group.transport.copied_to_host for group in self._groups.values())
 
     def free(self) -> None:
         """Give all communicators back."""

@@ -7,7 +7,7 @@ from typing import Any
 from gridnn.comm.layout import Box
 from gridnn.comm.ledger import Where
 from gridnn.grid import Grid
-from gridnn.layers.base import Layer, Shapes
+from gridnn.layers.base import ALONE, Layer, Loss, Shapes
 from gridnn.parameters import Parameters, layer_key
 from gridnn.step import Step, group_of
 
@@ -19,7 +19,7 @@ class LocalLayer:
 
     def __init__(self, step: Step, grid: Grid, parameters: Parameters, seed: int) -> None:
         self.step, self.grid = step, grid
-        self.backend, self.dtype = grid.backend, parameters.dtype
+        self.backend, self.dtype, self.wide = grid.backend, parameters.dtype, parameters.wide
         self.layer: Layer = step.node.layer
         self.shapes: Shapes = step.shapes
         self.input_boxes = tuple(edge.layout.box(grid.index) for edge in step.edges)
@@ -28,11 +28,12 @@ class LocalLayer:
         self.needs_gradient = any(edge.needs_gradient for edge in step.edges)
         # of the ranks that repeat the same work, the first one's numbers are counted
         self.counts = group_of(step.output, step.output.copies, grid.index)[0] == grid.index
-        self.parameters = parameters.of(step.name, parameters.values)
+        self.parameters = parameters.used(step.name)
         self.final_gradients = parameters.of(step.name, parameters.gradients)
         self.gradients = self.final_gradients
         self.state = parameters.states.get(step.name, {})
         self.training, self.recomputing, self.phase = True, False, "forward"
+        self.fused = ALONE
         self.saved: dict[str, Any] = {}
         self.kept: dict[str, Any] = {}
         self._seed, self._name = seed, layer_key(step.name)
@@ -48,6 +49,25 @@ class LocalLayer:
         """Start a forward pass; the numbers name its random numbers."""
         self.training, self.phase, self.recomputing = training, phase, phase == "recompute"
         self.key = (self._seed, self._name, step, micro)
+
+    def repeats(self, backward: bool = False) -> bool:
+        """Whether its kernels get the same arguments in every pass like this one, and it asks nothing of other ranks.
+
+        Not so: random numbers, sums over ranks, and the gradient of a loss, which is scaled as the step needs it.
+        """
+        if (self.layer.draws and self.training and not backward) or (isinstance(self.layer, Loss) and backward):
+            return False
+        if self.recomputing and not backward:
+            return True  # sums are kept
+        phase = "backward" if backward else "forward"
+        reductions = self.layer.reductions(self.shapes, self.output_box, self.training)
+        return not any(one.phase == phase and self._groups[one.axes].size > 1 for one in reductions)
+
+    def kernels(self, backward: bool = False) -> int:
+        """About how many kernels it launches: none, one, or several."""
+        if not self.layer.passes[backward] or (self.fused.derived if backward else self.fused.applied):
+            return 0  # its result is its input, or a view of it
+        return 1 if self.layer.work == "memory" and not self.parameters and not isinstance(self.layer, Loss) else 2
 
     def end(self) -> None:
         """Forget what was remembered for the backward pass."""

@@ -41,7 +41,9 @@ def layer_key(name: str) -> int:
 class Parameters:
     """Values and gradients of all parameters of this rank, flat, in the order in which backward completes them.
 
-    So every bucket is one range of `gradients`, and nothing is packed before it is summed.
+    So every bucket is one range of `gradients`, and nothing is packed before it is summed. Where the activations have
+    16 bits, values and gradients are float32 ("master weights", Micikevicius et al. 2018, section 3.1), and `rounded`
+    is what products take.
 
     Parameters
     ----------
@@ -50,13 +52,23 @@ class Parameters:
     grid : Grid
         This rank's place.
     dtype : dtype
-        Of values and gradients.
+        Of the activations.
     seed : int
         First values are keyed by (seed, layer and name, global index), so they are the same on every grid.
+
+    Attributes
+    ----------
+    dtype, wide : dtype
+        Of the activations; of values, gradients and running statistics (see `Backend.wide`).
+    values, gradients : array
+        Flat.
+    rounded : array
+        The values in ``dtype`` as they were at the last `refresh`: the same memory where that is their own type.
     """
 
     def __init__(self, program: Program, grid: Grid, dtype: Any, seed: int) -> None:
-        self.backend, self.grid, self.dtype = grid.backend, grid, dtype
+        self.backend, self.grid = grid.backend, grid
+        self.dtype, self.wide = self.backend.dtype(dtype), self.backend.wide(dtype)
         self.buckets = program.buckets(grid.index)
         described = {
             (step.name, name): Entry(step.name, name, p, layout, layout.box(grid.index))
@@ -65,14 +77,16 @@ class Parameters:
         }
         self.entries = [described[g.layer, g.name] for bucket in self.buckets for g in bucket.gradients]
         size = sum(box_size(entry.box) for entry in self.entries)
-        self.values = self.backend.zeros((size,), dtype)
-        self.gradients = self.backend.zeros((size,), dtype)
+        self.values = self.backend.zeros((size,), self.wide)
+        self.gradients = self.backend.zeros((size,), self.wide)
+        self.rounded = self.values if self.dtype == self.wide else self.backend.zeros((size,), self.dtype)
         self._views: dict[str, slice] = {}
         self.ranges: list[slice] = []
         self._place()
         for entry in self.entries:
             self.value(entry)[...] = self._first_value(entry, seed)
         self.states = self._make_states(program, seed)
+        self.refresh()
 
     def _place(self) -> None:
         start, entries = 0, iter(self.entries)
@@ -88,9 +102,9 @@ class Parameters:
     def _first_value(self, entry: Entry, seed: int) -> Array:
         parameter = entry.parameter
         if parameter.fan_in is None:
-            return self.backend.full(box_shape(entry.box), parameter.value, self.dtype)
+            return self.backend.full(box_shape(entry.box), parameter.value, self.wide)
         bound = parameter.gain * math.sqrt(3.0 / parameter.fan_in)
-        random = self.backend.uniform((seed, layer_key(entry.key)), entry.box, parameter.shape, self.dtype)
+        random = self.backend.uniform((seed, layer_key(entry.key)), entry.box, parameter.shape, self.wide)
         return (2.0 * random - 1.0) * bound
 
     def _make_states(self, program: Program, seed: int) -> dict[str, dict[str, Array]]:
@@ -109,9 +123,26 @@ class Parameters:
         """The parameters of one layer by name, as views of ``flat`` (values, gradients, or an array like them)."""
         return {e.name: flat[self._views[e.key]].reshape(box_shape(e.box)) for e in self.entries if e.layer == layer}
 
+    def used(self, layer: str) -> dict[str, Array]:
+        """What a layer computes with: weights of products in the type of the activations, all others as they are."""
+        values, rounded = self.of(layer, self.values), self.of(layer, self.rounded)
+        factors = {e.name for e in self.entries if e.layer == layer and e.parameter.fan_in is not None}
+        return {name: rounded[name] if name in factors else value for name, value in values.items()}
+
+    def refresh(self) -> None:
+        """Round the values for the products that follow; whoever has changed `values` calls it."""
+        if self.rounded is not self.values:
+            self.backend.kernels.convert(self.values, self.rounded)
+
     def shares(self, bucket: Bucket) -> list[tuple[Where, int]]:
         """Whose gradients a bucket holds, for the ledger."""
         return [(Where(gradient.layer, "update"), gradient.size) for gradient in bucket.gradients]
+
+    def not_finite(self) -> set[str]:
+        """The layers whose gradients on this rank are not finite."""
+        names = {entry.layer for entry in self.entries}
+        flats = ((name, flat) for name in names for flat in self.of(name, self.gradients).values())
+        return {name for name, flat in flats if not self.backend.xp.isfinite(flat).all()}
 
     def norm(self, where: Where) -> float:
         """The Euclidean norm of the whole gradient: every parameter counts once, however many ranks hold it."""

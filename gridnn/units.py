@@ -8,6 +8,23 @@ TIMES = (("s", 1.0), ("ms", 1e3), ("us", 1e6))  # units, and how many of them ar
 UNITS = {"kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
 
+ITEMSIZES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}  # bytes of an element of the activations
+SINGLE = 4  # bytes of a float32
+
+
+def wide(itemsize: int) -> int:
+    """Bytes of what is kept, summed and updated where activations have ``itemsize``: 16-bit ones are summed in float32.
+
+    Those are weights, gradients, the arrays of the optimizer, running statistics, and what a reduction moves.
+    """
+    return max(itemsize, SINGLE)
+
+
+def rounded(itemsize: int) -> int:
+    """Bytes of a weight as products take it, where that is not how it is kept: see `wide`."""
+    return itemsize if itemsize < wide(itemsize) else 0
+
+
 def parse_memory(text: str) -> float:
     """The bytes of ``16GB``, ``900MiB``, ``2e9``.
 

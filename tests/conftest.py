@@ -21,6 +21,19 @@ settings.register_profile("gridnn", derandomize=True, deadline=None, database=No
 settings.load_profile("gridnn")
 
 
+def pytest_addoption(parser):
+    parser.addoption("--backend", choices=("numpy", "cupy", "standin"), default="numpy", help="what the layers run on")
+    parser.addoption("--transport", choices=("host", "cuda-aware", "nccl"), help="how arrays move between ranks")
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--backend") == "numpy":
+        skip = pytest.mark.skip(reason="needs a GPU: make test-gpu")
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(skip)
+
+
 @pytest.fixture(scope="session")
 def comm():
     """All ranks of the run: one, without mpirun."""
@@ -29,8 +42,30 @@ def comm():
     return MPI.COMM_WORLD
 
 
+@pytest.fixture(scope="session")
+def cupy():
+    """CuPy with ``--backend cupy``, else its stand-in."""
+    import backends
+
+    return backends.import_standin()
+
+
+@pytest.fixture(scope="session")
+def standin(cupy):
+    """The stand-in for CuPy, imported as ``cupy``."""
+    if not getattr(cupy, "is_standin", False):
+        pytest.skip("these tests run on the stand-in, and this session on CuPy")
+    return cupy
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config):
+    if config.getoption("--backend") != "numpy":
+        import backends  # not earlier: it imports NumPy
+
+        backends.choose(config.getoption("--backend"), config.getoption("--transport"))
+    elif config.getoption("--transport"):
+        raise pytest.UsageError("--transport has no effect with --backend numpy")
     if not UNDER_MPI:
         return
     from mpi4py import MPI

@@ -16,7 +16,7 @@ class Exact(Pool):
         block = np.empty(math.prod(shape) * np.dtype(dtype).itemsize, np.uint8)
         self.used += block.nbytes
         self.peak = max(self.peak, self.used)
-        return np.asarray(Lease(self, block, tuple(shape), np.dtype(dtype)))
+        return Lease(self, block, tuple(shape), np.dtype(dtype)).array()
 
     def give_back(self, block):
         self.used -= block.nbytes

@@ -9,11 +9,15 @@ from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 
 import numpy as np
+from backends import backend_name, transport_name
 
+from gridnn.comm.launcher import short_version
 from gridnn.train.config import RunConfig
 from gridnn.train.trainer import Trainer
 
 LENET = RunConfig(
+    backend=backend_name(),
+    transport=transport_name(),
     model="lenet",
     dataset="synthetic",
     shape="27x12x2",
@@ -68,7 +72,12 @@ class Told:
 
 def job_of(comm):
     """What a run asks of a job, on the ranks of ``comm``."""
-    return SimpleNamespace(comm=comm, size=comm.Get_size(), nodes=1, threads=1, library="")
+    from mpi4py import MPI
+
+    rank, library = comm.Get_rank(), short_version(MPI.Get_library_version())
+    return SimpleNamespace(
+        comm=comm, rank=rank, size=comm.Get_size(), local_rank=rank, node=0, nodes=1, threads=1, library=library
+    )
 
 
 def trained(config: RunConfig, comm, signalled=lambda: 0) -> Told:

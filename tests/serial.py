@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from backends import make_backend
 
-from gridnn.arrays import Backend, NumpyBackend
+from gridnn.arrays import Backend
 from gridnn.comm.split import Split
-from gridnn.layers.base import Layer, Loss, Shapes
+from gridnn.layers.base import ALONE, Layer, Loss, Shapes
 
 
 def box_of(shape):
@@ -20,17 +21,20 @@ class SerialLocal:
     """One rank that has all of a layer; reductions are identities and are noted in ``reduced``."""
 
     def __init__(self, layer: Layer, shapes: Shapes, dtype, backend: Backend | None = None, training=True):
-        self.layer, self.shapes, self.dtype, self.training = layer, shapes, np.dtype(dtype), training
-        self.backend = backend or NumpyBackend()
+        self.backend = backend or make_backend(dtype)
+        self.layer, self.shapes, self.training = layer, shapes, training
+        self.dtype, self.wide = self.backend.dtype(dtype), self.backend.wide(dtype)
         self.needs_gradient, self.counts, self.key = True, True, (1, 2, 3)
         self.input_boxes = tuple(box_of(shape) for shape in shapes.inputs)
         self.output_box = box_of(shapes.output)
         self.saved, self.kept, self.recomputing, self.reduced = {}, {}, False, []
+        self.fused = ALONE
         make = self.backend.full
         described = layer.weights(shapes)
-        self.parameters = {name: make(p.shape, p.value, dtype) for name, p in described.items()}
-        self.gradients = {name: make(p.shape, math.nan, dtype) for name, p in described.items()}
-        self.state = {name: make(p.shape, p.value, dtype) for name, p in layer.states(shapes).items()}
+        types = {name: self.dtype if p.fan_in is not None else self.wide for name, p in described.items()}
+        self.parameters = {name: make(p.shape, p.value, types[name]) for name, p in described.items()}
+        self.gradients = {name: make(p.shape, math.nan, self.wide) for name, p in described.items()}
+        self.state = {name: make(p.shape, p.value, self.wide) for name, p in layer.states(shapes).items()}
 
     @property
     def indices(self):

@@ -13,7 +13,7 @@ from gridnn.arrays import get_backend
 from gridnn.comm import mover
 from gridnn.comm.gridshape import GridShape
 from gridnn.comm.packing import Scratch
-from gridnn.execute import Executable, around
+from gridnn.execute import Executable
 from gridnn.grid import Grid
 from gridnn.layers.conv import Conv
 from gridnn.liveness import Liveness
@@ -22,6 +22,7 @@ from gridnn.parameters import Parameters
 from gridnn.plan.plan import Plan
 from gridnn.plan.rules import make_plan
 from gridnn.program import Program
+from gridnn.step import around
 
 SEED = 3
 

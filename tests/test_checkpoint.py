@@ -89,7 +89,7 @@ def test_a_run_goes_on_on_another_grid_with_another_strategy_and_other_ranks(com
 
 @pytest.mark.mpi
 def test_arrays_of_a_device_are_saved_and_filled(comm, monkeypatch):
-    monkeypatch.setattr("gridnn.train.session.get_backend", lambda *names: StrictBackend())
+    monkeypatch.setattr("gridnn.train.session.get_backend", lambda *names, **options: StrictBackend())
     with folder(comm) as directory:
         config = replace(RUNS["normalised"], checkpoint=str(directory), strategy="model")
         first = trained(replace(config, steps=4), comm)

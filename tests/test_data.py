@@ -87,6 +87,12 @@ class TestSynthetic:
     def test_boxes(self, shape, boxes):
         check_boxes(self.open(shape=shape).train, *boxes)
 
+    def test_a_rank_may_have_no_sample_or_place(self):
+        data = self.open().train
+        for indices, box in (([], ((0, 9), (0, 7), (0, 2))), ([], ((4, 4), (0, 7), (0, 2)))):
+            out = np.empty((0, *(stop - start for start, stop in box)))
+            data.read(np.array(indices, np.int64), box, out)
+
     def test_seed_and_part_name_the_numbers(self):
         here, other = self.open(), self.open(seed=4)
         assert not np.array_equal(read(here.train, [1]), read(other.train, [1]))

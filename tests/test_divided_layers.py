@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from backends import on_backend
 from serial import Serial
 from splits import admitted_splits
 
 from gridnn import layers as L
-from gridnn.arrays import get_backend
 from gridnn.comm.gridshape import GridShape
 from gridnn.comm.layout import Dim, within
 from gridnn.comm.packing import Scratch
@@ -133,14 +133,14 @@ class Divided:
     def together(self, layout, part):
         """A global tensor from the parts: partial sums summed, replicas (which must agree) taken once."""
         total, copies = np.zeros(layout.shape), Dim(None, layout.copies)
-        for index, other in self.comm.allgather((self.grid.index, part)):
+        for index, other in self.comm.allgather((self.grid.index, self.grid.backend.to_host(part))):
             if layout.part(index, copies) == 0:
                 total[within(layout.box(index), tuple((0, size) for size in layout.shape))] += other
         return total
 
     def feed(self, x):
         for feed in self.run.input_feeds:
-            feed.load(x[within(feed.box, tuple((0, size) for size in x.shape))])
+            feed.load(self.grid.backend.asarray(x[within(feed.box, tuple((0, size) for size in x.shape))]))
 
     def forward(self, x, **options):
         self.feed(x)
@@ -152,7 +152,7 @@ class Divided:
         part = dy[within(layout.box(self.grid.index), tuple((0, size) for size in dy.shape))].copy()
         if layout.part(self.grid.index, Dim(None, layout.copies)):
             part[...] = 0
-        for request in self.run.backward(part):
+        for request in self.run.backward(self.grid.backend.asarray(part)):
             request.wait()
         return {
             e.key: self.together(e.layout, self.parameters.of(e.layer, self.parameters.gradients)[e.name])
@@ -171,7 +171,7 @@ class Divided:
 def grid(comm) -> Grid:
     """One grid for all cases: communicators are dear."""
     shape = GridShape.square(comm.size)
-    return Grid(comm, shape.rows, shape.cols, backend=get_backend("numpy"))
+    return Grid(comm, shape.rows, shape.cols, **on_backend())
 
 
 def some_splits(name, layer, shapes, ranks, limit):

@@ -7,9 +7,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from backends import on_backend
 from domain_cases import COUNTS, TOLERANCE, cases, run, traits
 
-from gridnn.arrays import get_backend
 from gridnn.comm.gridshape import GridShape
 from gridnn.grid import Grid
 
@@ -20,7 +20,7 @@ TABLE = Path(__file__).resolve().parent.parent / "docs" / "results" / "domain-ca
 @pytest.mark.timeout(300)
 def test_every_case_is_equal_to_the_serial_layer(comm):
     shape = GridShape.square(comm.size)
-    grid = Grid(comm, shape.rows, shape.cols, backend=get_backend("numpy"))
+    grid = Grid(comm, shape.rows, shape.cols, **on_backend())
     for number, case in enumerate(cases(comm.size)):
         difference = run(case, comm, grid)
         assert difference <= TOLERANCE, f"case {number}: {case}: {difference}"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from backends import on_backend
 
-from gridnn.arrays import get_backend
 from gridnn.comm.gridshape import GridShape
 from gridnn.comm.ledger import Where
 from gridnn.grid import Grid
@@ -70,12 +70,12 @@ def test_ranks_and_places_are_one_to_one(rows, cols, order):
 def test_rows_and_columns_of_real_ranks(comm, order):
     for rows in (r for r in range(1, comm.size + 1) if comm.size % r == 0):
         cols = comm.size // rows
-        grid = Grid(comm, rows, cols, order=order, backend=get_backend("numpy"))
+        grid = Grid(comm, rows, cols, order=order, **on_backend())
         assert grid.shape.rank(grid.r, grid.c) == comm.rank
         assert (grid.col.size, grid.row.size, grid.all.size) == (rows, cols, comm.size)
         assert (grid.col.rank, grid.row.rank, grid.all.rank) == (grid.r, grid.c, grid.index)
         for group, expected in ((grid.col, rows * grid.c * 1.0), (grid.row, float(sum(range(cols))))):
-            total = np.array([float(grid.c)])
+            total = grid.backend.asarray(np.array([float(grid.c)]))
             group.all_reduce(total, Where("test", "forward"))
             assert total[0] == expected
         grid.free()
@@ -84,4 +84,4 @@ def test_rows_and_columns_of_real_ranks(comm, order):
 @pytest.mark.mpi
 def test_a_grid_of_another_size_is_refused(comm):
     with pytest.raises(ValueError, match=f"needs {comm.size + 1} ranks, this job has {comm.size}"):
-        Grid(comm, 1, comm.size + 1, backend=get_backend("numpy"))
+        Grid(comm, 1, comm.size + 1, **on_backend())

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gridnn.comm.launcher import check_library, check_ranks, expected_ranks, launch, short_version, vendor
+from gridnn.comm.launcher import check_library, check_ranks, launch, short_version, vendor
 from gridnn.errors import UserError
 
 OPEN_MPI = "Open MPI v5.0.11, package: Open MPI user@host Distribution"
@@ -29,7 +29,21 @@ SRUN = {"SLURM_NTASKS": "4", "SLURM_PROCID": "2", "SLURM_JOB_ID": "7"}
 def test_rank_and_size(env, rank, size):
     said = launch(env)
     assert (said.rank, said.size) == (rank, size)
-    assert expected_ranks(env) == size
+
+
+@pytest.mark.parametrize(
+    ("env", "local_rank"),
+    [
+        ({}, None),
+        ({"OMPI_COMM_WORLD_SIZE": "8", "OMPI_COMM_WORLD_LOCAL_RANK": "3", "SLURM_LOCALID": "0"}, 3),
+        ({"MPI_LOCALNRANKS": "4", "MPI_LOCALRANKID": "2"}, 2),
+        ({**SRUN, "SLURM_LOCALID": "1"}, 1),
+        (SRUN, None),
+        ({"PMIX_RANK": "5"}, None),
+    ],
+)
+def test_local_rank(env, local_rank):
+    assert launch(env).local_rank == local_rank
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
+from backends import backend_name
 from running import Told, job_of, same, trained
 from splits import admitted_splits
 from strict import StrictBackend
@@ -27,7 +28,15 @@ from gridnn.train.setup import set_up
 STEPS = 20
 STRATEGIES = tuple(RULES)
 BASE = RunConfig(
-    dataset="synthetic", dtype="float64", batch=13, samples=34, steps=STEPS, lr=0.05, epochs=9, dropout=0.3
+    backend=backend_name(),
+    dataset="synthetic",
+    dtype="float64",
+    batch=13,
+    samples=34,
+    steps=STEPS,
+    lr=0.05,
+    epochs=9,
+    dropout=0.3,
 )
 RUNS = {
     "lenet": dataclasses.replace(BASE, model="lenet", shape="27x12x2", nesterov=True, weight_decay=1e-3),
@@ -216,9 +225,9 @@ def test_random_plans_give_the_serial_curve_and_the_predicted_words(comm, name, 
 @pytest.mark.parametrize("name", RUNS)
 def test_nothing_reaches_the_host_unasked(comm, monkeypatch, name, strategy):
     """On arrays that refuse to become host arrays, with a transport that stages: the same numbers, to the last bit."""
-    config = dataclasses.replace(RUNS[name], strategy=strategy, steps=4, kernels="reference")
+    config = dataclasses.replace(RUNS[name], backend="numpy", strategy=strategy, steps=4, kernels="reference")
     plain = trained(config, comm)
-    monkeypatch.setattr("gridnn.train.session.get_backend", lambda *names: StrictBackend())
+    monkeypatch.setattr("gridnn.train.session.get_backend", lambda *names, **options: StrictBackend())
     assert trained(config, comm).losses == plain.losses
 
 

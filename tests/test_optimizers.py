@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from backends import make_backend
 
-from gridnn.arrays import get_backend
 from gridnn.train.config import RunConfig
 from gridnn.train.optimizers import SGD, AdamW, make_optimizer
 
@@ -14,20 +14,21 @@ SIZE = 40_001  # more than one chunk of the kernels, and odd
 def trajectory(optimizer, dtype="float64", steps=10):
     """The values after every step, and after every step of PyTorch's optimizer on the same gradients."""
     random = np.random.default_rng(1)
-    backend = get_backend("numpy")
-    values = random.standard_normal(SIZE).astype(dtype)
-    theirs = torch.nn.Parameter(torch.from_numpy(values.copy()))
+    backend = make_backend()
+    start = random.standard_normal(SIZE).astype(dtype)
+    theirs = torch.nn.Parameter(torch.from_numpy(start.copy()))
+    values = backend.asarray(start)
     reference = torch_optimizer(optimizer, theirs)
     state = optimizer.start(backend, SIZE, dtype)
     for step in range(steps):
-        gradients, lr = random.standard_normal(SIZE).astype(dtype), 0.1 / (step + 1)
-        kept = gradients.copy()
+        kept, lr = random.standard_normal(SIZE).astype(dtype), 0.1 / (step + 1)
+        gradients = backend.asarray(kept.copy())
         state.update(values, gradients, lr)
-        np.testing.assert_array_equal(gradients, kept)
+        np.testing.assert_array_equal(backend.to_host(gradients), kept)
         reference.param_groups[0]["lr"] = lr
-        theirs.grad = torch.from_numpy(gradients)
+        theirs.grad = torch.from_numpy(kept)
         reference.step()
-        yield values, theirs.detach().numpy()
+        yield backend.to_host(values), theirs.detach().numpy()
 
 
 def torch_optimizer(optimizer, parameter):
@@ -64,20 +65,21 @@ def test_float32(optimizer):
 
 
 def test_state_holds_what_a_checkpoint_needs():
-    backend = get_backend("numpy")
+    backend = make_backend()
     assert SGD().start(backend, 5, "float32").arrays == {}
     assert set(SGD(momentum=0.5).start(backend, 5, "float32").arrays) == {"momentum"}
     state = AdamW().start(backend, 5, "float32")
-    state.update(np.zeros(5, "float32"), np.ones(5, "float32"), 0.1)
+    state.update(backend.zeros((5,), "float32"), backend.full((5,), 1.0, "float32"), 0.1)
     assert (set(state.arrays), state.step) == ({"first_moment", "second_moment"}, 1)
 
 
 @pytest.mark.parametrize("size", [0, 1])
 @pytest.mark.parametrize("optimizer", [SGD(momentum=0.9), AdamW()], ids=str)
 def test_a_rank_with_few_parameters_or_none(optimizer, size):
-    values = np.ones(size)
-    optimizer.start(get_backend("numpy"), size, "float64").update(values, np.ones(size), 0.1)
-    assert (values < 1).all()
+    backend = make_backend()
+    values, gradients = (backend.full((size,), 1.0, "float64") for _ in range(2))
+    optimizer.start(backend, size, "float64").update(values, gradients, 0.1)
+    assert (backend.to_host(values) < 1).all()
 
 
 def test_refused():

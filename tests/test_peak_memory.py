@@ -27,6 +27,7 @@ from gridnn.parameters import Parameters
 from gridnn.plan.plan import BACKWARD, Plan
 from gridnn.plan.rules import make_plan
 from gridnn.program import Program
+from gridnn.units import ITEMSIZES
 
 STEPS = 3
 MODELS = {  # sample, outputs, batch
@@ -58,6 +59,8 @@ CASES = [
 
 class Idle:
     """Kernels that do nothing: what is taken does not depend on the numbers."""
+
+    fuses = False
 
     def __getattr__(self, name):
         return lambda *arrays, **options: None
@@ -103,15 +106,17 @@ class Run:
     """Passes of a program on all ranks of ``comm``; its pool is left. Where the kernels are idle, numbers are any."""
 
     @np.errstate(all="ignore")
-    def __init__(self, program: Program, comm, pool: Pool, passes: int, idle: bool, accumulate: bool = False):
-        backend = NumpyBackend("reference")
+    def __init__(
+        self, program: Program, comm, pool: Pool, passes: int, idle: bool, accumulate: bool = False, dtype="float32"
+    ):
+        backend = NumpyBackend("reference", dtype)
         backend.pool = self.pool = pool
         if idle:
             backend.kernels = Idle()
         shape = program.plan.grid
         self.grid = Grid(comm, shape.rows, shape.cols, backend=backend)
-        self.parameters = Parameters(program, self.grid, "float32", 0)
-        self.scratch = Scratch(backend, "float32")
+        self.parameters = Parameters(program, self.grid, dtype, 0)
+        self.scratch = Scratch(backend, self.parameters.dtype)
         executable = make_executable(program, self.grid, self.parameters, 0, self.scratch)
         self.inputs = executable.input_feeds
         rng = np.random.default_rng(self.grid.index)
@@ -130,24 +135,29 @@ class Run:
         self.grid.free()
 
 
-def check(program: Program, comm, message: str, *, idle: bool = True, accumulate: bool = False) -> None:
+def check(
+    program: Program, comm, message: str, *, idle: bool = True, accumulate: bool = False, dtype: str = "float32"
+) -> None:
     """Every term of the prediction beside the run that has it, on every rank."""
-    exact = Run(program, comm, Exact(), 1 + accumulate, idle, accumulate)
-    told = peak(program, exact.grid.index, itemsize=4, accumulate=accumulate)
+    exact = Run(program, comm, Exact(), 1 + accumulate, idle, accumulate, dtype)
+    itemsize = ITEMSIZES[dtype]
+    told = peak(program, exact.grid.index, itemsize=itemsize, accumulate=accumulate)
     assert told.activations == exact.pool.peak, f"{message}: {told}"
     assert exact.pool.used == 0 and sum(told.layers.values()) == told.activations
-    assert told.gradients == told.weights == exact.parameters.values.nbytes
+    values, rounded = exact.parameters.values, exact.parameters.rounded
+    assert told.gradients == values.nbytes
+    assert told.weights == values.nbytes + (rounded.nbytes if rounded is not values else 0)
     assert told.states == sum(a.nbytes for layer in exact.parameters.states.values() for a in layer.values())
     workspaces = exact.grid.backend._workspaces.values()
-    assert told.buffers == 4 * exact.scratch.size + sum(array.nbytes for array in workspaces), message
+    assert told.buffers == itemsize * exact.scratch.size + sum(array.nbytes for array in workspaces), message
     frames = sum(feed.array.nbytes + 4 * math.prod(box_shape(feed.box)) for feed in exact.inputs)
     assert told.inputs == frames + 2 * exact.target.nbytes
 
 
-def check_pool(program: Program, comm, message: str, *, accumulate: bool = False) -> None:
+def check_pool(program: Program, comm, message: str, *, accumulate: bool = False, dtype: str = "float32") -> None:
     """What the pool takes from the system, after some steps."""
-    run = Run(program, comm, Pool(), STEPS, True, accumulate)
-    told = peak(program, run.grid.index, itemsize=4, accumulate=accumulate)
+    run = Run(program, comm, Pool(), STEPS, True, accumulate, dtype)
+    told = peak(program, run.grid.index, itemsize=ITEMSIZES[dtype], accumulate=accumulate)
     assert max(run.pool.taken, told.activations) == told.pool, f"{message}: {run.pool.taken} {told}"
 
 
@@ -172,13 +182,26 @@ def test_what_the_pool_takes_from_the_system(name, accumulate):
     check_pool(program, MPI.COMM_SELF, name, accumulate=accumulate)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("recompute", [False, True])
-def test_every_layer(recompute):
+def test_every_layer(recompute, dtype):
     from mpi4py import MPI
 
     network = everything()
     plan = make_plan("batch", network, GridShape(1, 1), 5, recompute=recompute)
-    check(Program(network, plan, 5), MPI.COMM_SELF, "every layer", idle=False)
+    check(Program(network, plan, 5), MPI.COMM_SELF, "every layer", idle=False, dtype=dtype)
+
+
+@pytest.mark.parametrize("accumulate", [False, True])
+def test_sixteen_bits_take_half_of_the_activations(accumulate):
+    from mpi4py import MPI
+
+    network, batch = shipped("resnet18-cifar")
+    program = Program(network, make_plan("batch", network, GridShape(1, 1), batch), batch)
+    check(program, MPI.COMM_SELF, "float16", accumulate=accumulate, dtype="float16")
+    check_pool(program, MPI.COMM_SELF, "float16", accumulate=accumulate, dtype="float16")
+    half, whole = peak(program, 0, itemsize=2), peak(program, 0, itemsize=4)
+    assert half.activations < 0.51 * whole.activations and half.weights == 1.5 * whole.weights
 
 
 @pytest.mark.mpi
@@ -202,6 +225,7 @@ def test_every_layer_under_random_plans(comm, number):
     program = Program(network, Plan("random", GridShape(1, comm.size), splits, **running), 5)
     check(program, comm, f"number {number}: {splits} {running}", idle=False)
     check_pool(program, comm, f"number {number}: {splits} {running}")
+    check(program, comm, f"number {number} in 16 bits: {splits} {running}", dtype="float16")
 
 
 def test_a_large_network_on_many_ranks_is_a_matter_of_milliseconds():

@@ -177,11 +177,27 @@ def test_pairs_and_single_plans_cost_the_same(ranks, at_most):
     assert set(SECONDS) <= set(model.node_terms("stem")) and (terms["latency"] >= 0).all()
 
 
+@pytest.mark.parametrize("itemsize", [2, 4])
 @pytest.mark.parametrize("strategy", ["batch", "grid", "domain", "channel"])
-def test_seconds_are_about_those_of_the_price_without_overlap(strategy):
+def test_seconds_are_about_those_of_the_price_without_overlap(strategy, itemsize):
     plan = make_plan(strategy, chain(), GridShape(2, 4), 16)
-    serial = price([Program(chain(), plan, 16)], MACHINE).serial
-    assert total_seconds(chain(), [plan], 16, MACHINE)[0] == pytest.approx(serial, rel=0.15)
+    serial = price([Program(chain(), plan, 16)], MACHINE, itemsize=itemsize).serial
+    assert total_seconds(chain(), [plan], 16, MACHINE, itemsize=itemsize)[0] == pytest.approx(serial, rel=0.15)
+
+
+def test_sixteen_bits_move_half_the_bytes_but_those_that_are_summed():
+    plan, moved = make_plan("grid", chain(), GridShape(2, 4), 16), {}
+    fast = Machine("bytes", (Level("all", None, 0.0, 1.0),), FREE)  # a second a byte
+    for itemsize in (2, 4):
+        priced = price([Program(chain(), plan, 16)], fast, itemsize=itemsize)
+        moved[itemsize] = {}
+        for layer in priced.layers:
+            for one in layer.movements:
+                key = (one.kind, one.words)
+                moved[itemsize][key] = moved[itemsize].get(key, 0) + one.seconds
+    assert moved[2].keys() == moved[4].keys() and {"all-gather", "reduce-scatter"} <= {kind for kind, _ in moved[2]}
+    for (kind, words), seconds in moved[4].items():
+        assert moved[2][kind, words] == pytest.approx(seconds / 2 if kind in ("all-gather", "neighbours") else seconds)
 
 
 def test_layers_without_weights_follow_and_the_others_choose():

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
+from backends import backend_name
 from running import LENET, MLP, folder, job_of, same, trained
 from strict import StrictBackend
 
@@ -38,6 +39,7 @@ RUNS = {
     "mlp": dataclasses.replace(MLP, **SPLITBRAIN),
     "lenet": dataclasses.replace(LENET, **SPLITBRAIN),
     "alexnet": RunConfig(
+        backend=backend_name(),
         model=f"{Path(__file__).parent / 'narrow.py'}:alexnet",
         dataset="synthetic",
         shape="16x16x3",
@@ -278,9 +280,9 @@ def test_a_checkpoint_of_a_run_in_rounds_goes_on_without_them(comm):
 
 @pytest.mark.mpi
 def test_rounds_leave_everything_on_the_device(comm, monkeypatch):
-    config = dataclasses.replace(RUNS["mlp"], group=comm.size, kernels="reference", steps=2)
+    config = dataclasses.replace(RUNS["mlp"], backend="numpy", group=comm.size, kernels="reference", steps=2)
     plain = trained(config, comm)
-    monkeypatch.setattr("gridnn.train.session.get_backend", lambda *names: StrictBackend())
+    monkeypatch.setattr("gridnn.train.session.get_backend", lambda *names, **options: StrictBackend())
     assert trained(config, comm).losses == plain.losses
 
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 import torchmodels
+from backends import on_backend
 from launch import gridnn
 from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_tensors
 
-from gridnn.arrays import get_backend
 from gridnn.comm.gridshape import GridShape
 from gridnn.comm.layout import Dim, box_shape, within
 from gridnn.comm.packing import Scratch
@@ -63,10 +63,10 @@ def evaluated(comm, grid, model, path, x, strategy="batch"):
     fill(parameters, program, model, path)
     run = Executable(program, grid, parameters, 0, Scratch(grid.backend, "float32"))
     for feed in run.input_feeds:
-        feed.load(x[within(feed.box, tuple((0, size) for size in x.shape))])
+        feed.load(grid.backend.asarray(x[within(feed.box, tuple((0, size) for size in x.shape))]))
     part, layout = run.forward(training=False), program.steps[-1].output
     y, copies = np.zeros(layout.shape), Dim(None, layout.copies)
-    for index, other in comm.allgather((grid.index, part)):
+    for index, other in comm.allgather((grid.index, grid.backend.to_host(part))):
         if layout.part(index, copies) == 0:
             y[within(layout.box(index), tuple((0, size) for size in layout.shape))] += other
     return y
@@ -74,7 +74,7 @@ def evaluated(comm, grid, model, path, x, strategy="batch"):
 
 def grid_of(comm, rows, columns):
     shape = GridShape(rows, columns)
-    return Grid(comm, shape.rows, shape.cols, backend=get_backend("numpy"))
+    return Grid(comm, shape.rows, shape.cols, **on_backend())
 
 
 def agree(y, wanted):

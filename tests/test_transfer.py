@@ -7,9 +7,9 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from backends import make_backend, on_backend
 from layouts import following_target, random_source, random_target
 
-from gridnn.arrays import get_backend
 from gridnn.comm.communicator import Communicator
 from gridnn.comm.layout import Dim, Layout, box_shape, within
 from gridnn.comm.ledger import Ledger, Where
@@ -25,7 +25,19 @@ KINDS = {"local", "all-gather", "reduce-scatter", "all-reduce", "all-to-all", "n
 
 
 def make_grid(comm, rows: int = 1) -> Grid:
-    return Grid(comm, rows, comm.size // rows, backend=get_backend("numpy"))
+    return Grid(comm, rows, comm.size // rows, **on_backend())
+
+
+def moved(grid: Grid, mover: Mover, x: np.ndarray, out: np.ndarray) -> None:
+    """Bring ``x`` to ``out``."""
+    target = grid.backend.asarray(out)
+    mover.start(grid.backend.asarray(x), target)()
+    out[...] = grid.backend.to_host(target)
+
+
+def moved_back(grid: Grid, mover: Mover, y: np.ndarray) -> np.ndarray:
+    """What the adjoint makes of ``y``."""
+    return grid.backend.to_host(mover.start_adjoint(grid.backend.asarray(y.copy()))())
 
 
 def scratch_of(grid: Grid) -> Scratch:
@@ -85,7 +97,7 @@ def test_random_transfers(comm, full_sum):
         ]
         out = np.full(box_shape(target.box(grid.index)), np.nan)
         grid.ledger.clear()
-        mover.start(x, out)()
+        moved(grid, mover, x, out)
         np.testing.assert_array_equal(out, expected, err_msg=f"{case}: {source} -> {target}")
         assert grid.ledger.integers() == predicted(transfer, grid, backward=False), f"{case}: {transfer.stages}"
     if comm.size in (4, 6):
@@ -118,9 +130,9 @@ def test_adjoint_identity_is_exact(comm, full_sum):
         x = integers(comm, case, box_shape(source.box(grid.index)))
         y = integers(comm, case + 10_000, box_shape(target.box(grid.index)))
         out = np.empty_like(y)
-        mover.start(x, out)()
+        moved(grid, mover, x, out)
         grid.ledger.clear()
-        back = mover.start_adjoint(y.copy())()
+        back = moved_back(grid, mover, y)
         assert back.shape == x.shape
         assert grid.ledger.integers() == predicted(transfer, grid, backward=True), f"{case}: {transfer.stages}"
         assert global_dot(comm, out, y) == global_dot(comm, x, back), f"{case}: {source} -> {target}"
@@ -135,35 +147,29 @@ def test_movers_are_run_again_with_the_same_buffers(comm):
     out = np.empty((7, 3))
     for step in range(3):
         tensor = np.arange(21.0).reshape(7, 3) + step
-        mover.start(tensor[within(source.box(grid.index), ((0, 7), (0, 3)))], out)()
+        moved(grid, mover, tensor[within(source.box(grid.index), ((0, 7), (0, 3)))], out)
         np.testing.assert_array_equal(out, tensor)
-
-
-def column_gather(size: int, ranks: int) -> tuple[Layout, Layout]:
-    split = Split.of(h=ranks)
-    return Layout(split.mesh, (Dim(Even(size, ranks), split.digits("h")),)), Layout.whole((size,), split.mesh)
 
 
 @pytest.mark.mpi
 def test_long_arrays_are_sent_in_pieces_or_refused_by_name(comm):
     """The limit of one call, lowered: sums and messages go in pieces, the others are refused with the layer's name."""
-    backend = get_backend("numpy")
+    backend = make_backend()
     limited = Communicator(comm.Dup(), range(comm.size), 1, backend, Ledger(), limit=5)
-    array = np.arange(23.0)
+    array = backend.asarray(np.arange(23.0))
     limited.all_reduce(array, Where("fc", "update"))
-    np.testing.assert_array_equal(array, comm.size * np.arange(23.0))
-    flat = np.ones(17)
+    np.testing.assert_array_equal(backend.to_host(array), comm.size * np.arange(23.0))
+    flat = backend.asarray(np.ones(17))
     limited.start_all_reduce(flat, [(Where("fc", "update"), 17)]).wait()
-    np.testing.assert_array_equal(flat, np.full(17, comm.size))
+    np.testing.assert_array_equal(backend.to_host(flat), np.full(17, comm.size))
     right, left = (comm.rank + 1) % comm.size, (comm.rank - 1) % comm.size
-    received = np.empty(12)
-    limited.start_exchange(
-        [(right, np.full(12, float(comm.rank)))], [(left, received)], Where("conv", "forward")
-    ).wait()
-    np.testing.assert_array_equal(received, left)
+    received, mine = backend.empty((12,), "float64"), backend.full((12,), float(comm.rank), "float64")
+    limited.start_exchange([(right, mine)], [(left, received)], Where("conv", "forward")).wait()
+    np.testing.assert_array_equal(backend.to_host(received), left)
     with pytest.raises(UserError, match=r"layer 'fc', forward: the all-gather of 8 elements"):
         sizes = [8 if r == 0 else 0 for r in range(comm.size)]
-        limited.all_gather(np.empty(sizes[comm.rank]), np.empty(8), sizes, Where("fc", "forward"))
+        parts = backend.empty((sizes[comm.rank],), "float64"), backend.empty((8,), "float64")
+        limited.all_gather(*parts, sizes, Where("fc", "forward"))
 
 
 @pytest.mark.mpi
@@ -233,17 +239,20 @@ def test_halos_over_several_dimensions(comm, name, scheme):
         tensor = np.random.default_rng(3).integers(-9, 10, shape).astype(float)
         everything = tuple((0, size) for size in shape)
         x = tensor[within(source.box(grid.index), everything)].copy()
-        out = np.full(box_shape(target.box(grid.index)), np.nan)
-        finish = mover.start(x, out)
+        device_out = grid.backend.full(box_shape(target.box(grid.index)), np.nan, "float64")
+        finish = mover.start(grid.backend.asarray(x), device_out)
         if mover.flies:  # what is here already can be used before the messages come
             kept = within(mover.kept, target.box(grid.index))
-            np.testing.assert_array_equal(out[kept], tensor[within(mover.kept, everything)])
+            np.testing.assert_array_equal(
+                grid.backend.to_host(device_out[kept]), tensor[within(mover.kept, everything)]
+            )
         finish()
+        out = grid.backend.to_host(device_out)
         np.testing.assert_array_equal(out, tensor[within(target.box(grid.index), everything)])
         assert grid.ledger.integers() == predicted(transfer, grid, backward=False)
         y = integers(comm, 5, out.shape)
         grid.ledger.clear()
-        back = mover.start_adjoint(y.copy())()
+        back = moved_back(grid, mover, y)
         assert grid.ledger.integers() == predicted(transfer, grid, backward=True)
         assert global_dot(comm, out, y) == global_dot(comm, x, back)
         grid.free()

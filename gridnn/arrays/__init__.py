@@ -6,20 +6,48 @@ from gridnn.arrays.backend import Backend
 from gridnn.arrays.choice import KERNELS
 from gridnn.arrays.kernels import ReferenceKernels
 from gridnn.arrays.numpy_backend import NumpyBackend
+from gridnn.errors import unknown
 
-__all__ = ["KERNELS", "Backend", "NumpyBackend", "ReferenceKernels", "get_backend"]
+__all__ = ["BACKENDS", "KERNELS", "Backend", "NumpyBackend", "ReferenceKernels", "get_backend"]
 
-BACKENDS = {"numpy": NumpyBackend}
+BACKENDS = ("numpy", "cupy")
 
 
-def get_backend(name: str, kernels: str = "reference") -> Backend:
-    """A new backend by its name, with ``kernels``: "reference", "numba", "onednn", or "auto" for the best there is.
+def get_backend(
+    name: str,
+    kernels: str | None = None,
+    *,
+    dtype: str = "float32",
+    local_rank: int = 0,
+    tf32: bool = False,
+    conv: str = "auto",
+) -> Backend:
+    """A new backend by its name.
+
+    Parameters
+    ----------
+    name : {"numpy", "cupy"}
+        The array library.
+    kernels : str, optional
+        Of numpy "reference" (the default), "numba", "onednn", or "auto" for the best there is; of cupy "auto".
+    dtype : str
+        Of the activations: on numpy, those of 16 bits are computed in float32 (`gridnn.arrays.widened`).
+    local_rank : int
+        This rank among those of its node: which GPU it takes.
+    tf32 : bool
+        Whether products of float32 on a GPU may round their factors.
+    conv : {"auto", "gemm", "cudnn"}
+        Whose convolutions on a GPU: products by cuBLAS, or cuDNN's; auto is cuDNN where it is installed.
 
     Raises
     ------
-    ValueError
-        If no backend or kernels have this name, or what they need is not installed; the text says what there is.
+    UserError
+        If no backend or kernels have this name, or what they need is missing; the text says what to do.
     """
-    if name not in BACKENDS:
-        raise ValueError(f"backend {name!r} is unknown: choose one of {', '.join(sorted(BACKENDS))}")
-    return BACKENDS[name](kernels)
+    if name == "cupy":
+        from gridnn.arrays.cupy_backend import CupyBackend
+
+        return CupyBackend(kernels or "auto", local_rank, tf32, conv)
+    if name != "numpy":
+        raise unknown("backend", name, BACKENDS)
+    return NumpyBackend(kernels or "reference", dtype)

@@ -10,7 +10,7 @@ from typing import Any
 from gridnn.arrays.taps import Sizes, check_frame, tap_view, taps_of
 from gridnn.arrays.tiles import Array, Tile, carve, chunks, evenly_spaced, matrix, output_matrix, tiles
 
-ROWS = 4096  # a weight-gradient GEMM over fewer rows loses against adding its result up
+ROWS = 4096  # on a CPU; measured
 
 
 class Convolution:
@@ -20,9 +20,18 @@ class Convolution:
     ``out`` and ``dy`` [n, *space, k]. What ``x`` has beyond the last window is ignored. All may be parts of larger
     arrays, ``w`` of its channels. ``stride`` and ``dilation`` have one entry per space axis. ``workspace`` must hold
     prod(kernel) * c + k elements at the least.
+
+    Attributes
+    ----------
+    weight_rows : int
+        A weight-gradient GEMM over fewer rows loses against adding its result up.
+    adds_directly : bool
+        Whether `add_product` needs no workspace.
     """
 
     xp: Any
+    weight_rows = ROWS
+    adds_directly = False
 
     def matmul(self, a: Array, b: Array, out: Array) -> None:
         """Write the product of the matrices ``a`` and ``b`` to ``out``."""
@@ -55,8 +64,8 @@ class Convolution:
         if is_pointwise(x, out.shape, stride, dy):
             self.matmul(matrix(x).T, matrix(dy), output_matrix(out))
             return
-        half = workspace.size // 2
-        for first, taps in tap_blocks(out.shape, dy.shape, half):
+        half = workspace.size if self.adds_directly else workspace.size // 2
+        for first, taps in tap_blocks(out.shape, dy.shape, half, self.weight_rows):
             block = output_matrix(out[tuple(slice(i, i + n) for i, n in zip(first, taps, strict=True))])
             corner = x[(slice(None), *(slice(i * apart, None) for i, apart in zip(first, dilation, strict=True)))]
             block[...] = 0
@@ -110,13 +119,15 @@ def is_pointwise(frame: Array, weights: tuple[int, ...], stride: Sizes, output: 
     return one_tap and evenly_spaced(frame) and evenly_spaced(output)
 
 
-def tap_blocks(weights: tuple[int, ...], output: tuple[int, ...], space: int) -> Iterator[tuple[Sizes, Sizes]]:
+def tap_blocks(
+    weights: tuple[int, ...], output: tuple[int, ...], space: int, least: int
+) -> Iterator[tuple[Sizes, Sizes]]:
     """The taps of a kernel in blocks (first tap, extents): all, or those of a plane or a line, or each by itself.
 
-    The fewer taps, the more rows fit into a tile, and the fewer results are added up.
+    The fewer taps, the more rows fit into a tile, and the fewer results are added up; ``least`` are enough.
     """
     kernel, channels = weights[:-2], weights[-2]
-    rows = min(ROWS, math.prod(output[:-1]))
+    rows = min(least, math.prod(output[:-1]))
     for single in range(len(kernel) + 1):
         extents = (1,) * single + kernel[single:]
         if space // max(1, math.prod(extents) * channels) >= rows:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from gridnn.arrays.tiles import Array, carve, matrix, tiles
+from gridnn.arrays.tiles import Array, carve, chunks, matrix, tiles
 
 CHUNK = 1 << 15  # elements
 
@@ -28,9 +28,23 @@ TANH_SCALE, TANH_CUBIC = math.sqrt(2 / math.pi), 0.044715
 
 
 class Elementwise:
-    """Activations and sums over rows."""
+    """Activations and sums over rows, and what the types of mixed precision need."""
 
     xp: Any
+
+    def convert(self, x: Array, out: Array) -> None:
+        """Write ``x`` to ``out`` in its type, rounded to the nearest; either may be a view with any strides."""
+        out[...] = x
+
+    def unscale(self, g: Array, factor: float, flag: Array) -> None:
+        """Multiply the flat ``g`` by ``factor``, in place, and set ``flag`` (int32, [1]) to 1 if it is not finite.
+
+        Where all of it is finite, the flag stays as it is.
+        """
+        for part in chunks(g.size, CHUNK):
+            values = g[part]
+            values *= factor
+            self.xp.maximum(flag, ~self.xp.isfinite(values).all(), out=flag)
 
     def relu(self, x: Array, out: Array) -> None:
         """Write max(x, 0) to ``out``."""
@@ -40,6 +54,21 @@ class Elementwise:
         """Write ``dy`` where the output ``y`` of the ReLU is positive, 0 elsewhere, to ``out``."""
         self.xp.greater(y, 0, out=out)
         out *= dy
+
+    def leaky_relu(self, x: Array, slope: float, out: Array) -> None:
+        """Write ``x`` where it is positive, ``slope * x`` elsewhere, to ``out``; ``slope`` lies in [0, 1]."""
+        self.xp.multiply(x, slope, out=out)
+        self.xp.maximum(x, out, out=out)
+
+    def leaky_relu_grad(self, y: Array, dy: Array, slope: float, out: Array) -> None:
+        """Write ``dy`` where the output ``y`` of the leaky ReLU is positive, ``slope * dy`` elsewhere, to ``out``."""
+        self.xp.greater(y, 0, out=out)
+        self.xp.maximum(out, slope, out=out)
+        out *= dy
+
+    def tanh(self, x: Array, out: Array) -> None:
+        """Write the hyperbolic tangent of ``x`` to ``out``."""
+        self.xp.tanh(x, out=out)
 
     def tanh_grad(self, y: Array, dy: Array, out: Array) -> None:
         """Write ``dy * (1 - y**2)`` to ``out``, from the output ``y`` of the tanh."""
@@ -84,13 +113,13 @@ class Elementwise:
         return x * half, half + 0.5 * near * (1 - t * t) * inner
 
     def sum_rows(self, x: Array, out: Array) -> None:
-        """Write the sum of ``x`` [..., c] over all but its last dimension to ``out`` [c].
+        """Write the sum of ``x`` [..., c] over all but its last dimension to ``out`` [c], in the type of ``out``.
 
-        A sum of partial sums, for the sake of float32.
+        A sum of partial sums, for the sake of float32; of 16-bit ``x``, ``out`` is float32.
         """
         out[...] = 0
         for tile in row_tiles(x.shape):
-            out += matrix(x[tile]).sum(axis=0)
+            out += matrix(x[tile]).sum(axis=0, dtype=out.dtype)
 
     def moments(self, x: Array, shift: Array, out: Array, workspace: Array) -> None:
         """Write the sums over the rows of ``x`` [..., c] of (x - shift) and (x - shift)**2 to ``out`` [2, c].
@@ -118,11 +147,29 @@ class Elementwise:
             out[1] += centred.sum(axis=0)
 
     def affine(self, x: Array, scale: Array, offset: Array, out: Array) -> None:
-        """Write ``x * scale + offset``, with one ``scale`` and ``offset`` a channel, to ``out``."""
+        """Write ``x * scale + offset``, with one ``scale`` and ``offset`` a channel, to ``out``.
+
+        Of 16-bit ``x`` and ``out`` they are float32, as is the ``scale`` of `add_scaled`.
+        """
         for tile in row_tiles(x.shape):
             part = out[tile]
             self.xp.multiply(x[tile], scale, out=part)
             part += offset
+
+    def bias_activation(self, x: Array, bias: Array, activation: str, out: Array) -> None:
+        """Write the ``activation`` of ``x + bias``, with one ``bias`` a channel, to ``out``, which may be ``x``.
+
+        ``activation`` is "none", "relu", "tanh" or "gelu-tanh" (the approximation of `gelu`).
+        """
+        for tile in row_tiles(x.shape):
+            part = out[tile]
+            self.xp.add(x[tile], bias, out=part)
+            if activation == "relu":
+                self.relu(part, part)
+            elif activation == "tanh":
+                self.tanh(part, part)
+            elif activation == "gelu-tanh":
+                self.gelu(part, part, None, "tanh")
 
     def add_scaled(self, x: Array, scale: Array, out: Array, workspace: Array) -> None:
         """Add ``x * scale``, with one ``scale`` a channel, to ``out``."""

@@ -11,13 +11,17 @@ from __future__ import annotations
 from typing import Any
 
 from gridnn.arrays.convolution import Convolution
+from gridnn.arrays.copying import Copying
 from gridnn.arrays.depthwise import Depthwise
+from gridnn.arrays.draws import Draws
 from gridnn.arrays.elementwise import Elementwise
+from gridnn.arrays.linear import Linear
 from gridnn.arrays.pooling import Pooling
+from gridnn.arrays.resampling import Resampling
 from gridnn.arrays.updates import Updates
 
 
-class ReferenceKernels(Convolution, Depthwise, Pooling, Elementwise, Updates):
+class ReferenceKernels(Linear, Convolution, Depthwise, Pooling, Resampling, Copying, Elementwise, Updates, Draws):
     """All local kernels on the array library ``xp``.
 
     Attributes

@@ -7,6 +7,7 @@ import numpy as np
 from gridnn.arrays.backend import Backend, require_contiguous, require_shape
 from gridnn.arrays.choice import make_kernels
 from gridnn.arrays.pool import Pool
+from gridnn.arrays.widened import WidenedKernels
 
 
 class NumpyBackend(Backend):
@@ -16,6 +17,8 @@ class NumpyBackend(Backend):
     ----------
     kernels : str
         "reference", "numba", "onednn", or "auto" for the last of these that is installed.
+    dtype : str
+        Of the activations; those of 16 bits are computed in float32.
 
     Raises
     ------
@@ -25,10 +28,12 @@ class NumpyBackend(Backend):
 
     name = "numpy"
 
-    def __init__(self, kernels: str = "reference"):
+    def __init__(self, kernels: str = "reference", dtype: str = "float32"):
         super().__init__()
         self.xp, self.pool = np, Pool()
         self.kernels = make_kernels(kernels, np)
+        if self.dtype(dtype).itemsize == 2:
+            self.kernels = WidenedKernels(self.kernels)
 
     def temporary(self, shape: tuple[int, ...], dtype) -> np.ndarray:
         return self.pool.empty(shape, dtype)
@@ -37,6 +42,9 @@ class NumpyBackend(Backend):
         return np.asarray(host)
 
     def to_host(self, array: np.ndarray) -> np.ndarray:
+        return array
+
+    def host_room(self, array: np.ndarray) -> np.ndarray:
         return array
 
     def from_host(self, host: np.ndarray, out: np.ndarray) -> None:

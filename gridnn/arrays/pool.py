@@ -17,13 +17,18 @@ class Lease:
     """A block of the pool while arrays refer to it: NumPy keeps it as the base of the array and of its views."""
 
     def __init__(self, pool: Pool, block: np.ndarray, shape: tuple[int, ...], dtype: np.dtype) -> None:
-        self._pool, self._block = pool, block
+        self._pool, self._block, self._dtype = pool, block, dtype
         self.__array_interface__ = {
             "version": 3,
             "shape": shape,
-            "typestr": dtype.str,
+            "typestr": dtype.str if dtype.kind != "V" else f"<u{dtype.itemsize}",  # bfloat16 has no name there
             "data": (block.ctypes.data, False),
         }
+
+    def array(self) -> np.ndarray:
+        """An array in the block; it keeps the lease."""
+        array = np.asarray(self)
+        return array.view(self._dtype) if self._dtype.kind == "V" else array
 
     def __del__(self) -> None:
         self._pool.give_back(self._block)
@@ -56,7 +61,7 @@ class Pool:
         block = self._block(-(-size // UNIT) * UNIT)
         self.used += block.nbytes
         self.peak = max(self.peak, self.used)
-        return np.asarray(Lease(self, block, tuple(shape), dtype))
+        return Lease(self, block, tuple(shape), dtype).array()
 
     def give_back(self, block: np.ndarray) -> None:
         """Called when the last array that referred to ``block`` is gone."""

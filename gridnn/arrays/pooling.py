@@ -72,6 +72,16 @@ class Pooling:
                 target = out[view]
                 target += share
 
+    def mean_space(self, x: Array, count: int, out: Array) -> None:
+        """Write the sums of ``x`` [n, *space, c] over space, divided by ``count``, to ``out`` [n, c]."""
+        self.xp.sum(x, axis=tuple(range(1, x.ndim - 1)), out=out)
+        out /= count
+
+    def mean_space_grad(self, dy: Array, count: int, out: Array) -> None:
+        """Write ``dy`` [n, c], divided by ``count``, to all places of ``out`` [n, *space, c]."""
+        share = dy / count
+        out[...] = share.reshape(out.shape[0], *(1 for _ in out.shape[1:-1]), out.shape[-1])
+
 
 def walk(frame, kernel: Sizes, stride: Sizes, output) -> Iterator[tuple[Tile, list[tuple[int, Tile]]]]:
     """The output in tiles, each with its taps (number, where the frame meets it) in ascending order."""

@@ -43,10 +43,10 @@ def uniform(xp, key: tuple[int, ...], box: Selection, shape: tuple[int, ...], dt
         ``out``, or a new array.
     """
     if out is None:
-        out = xp.empty(tuple(_extent(part) for part in box), dtype=dtype or xp.float64)
+        out = xp.empty(extents(box), dtype=dtype or xp.float64)
     seed = seed_of(key)
     bits = 53 if out.dtype.itemsize == 8 else 24
-    for piece in pieces(tuple((0, _extent(part)) for part in box)):
+    for piece in pieces(tuple((0, extent) for extent in extents(box))):
         words = _hash(xp, flat_index(xp, box, piece, shape), seed)
         words >>= xp.uint64(64 - bits)
         values = words.reshape(tuple(stop - start for start, stop in piece))
@@ -78,8 +78,9 @@ def pieces(box: Box) -> Iterator[Box]:
     yield from pieces((*box[:axis], (middle, stop), *box[axis + 1 :]))
 
 
-def _extent(part: Any) -> int:
-    return part[1] - part[0] if isinstance(part, tuple) else len(part)
+def extents(box: Selection) -> tuple[int, ...]:
+    """The shape of the part ``box``."""
+    return tuple(part[1] - part[0] if isinstance(part, tuple) else len(part) for part in box)
 
 
 def flat_index(xp, box: Selection, piece: Box, shape: tuple[int, ...]):

@@ -10,8 +10,8 @@ import typer
 from rich.console import Console
 
 from gridnn.cli.console import console, table
-from gridnn.cli.options import NETWORK, STEPS, WEIGHTS, configured
-from gridnn.cli.train import prepare
+from gridnn.cli.options import NETWORK, STEPS, TRANSPORT, WEIGHTS, configured
+from gridnn.cli.train import before_mpi, prepare
 from gridnn.comm.job import FAILED, Job, run
 from gridnn.errors import writing
 from gridnn.train.config import RunConfig
@@ -20,9 +20,10 @@ from gridnn.train.log import valid
 Json = Annotated[str | None, typer.Option("--json", metavar="FILE", help="write the table as JSON")]
 
 
-@configured({**NETWORK, **WEIGHTS, **STEPS}, steps=2)
+@configured({**NETWORK, **TRANSPORT, **WEIGHTS, **STEPS}, steps=2)
 def audit(config: RunConfig, path: Json = None) -> None:
     """Run a few steps and compare words and messages with the prediction; exit 1 if an integer differs."""
+    before_mpi(config)
     run(lambda job: _audit(job, config, path))
 
 

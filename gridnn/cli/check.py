@@ -6,7 +6,6 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,15 +15,13 @@ from rich.console import Console
 from rich.table import Table
 
 from gridnn.cli.console import console
-from gridnn.comm.cuda import cuda_aware
 from gridnn.comm.job import FAILED, Job, run
-from gridnn.comm.launcher import vendor
+from gridnn.comm.launcher import mpirun_owner, vendor
 from gridnn.comm.threads import Blas, affinity, libraries, limit_threads
 from gridnn.errors import UserError
 
 LISTED_RANKS = 16
 OLDER_KERNELS = ("haswell", "zen", "excavator", "steamroller", "piledriver", "bulldozer", "sandybridge", "nehalem")
-OWNERS = {"Open MPI": "Open MPI", "Intel": "Intel MPI", "HYDRA": "MPICH"}
 
 
 class Problem(NamedTuple):
@@ -50,24 +47,24 @@ def check() -> None:
 
 
 def _check(job: Job) -> int:
+    from gridnn.cli.check_gpu import gpu_facts
+
     limit_threads(1)
     speed = gemm_speed()
     job.use_threads()
     place = Place(platform.node(), job.local_rank, len(affinity()), job.threads, speed)
     places, overload = job.comm.gather(place), job.overload()
     problems = _launch_problems(job)
+    gpu, wrong = gpu_facts(job)
     status = FAILED if any(problem.stops for problem in problems) else 0
     if not job.speaks:
         return status
-    found, blas = gpus(), libraries()
-    kernels = _kernels()
+    blas, kernels = libraries(), _kernels()
     problems += [*_cpu_problems(blas, cpu_flags(), os.environ), *_package_problems(kernels)]
     problems += [Problem(overload)] if overload else []
-    aware = cuda_aware(os.environ, vendor(job.library))
-    if found and aware is False:
-        problems.append(Problem(f"{vendor(job.library)} takes no GPU memory: build or load one with CUDA support"))
+    problems += map(Problem, wrong)
     out = console()
-    out.print(_facts(job, places, blas, kernels, found, aware))
+    out.print(_facts(job, places, blas, kernels, gpu))
     out.print(_ranks(places))
     _show_problems(problems, out)
     return status
@@ -103,14 +100,6 @@ def cpu_flags() -> frozenset[str]:
     return frozenset(flags.group(1).split()) if flags else frozenset()
 
 
-def gpus() -> list[str]:
-    """The NVIDIA GPUs of this node, by name where the driver says it."""
-    described = [path.read_text() for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))]
-    names = [match.group(1).strip() for text in described if (match := re.search(r"^Model:(.*)$", text, re.MULTILINE))]
-    devices = [path.name for path in sorted(Path("/dev").glob("nvidia[0-9]*"))]
-    return names if len(names) == len(devices) else devices
-
-
 def _launch_problems(job: Job) -> list[Problem]:
     try:
         job.check_ranks()
@@ -124,8 +113,7 @@ def _mpirun_problems(library: str, env: Any) -> list[Problem]:
     path = shutil.which("mpirun")
     if path is None:
         return [Problem(f"no mpirun in PATH: add the directory of {library}'s mpirun, or use srun")]
-    said = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=20, check=False).stdout
-    owner = next((name for mark, name in OWNERS.items() if mark in said), None)
+    owner = mpirun_owner(path)
     if owner and owner != library:
         return [Problem(f"mpirun in PATH ({path}) is {owner}'s, but MPI is {library}: use the mpirun of {library}")]
     allowed = env.get("OMPI_ALLOW_RUN_AS_ROOT") and env.get("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM")
@@ -157,9 +145,7 @@ def _package_problems(kernels: Any) -> list[Problem]:
     return problems
 
 
-def _facts(
-    job: Job, places: list[Place], blas: list[Blas], kernels: Any, found: list[str], aware: bool | None
-) -> Table:
+def _facts(job: Job, places: list[Place], blas: list[Blas], kernels: Any, gpu: dict[str, str]) -> Table:
     per_node = sorted({sum(other.node == place.node for other in places) for place in places})
     speeds = [place.speed for place in places]
     table = Table(show_header=False, title="gridnn check", title_justify="left")
@@ -172,8 +158,7 @@ def _facts(
         "BLAS": "; ".join(map(str, blas)) or "unknown",
         "kernels": kernels.described("float32"),
         "GEMM, one core": f"{_range([round(speed) for speed in speeds])} GFLOP/s (float32, 1024 x 1024)",
-        "GPUs": ", ".join(found) or "none",
-        "CUDA-aware MPI": {True: "yes", False: "no", None: "unknown"}[aware],
+        **gpu,
     }
     for name, value in rows.items():
         table.add_row(name, value)

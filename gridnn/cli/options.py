@@ -59,13 +59,23 @@ NETWORK = {
     ),
     **_group(
         "Machine",
-        dtype=("of weights and activations", "NAME"),
+        dtype=("of activations and products; with 16 bits, weights are kept and summed in float32", "NAME"),
         seed=("of weights, order and dropout", "N"),
-        backend=("array library: numpy", "NAME"),
-        kernels=("local mathematics; auto is the fastest that is installed", "NAME"),
+        backend=("what computes: the CPU, or one NVIDIA GPU a rank", "NAME"),
+        kernels=("local mathematics of numpy; auto is the fastest that is installed", "NAME"),
+        conv=("convolutions on a GPU; auto is cudnn where it is installed", "NAME"),
         threads=("BLAS threads per rank; default: its share of the node's cores", "N"),
     ),
+    "tf32": typer.Option(
+        "--tf32/--no-tf32", help="products of float32 on a GPU: of factors rounded to TF32", rich_help_panel="Machine"
+    ),
+    "graphs": typer.Option(
+        "--graphs/--no-graphs",
+        help="a GPU's work between two messages as one CUDA graph: less for the host to do",
+        rich_help_panel="Machine",
+    ),
 }
+TRANSPORT = _group("Machine", transport=("how arrays of GPUs move between ranks", "NAME"))
 WEIGHTS = _group("Network and data", weights=("start from torchvision's weights", "FILE.safetensors"))
 STEPS = _group("Training", steps=("stop after so many updates", "N"))
 TRAINING = {

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
 
 from gridnn.cli.console import console
-from gridnn.cli.options import NETWORK, TRAINING, WEIGHTS, configured
+from gridnn.cli.options import NETWORK, TRAINING, TRANSPORT, WEIGHTS, configured
 from gridnn.comm.job import Job, run
+from gridnn.comm.launcher import launch
 from gridnn.errors import user_mistakes
 from gridnn.train.config import RunConfig
 
@@ -16,9 +18,10 @@ Log = Annotated[str | None, typer.Option("--log", metavar="FILE.jsonl", help="on
 Quiet = Annotated[bool, typer.Option("--quiet", help="show nothing but errors")]
 
 
-@configured({**NETWORK, **WEIGHTS, **TRAINING})
+@configured({**NETWORK, **TRANSPORT, **WEIGHTS, **TRAINING})
 def train(config: RunConfig, log: Log = None, quiet: Quiet = False) -> None:
     """Train a network on a Pr x Pc grid of ranks."""
+    before_mpi(config)
     run(lambda job: _train(job, config, log, quiet))
 
 
@@ -35,6 +38,16 @@ def _train(job: Job, config: RunConfig, log: str | None, quiet: bool) -> None:
     with user_mistakes():
         trainer = Trainer(config, job, reporter, signalled)
     trainer.train()
+    trainer.session.grid.free()
+
+
+def before_mpi(config: RunConfig) -> None:
+    """What must be there when MPI starts: the context of this rank's GPU, where the launcher says which that is."""
+    local_rank = launch(os.environ).local_rank
+    if config.backend == "cupy" and local_rank is not None:
+        from gridnn.arrays.cupy_setup import make_context
+
+        make_context(local_rank)
 
 
 def prepare(job: Job, config: RunConfig) -> None:

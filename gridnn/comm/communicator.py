@@ -1,38 +1,37 @@
-"""Every MPI call on device data passes here: contiguity, large counts, the ledger, the way to host memory and back."""
+"""Everything that moves between ranks passes here: contiguity, large counts, 16-bit sums, the ledger."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from mpi4py import MPI
-
+from gridnn.arrays.backend import require_contiguous
 from gridnn.comm.counts import Count, all_reduce, all_to_all, bucket, dimension_of, joining, messages
-from gridnn.comm.ledger import CONTROL, Ledger, Where
+from gridnn.comm.ledger import CONTROL, Ledger, Stopwatch, Where
+from gridnn.comm.transports.base import Work
+from gridnn.comm.transports.host import HostTransports
 from gridnn.errors import UserError
 
-LARGEST_COUNT = 2**31 - 1  # what the C int of MPI's calls holds; counts above it fail in Open MPI 5
-OPERATIONS = {"sum": MPI.SUM, "max": MPI.MAX}
 Array = Any
 
 
 class Pending:
     """A sum or an exchange that was started; `wait` ends it."""
 
-    def __init__(self, requests: list[MPI.Request], finish: Callable[[float], None]) -> None:
-        self.requests, self.finish = requests, finish
+    def __init__(self, works: Sequence[Work], watch: Stopwatch, finish: Callable[[], None]) -> None:
+        self._works, self._watch, self._finish = works, watch, finish
 
     def wait(self) -> None:
-        """Return when the arrays hold what was asked for."""
-        started = time.perf_counter()
-        MPI.Request.Waitall(self.requests)
-        self.finish(time.perf_counter() - started)
+        """Return when the arrays hold what was asked for: for everything that is asked of the backend from now on."""
+        with self._watch:
+            for work in self._works:
+                work.wait()
+        self._finish()
+        del self._works, self._finish  # and with them the buffers
 
 
 class Communicator:
-    """A group of ranks of the grid, host transport.
+    """A group of ranks of the grid.
 
     Parameters
     ----------
@@ -46,13 +45,28 @@ class Communicator:
         Whose arrays are moved.
     ledger : Ledger
         Where everything is entered.
-    limit : int
-        The largest count that one MPI call may have. Longer arrays are sent in pieces, or refused by name.
+    limit : int, optional
+        The largest count that one call may have; None: what the transport can. Longer arrays are sent in pieces, or
+        refused by name.
+    transports : optional
+        What makes the transport of a group, with ``make(comm, members)``; None: MPI on host memory.
     """
 
-    def __init__(self, comm, members: Sequence[int], rows: int, backend, ledger: Ledger, limit: int = LARGEST_COUNT):
+    def __init__(
+        self,
+        comm: Any,
+        members: Sequence[int],
+        rows: int,
+        backend: Any,
+        ledger: Ledger,
+        limit: int | None = None,
+        transports: Any = None,
+    ) -> None:
         self.comm, self.members, self.rows = comm, tuple(members), rows
-        self.backend, self.ledger, self.limit = backend, ledger, limit
+        self.backend, self.ledger = backend, ledger
+        self._given = (limit, transports or HostTransports(backend))
+        self.transport = self._given[1].make(comm, self.members)
+        self.limit = limit or self.transport.limit
         self.rank, self.size = comm.Get_rank(), comm.Get_size()
         self.dimension = dimension_of(self.members, rows)
 
@@ -60,30 +74,47 @@ class Communicator:
 
     def all_gather(self, send: Array, receive: Array, sizes: Sequence[int], where: Where) -> None:
         """Join the flat parts of all members, ``sizes`` elements each, into ``receive``."""
+        self.start_all_gather(send, receive, sizes, where, at_once=True).wait()
+
+    def start_all_gather(
+        self, send: Array, receive: Array, sizes: Sequence[int], where: Where, at_once: bool = False
+    ) -> Pending:
+        """Start to `all_gather`; the arrays belong to the caller again after ``wait``, the next call if ``at_once``."""
         self._refuse("all-gather", sum(sizes), where)
         count = joining("all-gather", self.dimension, self.size, sizes[self.rank], sum(sizes))
-        with self._entered(where, count, send.itemsize):
-            target = self._host(receive)
-            self.comm.Allgatherv(self._host(send), [target, list(sizes)])
-            self._deliver(target, receive)
+        with (watch := self._watch()):
+            work = self.transport.all_gather(_words(send), _words(receive), sizes, at_once)
+        return Pending([work], watch, lambda: self._enter(watch, where, count, send.itemsize))
 
     def reduce_scatter(self, send: Array, receive: Array, sizes: Sequence[int], where: Where) -> None:
         """Sum the flat ``send`` over the members; each keeps its part of ``sizes`` elements in ``receive``."""
+        self.start_reduce_scatter(send, receive, sizes, where, at_once=True).wait()
+
+    def start_reduce_scatter(
+        self, send: Array, receive: Array, sizes: Sequence[int], where: Where, at_once: bool = False
+    ) -> Pending:
+        """Start to `reduce_scatter`, as `start_all_gather`."""
         self._refuse("reduce-scatter", sum(sizes), where)
         count = joining("reduce-scatter", self.dimension, self.size, sizes[self.rank], sum(sizes))
-        with self._entered(where, count, send.itemsize):
-            target = self._host(receive)
-            self.comm.Reduce_scatter(self._host(send), target, list(sizes))
-            self._deliver(target, receive)
+        wide, result = self._wide(send), self._wide_room(receive)
+        with (watch := self._watch()):
+            work = self.transport.reduce_scatter(_flat(wide), _flat(result), sizes, at_once)
+
+        def finish() -> None:
+            self._enter(watch, where, count, wide.itemsize)
+            self._narrow(result, receive)
+
+        return Pending([work], watch, finish)
 
     def all_reduce(self, array: Array, where: Where, operation: str = "sum") -> None:
         """Sum (or take the maximum of) ``array`` over the members, in place."""
         count = all_reduce(self.dimension, self.size, self.rank, array.size)
-        with self._entered(where, count, array.itemsize):
-            host = self._host(array)
-            for piece in self._pieces(host):
-                self.comm.Allreduce(MPI.IN_PLACE, piece, OPERATIONS[operation])
-            self._deliver(host, array)
+        wide = self._wide(array)
+        with (watch := self._watch()):
+            for work in self._sums(wide, operation, at_once=True):
+                work.wait()
+        self._enter(watch, where, count, wide.itemsize)
+        self._narrow(wide, array)
 
     def start_all_reduce(self, array: Array, shares: Sequence[tuple[Where, int]]) -> Pending:
         """Start to sum a flat ``array`` over the members, in place; it belongs to the caller again after ``wait``.
@@ -91,30 +122,43 @@ class Communicator:
         ``shares`` says how many of its elements belong to whom, in order. The words are entered for each, the
         messages (there is one call) for the first, the seconds in proportion.
         """
-        started = time.perf_counter()
-        host = self._host(array)
-        requests = [self.comm.Iallreduce(MPI.IN_PLACE, piece, MPI.SUM) for piece in self._pieces(host)]
-        before = time.perf_counter() - started
+        watch, wide = self._watch(), self._wide(array)
+        with watch:
+            works = self._sums(wide)
 
-        def finish(waited: float) -> None:
-            self._deliver(host, array)
+        def finish() -> None:
+            self._narrow(wide, array)
             counts = bucket(self.dimension, self.size, self.rank, [size for _, size in shares])
-            for (where, size), count in zip(shares, counts, strict=True):
-                seconds = (before + waited) * size / max(1, array.size)
-                self.ledger.add(where, count, itemsize=array.itemsize, seconds=seconds)
+            entries = zip(shares, counts, strict=True)
+            rows = [
+                (self.ledger.add(where, count, itemsize=wide.itemsize), size / max(1, array.size))
+                for (where, size), count in entries
+            ]
+            self.ledger.time(watch, rows)
 
-        return Pending(requests, finish)
+        return Pending(works, watch, finish)
 
     def all_to_all(
         self, send: Array, sent: Sequence[int], receive: Array, received: Sequence[int], where: Where
     ) -> None:
         """Send every member its piece of the flat ``send``, and receive one of each."""
+        self.start_all_to_all(send, sent, receive, received, where, at_once=True).wait()
+
+    def start_all_to_all(
+        self,
+        send: Array,
+        sent: Sequence[int],
+        receive: Array,
+        received: Sequence[int],
+        where: Where,
+        at_once: bool = False,
+    ) -> Pending:
+        """Start to `all_to_all`, as `start_all_gather`."""
         self._refuse("all-to-all", max(sum(sent), sum(received)), where)
         count = all_to_all(self.dimension, (size for member, size in enumerate(sent) if member != self.rank))
-        with self._entered(where, count, send.itemsize):
-            target = self._host(receive)
-            self.comm.Alltoallv([self._host(send), list(sent)], [target, list(received)])
-            self._deliver(target, receive)
+        with (watch := self._watch()):
+            work = self.transport.all_to_all(_words(send), sent, _words(receive), received, at_once)
+        return Pending([work], watch, lambda: self._enter(watch, where, count, send.itemsize))
 
     # -- messages --------------------------------------------------------------------------------------------
 
@@ -125,57 +169,73 @@ class Communicator:
 
         Empty arrays are left out. All arrays belong to the caller again after ``wait``.
         """
-        me = self.members[self.rank]
-        started = time.perf_counter()
-        targets = [(peer, array, self._host(array)) for peer, array in receives]
-        requests = [self.comm.Irecv(p, source=peer) for peer, _, room in targets for p in self._pieces(room)]
-        requests += [self.comm.Isend(p, dest=peer) for peer, a in sends for p in self._pieces(self._host(a))]
-        before = time.perf_counter() - started
+        watch = self._watch()
+        with watch:
+            given, taken = self._messages(sends), self._messages(receives)
+            work = self.transport.exchange(given, taken)
+        return Pending([work], watch, lambda: self._enter_messages(sends, receives, where, watch))
 
-        def finish(waited: float) -> None:
-            for _, array, room in targets:
-                self._deliver(room, array)
-            seconds = before + waited
-            for peer, array in sends:
-                for count in messages(me, [(self.members[peer], array.size)], self.rows):
-                    self.ledger.add(where, count, itemsize=array.itemsize, seconds=seconds / len(sends))
-            if not sends and receives:
-                heard = Count("neighbours", dimension_of((me, self.members[receives[0][0]]), self.rows), 0, 0)
-                self.ledger.add(where, heard, calls=0, seconds=seconds)
-
-        return Pending(requests, finish)
+    def _enter_messages(self, sends: Sequence, receives: Sequence, where: Where, watch: Stopwatch) -> None:
+        me, rows = self.members[self.rank], []
+        for peer, array in sends:
+            for count in messages(me, [(self.members[peer], array.size)], self.rows):
+                rows.append((self.ledger.add(where, count, itemsize=array.itemsize), 1 / len(sends)))
+        if not sends and receives:
+            heard = Count("neighbours", dimension_of((me, self.members[receives[0][0]]), self.rows), 0, 0)
+            rows.append((self.ledger.add(where, heard, calls=0), 1.0))
+        self.ledger.time(watch, rows)
 
     # -- small values ----------------------------------------------------------------------------------------
 
     def gather_values(self, value: Any) -> list[Any]:
         """A small Python value of every member, on every member."""
-        with self._entered(Where(CONTROL, "update"), Count("values", self.dimension, 0, 0), 0):
-            return self.comm.allgather(value)
+        with (watch := Stopwatch()):  # of the host: no device has a part in it
+            values = self.transport.in_order(lambda: self.comm.allgather(value))
+        self._enter(watch, Where(CONTROL, "update"), Count("values", self.dimension, 0, 0), 0)
+        return values
 
     def sub(self, members: Sequence[int]) -> Communicator:
         """The communicator of a smaller group; every member of this one calls it, with its own group."""
         me = self.members[self.rank]
-        comm = self.comm.Split(min(members), list(members).index(me))
-        return Communicator(comm, members, self.rows, self.backend, self.ledger, self.limit)
+        comm = self.transport.in_order(lambda: self.comm.Split(min(members), list(members).index(me)))
+        return Communicator(comm, members, self.rows, self.backend, self.ledger, *self._given)
 
     def free(self) -> None:
-        """Give the MPI communicator back; every member calls it."""
+        """Give the transport and the MPI communicator back; every member calls it."""
+        self.transport.free()
         self.comm.Free()
 
     # -- helpers ---------------------------------------------------------------------------------------------
 
-    def _host(self, array: Array):
-        """``array`` where MPI can read and write it: itself if it lies in host memory, else a copy (see `_deliver`)."""
-        self.backend.synchronize()
-        return self.backend.host_view(array)
+    def _sums(self, array: Array, operation: str = "sum", at_once: bool = False) -> list[Work]:
+        """All-reduce ``array`` in pieces; nothing is to do for one rank."""
+        pieces = self._pieces(_flat(array)) if self.size > 1 else []
+        return [self.transport.all_reduce(piece, operation, at_once) for piece in pieces]
 
-    def _deliver(self, host, array: Array) -> None:
-        if host is not array:
-            self.backend.from_host(host, array)
+    def _wide(self, array: Array) -> Array:
+        """``array`` as it is summed: 16-bit numbers in float32, which MPI has and which does not round every sum."""
+        if array.itemsize > 2:
+            return array
+        wide = self._wide_room(array)
+        wide[...] = array
+        return wide
 
-    def _pieces(self, host):
-        """``host`` in flat pieces of at most ``limit`` elements; none if it is empty."""
-        flat = host.reshape(-1)
+    def _wide_room(self, array: Array) -> Array:
+        """Where the sums of ``array`` go: itself, or an array of float32."""
+        return array if array.itemsize > 2 else self.backend.temporary(array.shape, "float32")
+
+    @staticmethod
+    def _narrow(wide: Array, array: Array) -> None:
+        if wide is not array:
+            array[...] = wide
+
+    def _messages(self, arrays: Sequence[tuple[int, Array]]) -> list[tuple[int, Array]]:
+        return [(peer, piece) for peer, array in arrays for piece in self._pieces(_words(array))]
+
+    def _pieces(self, flat: Array) -> list[Array]:
+        """``flat`` in pieces of at most ``limit`` elements; none if it is empty."""
+        if 0 < flat.size <= self.limit:
+            return [flat]
         return [flat[start : start + self.limit] for start in range(0, flat.size, self.limit)]
 
     def _refuse(self, kind: str, size: int, where: Where) -> None:
@@ -186,9 +246,27 @@ class Communicator:
                 "columns, a smaller --batch, or --accumulate)"
             )
 
-    @contextmanager
-    def _entered(self, where: Where, count: Count, itemsize: int) -> Iterator[None]:
-        """Enter a call with the seconds that its ``with`` block takes."""
-        started = time.perf_counter()
-        yield
-        self.ledger.add(where, count, itemsize=itemsize, seconds=time.perf_counter() - started)
+    def _watch(self) -> Stopwatch:
+        return Stopwatch(self.backend.device)
+
+    def _enter(self, watch: Stopwatch, where: Where, count: Count, itemsize: int) -> None:
+        """Enter a call with the seconds that it took."""
+        self.ledger.time(watch, [(self.ledger.add(where, count, itemsize=itemsize), 1.0)])
+
+
+def _flat(array: Array) -> Array:
+    """``array`` as one run of memory.
+
+    Raises
+    ------
+    ValueError
+        If it is none.
+    """
+    require_contiguous(array)
+    return array.reshape(-1)
+
+
+def _words(array: Array) -> Array:
+    """``array`` as it is only moved: flat, and 16-bit numbers as words of 16 bits, for which MPI has a type."""
+    flat = _flat(array)
+    return flat.view("uint16") if flat.itemsize == 2 else flat

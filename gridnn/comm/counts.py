@@ -18,6 +18,7 @@ from gridnn.comm.group import Group
 from gridnn.comm.partition import Even
 
 DIMENSIONS = ("row", "column", "world")
+SUMS = ("all-reduce", "started all-reduce", "reduce-scatter")  # kinds of calls that add: 16-bit numbers as float32
 
 
 class Count(NamedTuple):

@@ -37,6 +37,8 @@ class Job:
         This rank, and P.
     local_rank, local_size, nodes : int
         This rank among those of its node, their number, and the number of nodes.
+    node : int
+        The lowest rank of its node, by which all know it.
     cores : int
         The cores of this node that its ranks may use.
     threads : int
@@ -65,6 +67,7 @@ class Job:
         node = self.comm.Split_type(MPI.COMM_TYPE_SHARED)
         self.local_rank, self.local_size = node.Get_rank(), node.Get_size()
         self.nodes = self.comm.allreduce(int(self.local_rank == 0))
+        self.node = node.bcast(self.rank)
         allowed = node.allgather(affinity())
         node.Free()
         self.cores = len(frozenset().union(*allowed))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +22,10 @@ SOURCES = (
     ("A PMI launcher", "PMI_SIZE", "PMI_RANK", "PMI_SIZE"),
     ("A PMIx launcher", "PMIX_RANK", "PMIX_RANK", None),
 )
+# What each says about the rank among those of its node.
+LOCAL_RANKS = {OPEN_MPI: "OMPI_COMM_WORLD_LOCAL_RANK", HYDRA: "MPI_LOCALRANKID", "Slurm": "SLURM_LOCALID"}
 PMI = {"Open MPI": "pmix", "MPICH": "pmi2", "Intel MPI": "pmi2"}
+OWNERS = {"Open MPI": "Open MPI", "Intel": "Intel MPI", "HYDRA": "MPICH"}  # what an mpirun says -> whose it is
 STRANGERS = {(OPEN_MPI, "MPICH"), (OPEN_MPI, "Intel MPI"), (HYDRA, "Open MPI")}
 
 
@@ -35,24 +39,24 @@ class Launch:
         Who started this process; None for a process started by hand.
     rank, size : int, optional
         Its number and how many there are, where the launcher says so.
+    local_rank : int, optional
+        Its number among the ranks of its node, where the launcher says so.
     """
 
     launcher: str | None = None
     rank: int | None = None
     size: int | None = None
+    local_rank: int | None = None
 
 
 def launch(env: Mapping[str, str]) -> Launch:
     """Who started this process, as the environment ``env`` says."""
     for name, mark, rank, size in SOURCES:
         if env.get(mark, "").isdecimal():
-            return Launch(name, int(env.get(rank, "0")), int(env[size]) if size in env else None)
+            local = env.get(LOCAL_RANKS.get(name, ""), "")
+            place = int(local) if local.isdecimal() else None
+            return Launch(name, int(env.get(rank, "0")), int(env[size]) if size in env else None, place)
     return Launch()
-
-
-def expected_ranks(env: Mapping[str, str]) -> int | None:
-    """How many ranks the launcher started; None if it does not say."""
-    return launch(env).size
 
 
 def at_terminal(env: Mapping[str, str]) -> bool:
@@ -76,6 +80,15 @@ def vendor(library: str) -> str:
     if library.startswith("Intel"):
         return "Intel MPI"
     return next((name for name in PMI if name in library), library.split(",")[0])
+
+
+def mpirun_owner(path: str) -> str | None:
+    """The name of the MPI library that the mpirun at ``path`` belongs to; None if it does not say."""
+    try:
+        said = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=20, check=False).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return next((name for mark, name in OWNERS.items() if mark in said), None)
 
 
 def short_version(library: str) -> str:

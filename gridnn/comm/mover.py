@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from gridnn.comm.communicator import Communicator
+from gridnn.comm.communicator import Communicator, Pending
 from gridnn.comm.layout import Box, box_shape, common, within
 from gridnn.comm.ledger import Where
 from gridnn.comm.packing import Packing, Scratch
@@ -31,7 +31,8 @@ class Move:
         This rank.
 
     A move fills ``out``, of the shape of the target's box, from ``x``, of the source's. ``start`` begins it and gives
-    back what finishes it; until then ``out`` holds what needed no message. The adjoint goes the other way.
+    back what finishes it; until then ``out`` holds what needed no message. The adjoint goes the other way; with
+    ``at_once`` it is finished before anything else is done.
     """
 
     def __init__(self, stage: Stage, index: int) -> None:
@@ -41,7 +42,7 @@ class Move:
         """Begin to fill ``out``, the part of the target, from ``x``, the part of the source."""
         raise NotImplementedError
 
-    def start_adjoint(self, y: Array, out: Array, where: Where) -> Finish:
+    def start_adjoint(self, y: Array, out: Array, where: Where, at_once: bool = True) -> Finish:
         """Begin to fill ``out``, the part of the source, from ``y``, the part of the target."""
         raise NotImplementedError
 
@@ -53,7 +54,7 @@ class LocalMove(Move):
         out[...] = x[within(self.target, self.source)]
         return done
 
-    def start_adjoint(self, y: Array, out: Array, where: Where) -> Finish:
+    def start_adjoint(self, y: Array, out: Array, where: Where, at_once: bool = True) -> Finish:
         out[...] = 0
         out[within(self.target, self.source)] = y
         return done
@@ -72,28 +73,34 @@ class JoinMove(Move):
         self.inside = within(part, self.whole)
 
     def start(self, x: Array, out: Array, where: Where) -> Finish:
-        (self._join if self.joins else self._divide)(x, out, where)
-        return done
+        return (self._join if self.joins else self._divide)(x, out, where, at_once=True)
 
-    def start_adjoint(self, y: Array, out: Array, where: Where) -> Finish:
+    def start_adjoint(self, y: Array, out: Array, where: Where, at_once: bool = True) -> Finish:
         if self.full_sum and self.joins:
-            total = self.packed.buffer.reshape(box_shape(self.whole))
-            total[...] = y
-            self.communicator.all_reduce(total, where)
-            out[...] = total[self.inside]
-        else:
-            (self._divide if self.joins else self._join)(y, out, where)
-        return done
+            return self._sum(y, out, where, at_once)
+        return (self._divide if self.joins else self._join)(y, out, where, at_once)
 
-    def _join(self, part: Array, out: Array, where: Where) -> None:
+    def _join(self, part: Array, out: Array, where: Where, at_once: bool) -> Finish:
         self.mine.pack(part)
-        self.communicator.all_gather(self.mine.buffer, self.packed.buffer, self.packed.sizes, where)
-        self.packed.unpack(out)
+        buffers = self.mine.buffer, self.packed.buffer
+        pending = self.communicator.start_all_gather(*buffers, self.packed.sizes, where, at_once)
+        return _then(pending, lambda: self.packed.unpack(out))
 
-    def _divide(self, whole: Array, out: Array, where: Where) -> None:
+    def _divide(self, whole: Array, out: Array, where: Where, at_once: bool) -> Finish:
         self.packed.pack(whole)
-        self.communicator.reduce_scatter(self.packed.buffer, self.mine.buffer, self.packed.sizes, where)
-        self.mine.unpack(out)
+        buffers = self.packed.buffer, self.mine.buffer
+        pending = self.communicator.start_reduce_scatter(*buffers, self.packed.sizes, where, at_once)
+        return _then(pending, lambda: self.mine.unpack(out))
+
+    def _sum(self, whole: Array, out: Array, where: Where, at_once: bool) -> Finish:
+        total = self.packed.buffer.reshape(box_shape(self.whole))
+        total[...] = whole
+        pending = _started_sum(self.communicator, self.packed.buffer, where, at_once)
+
+        def unpack() -> None:
+            out[...] = total[self.inside]
+
+        return _then(pending, unpack)
 
 
 class SumMove(Move):
@@ -105,12 +112,12 @@ class SumMove(Move):
         self.packed = Packing([self.target], self.target, scratch)
 
     def start(self, x: Array, out: Array, where: Where) -> Finish:
-        self.packed.pack(x)
-        self.communicator.all_reduce(self.packed.buffer, where)
-        self.packed.unpack(out)
-        return done
+        return self.start_adjoint(x, out, where)
 
-    start_adjoint = start
+    def start_adjoint(self, y: Array, out: Array, where: Where, at_once: bool = True) -> Finish:
+        self.packed.pack(y)
+        pending = _started_sum(self.communicator, self.packed.buffer, where, at_once)
+        return _then(pending, lambda: self.packed.unpack(out))
 
 
 class PairMove(Move):
@@ -141,7 +148,7 @@ class PairMove(Move):
 
     def start(self, x: Array, out: Array, where: Where) -> Finish:
         self.out.pack(x)
-        wait = self._exchange(self.out, self.gives, self.into, self.takes, where)
+        wait = self._exchange(self.out, self.gives, self.into, self.takes, where, at_once=True)
         for box in self.kept:
             out[within(box, self.target)] = x[within(box, self.source)]
 
@@ -151,9 +158,9 @@ class PairMove(Move):
 
         return finish
 
-    def start_adjoint(self, y: Array, out: Array, where: Where) -> Finish:
+    def start_adjoint(self, y: Array, out: Array, where: Where, at_once: bool = True) -> Finish:
         self.into.pack(y)
-        wait = self._exchange(self.into, self.takes, self.out, self.gives, where)
+        wait = self._exchange(self.into, self.takes, self.out, self.gives, where, at_once)
         out[...] = 0
         for box in self.kept:
             out[within(box, self.source)] = y[within(box, self.target)]
@@ -164,10 +171,12 @@ class PairMove(Move):
 
         return finish
 
-    def _exchange(self, send: Packing, to: list[Piece], receive: Packing, by: list[Piece], where: Where) -> Finish:
+    def _exchange(
+        self, send: Packing, to: list[Piece], receive: Packing, by: list[Piece], where: Where, at_once: bool
+    ) -> Finish:
         if self.whole_group:
-            self.communicator.all_to_all(send.buffer, send.sizes, receive.buffer, receive.sizes, where)
-            return done
+            buffers = send.buffer, send.sizes, receive.buffer, receive.sizes
+            return self.communicator.start_all_to_all(*buffers, where, at_once).wait
         sends = zip((piece.peer for piece in to), send.flats, strict=True)
         receives = zip((piece.peer for piece in by), receive.flats, strict=True)
         return self.communicator.start_exchange(list(sends), list(receives), where).wait
@@ -194,6 +203,8 @@ class Mover:
         What this rank of the target has of the source already; there from the start of a movement on if it ``flies``.
     flies : bool
         Whether a movement is messages that are under way between its start and its end.
+    alone : bool
+        Whether it needs no other rank; then all is done at its start.
     """
 
     def __init__(self, transfer: Transfer, grid: Any, layer: str, scratch: Scratch) -> None:
@@ -202,6 +213,7 @@ class Mover:
         self.source, self.target = transfer.source.box(grid.index), transfer.target.box(grid.index)
         self.kept = common(self.source, self.target)
         self.flies = bool(self.moves) and all(stage.kind == "neighbours" for stage in transfer.stages)
+        self.alone = len(self.moves) <= 1 and all(isinstance(move, LocalMove) for move in self.moves)
 
     def start(self, x: Array, out: Array, phase: str = "forward") -> Finish:
         """Begin to fill ``out``, this rank's part of the target, from ``x``, its part of the source."""
@@ -221,17 +233,18 @@ class Mover:
 
         return rest
 
-    def start_adjoint(self, y: Array) -> Callable[[], Array]:
+    def start_adjoint(self, y: Array, at_once: bool = True) -> Callable[[], Array]:
         """Begin the adjoint of ``y``, this rank's part of the target's gradient.
 
-        The end gives this rank's part of the source's gradient: ``y`` itself where nothing moves.
+        The end gives this rank's part of the source's gradient: ``y`` itself where nothing moves. It comes next if
+        ``at_once``; else the first stage is under way until then.
         """
         if not self.moves:
             return lambda: y
         where = Where(self.layer, "backward")
         back = self.moves[::-1]
         rooms = [self._room(move.source) for move in back]
-        finish = back[0].start_adjoint(y, rooms[0], where)
+        finish = back[0].start_adjoint(y, rooms[0], where, at_once)
 
         def rest() -> Array:
             finish()
@@ -243,6 +256,25 @@ class Mover:
 
     def _room(self, box: Box) -> Array:
         return self._backend.temporary(box_shape(box), self._dtype)
+
+
+def _started_sum(communicator: Communicator, flat: Array, where: Where, at_once: bool) -> Pending | None:
+    """The sum of ``flat`` over the group: under way, or done (None) if ``at_once``."""
+    if not at_once:
+        return communicator.start_all_reduce(flat, [(where, flat.size)])
+    communicator.all_reduce(flat, where)
+    return None
+
+
+def _then(pending: Pending | None, last: Finish) -> Finish:
+    """What waits for ``pending``, if it is under way, and does ``last``."""
+
+    def finish() -> None:
+        if pending is not None:
+            pending.wait()
+        last()
+
+    return finish
 
 
 def _move(stage: Stage, grid: Any, scratch: Scratch, full_sum: bool) -> Move:

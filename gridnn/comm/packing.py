@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from gridnn.comm.layout import Box, box_shape, box_size, within
+from gridnn.comm.layout import Box, box_size, within
 
 Array = Any
 
@@ -70,22 +70,14 @@ class Packing:
             start += size
         return found
 
-    @property
-    def views(self) -> list[Array]:
-        """Every piece in its shape."""
-        return [flat.reshape(box_shape(box)) for flat, box in zip(self.flats, self.boxes, strict=True)]
-
     def pack(self, array: Array) -> None:
         """Copy every box of ``array`` into the memory."""
-        for slices, view in zip(self.slices, self.views, strict=True):
-            view[...] = array[slices]
+        self.scratch.backend.kernels.pack(array, self.slices, self.buffer)
 
     def unpack(self, array: Array) -> None:
         """Copy the memory into the boxes of ``array``."""
-        for slices, view in zip(self.slices, self.views, strict=True):
-            array[slices] = view
+        self.scratch.backend.kernels.unpack(self.buffer, array, self.slices)
 
     def add(self, array: Array) -> None:
         """Add the memory to the boxes of ``array``, which may overlap."""
-        for slices, view in zip(self.slices, self.views, strict=True):
-            array[slices] += view
+        self.scratch.backend.kernels.add(self.buffer, array, self.slices)

@@ -14,6 +14,7 @@ from gridnn.cost.rehearsal_rounds import RehearsalInRounds, rehearse
 from gridnn.layers.base import Loss
 from gridnn.layers.rooms import WIDTHS
 from gridnn.program import Program
+from gridnn.units import rounded, wide
 
 STEPS = 6  # after so many at the most, the pool has every block that it needs
 
@@ -27,7 +28,7 @@ class Peak:
     Attributes
     ----------
     weights, gradients, states : int
-        Trained values; their gradients; running statistics.
+        Trained values, with those that are rounded to 16 bits for products; their gradients; running statistics.
     optimizer : int
         What the optimizer keeps for each weight.
     activations : int
@@ -83,13 +84,13 @@ def peak(program: Program, index: int, *, itemsize: int = 4, slots: int = 1, acc
     index : int
         The rank.
     itemsize : int
-        Bytes of a number of activations, weights and gradients.
+        Bytes of an element of the activations; see `gridnn.units.wide` for weights, gradients and the like.
     slots : int
         Arrays that the optimizer keeps like the weights: 1 for momentum, 2 for Adam.
     accumulate : bool
         Whether the gradients of several passes are added up.
     """
-    weights = itemsize * _elements(program, index, "weights")
+    kept, trained = wide(itemsize), _elements(program, index, "weights")
     rehearsal = rehearse(program, index, itemsize)
     account, before = rehearsal.account, -1
     for _ in range(STEPS):
@@ -100,10 +101,10 @@ def peak(program: Program, index: int, *, itemsize: int = 4, slots: int = 1, acc
         if accumulate:
             rehearsal.train(first=False)
     return Peak(
-        weights=weights,
-        gradients=weights,
-        states=itemsize * _elements(program, index, "states"),
-        optimizer=slots * weights,
+        weights=(kept + rounded(itemsize)) * trained,
+        gradients=kept * trained,
+        states=kept * _elements(program, index, "states"),
+        optimizer=slots * kept * trained,
         activations=account.peak,
         unused=max(0, account.taken - account.peak),
         inputs=_inputs(program, rehearsal, itemsize),
@@ -141,7 +142,7 @@ def _elements(program: Program, index: int, kind: str) -> int:
 
 def _inputs(program: Program, rehearsal: Rehearsal | RehearsalInRounds, itemsize: int) -> int:
     """Frames of the network's input, the host's copy without frames, and two batches of targets."""
-    size = sum(feed.bytes + itemsize * math.prod(feed.extents) for feed in rehearsal.inputs)
+    size = sum(feed.bytes + wide(itemsize) * math.prod(feed.extents) for feed in rehearsal.inputs)
     loss = program.steps[-1].node.layer
     return size + 2 * loss.target(rehearsal.target).size(itemsize) if isinstance(loss, Loss) else size
 
@@ -149,5 +150,5 @@ def _inputs(program: Program, rehearsal: Rehearsal | RehearsalInRounds, itemsize
 def _workspaces(rehearsal: Rehearsal | RehearsalInRounds, itemsize: int) -> int:
     """One workspace for every type that some kernel works in."""
     wanted = {dtype for seat in rehearsal.seats for dtype in seat.rooms.workspaces}
-    own = next((name for name in ("float32", "float64") if WIDTHS[name] == itemsize), None)
+    own = next((name for name in ("float32", "float64") if WIDTHS[name] == itemsize), "16 bits")
     return WORKSPACE_BYTES * len({dtype or own for dtype in wanted})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from gridnn.comm.counts import Count, all_reduce, bucket, dimension_of, messages
+from gridnn.comm.counts import SUMS, Count, all_reduce, bucket, dimension_of, messages
 from gridnn.comm.gridshape import GridShape
 from gridnn.comm.group import Group
 from gridnn.comm.layout import box_size
@@ -13,8 +13,9 @@ from gridnn.comm.stage import Stage
 from gridnn.comm.transfer import Transfer
 from gridnn.machine.machine import Machine, Reach
 from gridnn.program import Bucket
+from gridnn.units import wide
 
-WIDE = 8  # bytes of an element of a reduction: float64
+WIDE = 8  # bytes of an element of a reduction that a layer asks for: float64
 
 
 class Movement(NamedTuple):
@@ -87,7 +88,8 @@ class Movements:
         """One call whose counts may be of several dimensions: priced whole, its seconds shared by words."""
         kind = kind or counts[0].kind
         total, sent = sum(count.words for count in counts), sum(count.messages for count in counts)
-        seconds = self.machine.seconds(kind, total * itemsize, sent, reach) if sent else 0.0
+        size = wide(itemsize) if kind in SUMS else itemsize
+        seconds = self.machine.seconds(kind, total * size, sent, reach) if sent else 0.0
         merged: dict[str, Movement] = {}
         for count in counts:
             along = count.dimension

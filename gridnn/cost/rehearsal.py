@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from gridnn.comm.layout import box_shape, box_size
+from gridnn.comm.stage import Stage
 from gridnn.cost.account import Account, Taken
 from gridnn.layers.base import Partwise
 from gridnn.layers.rooms import Part, Room, Rooms
@@ -17,6 +18,7 @@ from gridnn.liveness import Liveness
 from gridnn.network import INPUT
 from gridnn.program import Program
 from gridnn.step import Step
+from gridnn.units import SINGLE, wide
 
 Gradients = dict[str, list[Taken]]
 
@@ -35,6 +37,11 @@ class Intake:
         self.flies = bool(stages) and all(stage.kind == "neighbours" for stage in stages)
         self._sources = [box_size(stage.source.box(index)) * itemsize for stage in stages]
         self._targets = [box_size(stage.target.box(index)) * itemsize for stage in stages]
+        self._sums, self._sums_back = [], []
+        if itemsize < wide(itemsize):
+            full_sum = bool(edge.transfer) and edge.transfer.full_sum
+            self._sums = [_widened(stage, index, False, full_sum) for stage in stages]
+            self._sums_back = [_widened(stage, index, True, full_sum) for stage in reversed(stages)]
         self._passes = not stages and self.shape == extents
         self._account, self._waiting, self._sum = account, 0, None
         self.array = Taken() if edge.source == INPUT else None
@@ -45,7 +52,9 @@ class Intake:
             self.array = x
             return []
         self.array = self._account.take(self.bytes)
-        return [self._account.take(size) for size in self._targets[:-1]]
+        rooms = [self._account.take(size) for size in self._targets[:-1]]
+        self._come_and_go(self._sums)
+        return rooms
 
     def drop(self) -> None:
         """Forget the array."""
@@ -60,12 +69,32 @@ class Intake:
         if self._waiting < self.readers:
             return None
         self._waiting, self._sum = 0, None
-        return [self._account.take(size) for size in reversed(self._sources)] or [gradient]
+        rooms = [self._account.take(size) for size in reversed(self._sources)]
+        self._come_and_go(self._sums_back)
+        return rooms or [gradient]
+
+    def _come_and_go(self, stages: Sequence[Sequence[int]]) -> None:
+        """Take the float32 arrays in which every stage of a movement sums 16-bit numbers, and give them back."""
+        for sizes in stages:
+            taken = [self._account.take(size) for size in sizes]
+            del taken
 
     def _added(self) -> Taken:
         if self._sum is None:
             self._sum = self._account.take(self.bytes)
         return self._sum
+
+
+def _widened(stage: Stage, index: int, backward: bool, full_sum: bool) -> tuple[int, ...]:
+    """The bytes in which `gridnn.comm.communicator` sums what a stage moves of 16-bit numbers."""
+    source, target = (SINGLE * box_size(layout.box(index)) for layout in (stage.source, stage.target))
+    if stage.kind == "all-reduce":
+        return (target,)
+    if stage.kind == "reduce-scatter" and not backward:
+        return source, target
+    if stage.kind == "all-gather" and backward:
+        return (target,) if full_sum else (target, source)
+    return ()
 
 
 class Seat:
@@ -81,7 +110,7 @@ class Seat:
         self.rooms = step.node.layer.rooms(part)
         self.again = step.node.layer.rooms(part._replace(recomputing=True))
         self.total = Room("gradient sum", part.output).size(itemsize)
-        self.weights = [itemsize * box_size(layout.box(index)) for _, layout in step.weights.values()]
+        self.weights = [wide(itemsize) * box_size(layout.box(index)) for _, layout in step.weights.values()]
         self.saved: list[Taken] = []
         self._account, self._itemsize = account, itemsize
 

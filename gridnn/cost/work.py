@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from gridnn.layers.base import Layer, Shapes
 from gridnn.machine.machine import Compute
+from gridnn.units import rounded, wide
 
 ARRAYS = ("gemm", "conv")  # kinds of work whose layers multiply by weights
 
@@ -51,7 +52,7 @@ def work(
     needs_gradient : bool
         Whether the gradient of the input is computed.
     itemsize : int
-        Bytes of an element.
+        Bytes of an element of the activations, and of the weights in products.
     """
     read, written = itemsize * sum(map(math.prod, local.inputs)), itemsize * math.prod(local.output)
     if not written:
@@ -79,9 +80,14 @@ def local_flops(layer: Layer, shapes: Shapes, local: Shapes) -> float:
 def update_seconds(compute: Compute, weights: int, slots: int = 1, itemsize: int = 4) -> float:
     """The update of ``weights`` elements: values and ``slots`` optimizer arrays read and written, gradients read.
 
-    It is one call for all layers together.
+    It is one call for all layers together. Where activations have 16 bits, the values are rounded for them besides.
     """
-    return itemsize * weights * (3 + 2 * slots) / compute.memory
+    return (wide(itemsize) * (3 + 2 * slots) + rounded(itemsize)) * weights / compute.memory
+
+
+def weight_bytes(itemsize: int, slots: int) -> int:
+    """What is kept for one weight: its value, the rounded one of 16-bit products, gradient and optimizer arrays."""
+    return wide(itemsize) * (2 + slots) + rounded(itemsize)
 
 
 def seconds(compute: Compute, calls: tuple[Call, ...]) -> float:

@@ -10,21 +10,40 @@ from gridnn.layers.rooms import Part, Room, Rooms, usual
 
 
 @dataclass(frozen=True)
-class ReLU(Layer):
-    """max(x, 0)."""
+class Ruled(Layer):
+    """An activation with two kernels, its own and its gradient by the output (abstract); a neighbour may do either."""
 
     def rooms(self, part: Part) -> Rooms:
         return usual(part, "y")
 
     def forward(self, local: Local, *inputs: Array) -> Array:
+        if local.fused.applied:
+            local.saved["y"] = inputs[0]
+            return inputs[0]
         y = local.saved["y"] = local.buffer("y", inputs[0].shape)
-        local.backend.kernels.relu(inputs[0], y)
+        getattr(local.backend.kernels, self.activation)(inputs[0], y)
         return y
 
     def backward(self, local: Local, gradient: Array) -> tuple[Array | None, ...]:
+        if local.fused.derived:
+            return (gradient,)
         dx = local.buffer("dx", gradient.shape)
-        local.backend.kernels.relu_grad(local.saved["y"], gradient, dx)
+        getattr(local.backend.kernels, f"{self.activation}_grad")(local.saved["y"], gradient, dx)
         return (dx,)
+
+
+@dataclass(frozen=True)
+class ReLU(Ruled):
+    """max(x, 0)."""
+
+    activation: ClassVar[str] = "relu"
+
+
+@dataclass(frozen=True)
+class Tanh(Ruled):
+    """The hyperbolic tangent."""
+
+    activation: ClassVar[str] = "tanh"
 
 
 @dataclass(frozen=True)
@@ -47,35 +66,13 @@ class LeakyReLU(Layer):
         return usual(part, "y")
 
     def forward(self, local: Local, *inputs: Array) -> Array:
-        y, xp = local.buffer("y", inputs[0].shape), local.backend.xp
-        local.saved["y"] = y
-        xp.multiply(inputs[0], self.slope, out=y)
-        xp.maximum(inputs[0], y, out=y)
-        return y
-
-    def backward(self, local: Local, gradient: Array) -> tuple[Array | None, ...]:
-        dx, xp = local.buffer("dx", gradient.shape), local.backend.xp
-        xp.greater(local.saved["y"], 0, out=dx)  # y has the sign of x, or is 0
-        xp.maximum(dx, self.slope, out=dx)
-        dx *= gradient
-        return (dx,)
-
-
-@dataclass(frozen=True)
-class Tanh(Layer):
-    """The hyperbolic tangent."""
-
-    def rooms(self, part: Part) -> Rooms:
-        return usual(part, "y")
-
-    def forward(self, local: Local, *inputs: Array) -> Array:
         y = local.saved["y"] = local.buffer("y", inputs[0].shape)
-        local.backend.xp.tanh(inputs[0], out=y)
+        local.backend.kernels.leaky_relu(inputs[0], self.slope, y)
         return y
 
     def backward(self, local: Local, gradient: Array) -> tuple[Array | None, ...]:
         dx = local.buffer("dx", gradient.shape)
-        local.backend.kernels.tanh_grad(local.saved["y"], gradient, dx)
+        local.backend.kernels.leaky_relu_grad(local.saved["y"], gradient, self.slope, dx)  # y has the sign of x
         return (dx,)
 
 

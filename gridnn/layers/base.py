@@ -58,11 +58,42 @@ class Reduction(NamedTuple):
     words: int
 
 
+class Fused(NamedTuple):
+    """What of its neighbours' work a layer does at once with its own, or is spared: see `gridnn.fusion`.
+
+    Attributes
+    ----------
+    activation : str
+        The activation that it applies to its output; "none".
+    masked : bool
+        Whether the reader of that activation wants the mask that `gridnn.arrays.linear.Linear.linear` returns.
+    applied : bool
+        Of an activation: its input is its output already.
+    derivative : str
+        The activation that made its input, by whose derivative it multiplies the gradient of its input; "none".
+    derived : bool
+        Of an activation: the gradient of its output is that of its input already.
+    maker : Local or None
+        With ``derivative``: the layer that applied that activation; its mask is ``maker.saved["mask"]``.
+    """
+
+    activation: str = "none"
+    masked: bool = False
+    applied: bool = False
+    derivative: str = "none"
+    derived: bool = False
+    maker: Any = None
+
+
+ALONE = Fused()
+
+
 class Local(Protocol):
     """What a layer sees of the run: its part of the global index space, and nothing of who has the rest."""
 
     backend: Any  # arrays.Backend: xp, kernels, uniform
-    dtype: Any
+    dtype: Any  # of the activations, and of the weights that products take
+    wide: Any  # of sums, gradients of weights, biases and what norms scale by: float32 where dtype has 16 bits
     training: bool
     counts: bool  # False on the ranks that only repeat another one's work: a loss counts nothing there
     needs_gradient: bool  # whether anybody asks for the gradient of the input
@@ -73,6 +104,7 @@ class Local(Protocol):
     indices: tuple[Any, ...]  # the same in the whole batch: ranges, or an array of places along a dimension
     saved: dict[str, Any]  # from forward to backward; emptied after backward, or after forward outside training
     kept: dict[str, Any]  # small results of forward (statistics) that last until backward even where it is recomputed
+    fused: Fused
     recomputing: bool  # forward runs a second time: take statistics from ``kept``, ask for no sum, update no state
     parameters: Mapping[str, Array]  # this rank's parts
     gradients: Mapping[str, Array]  # to be overwritten by backward
@@ -100,6 +132,9 @@ class Layer:
 
     fill: ClassVar[float] = 0.0  # what stands in the padding
     work: ClassVar[str] = "memory"  # what bounds its time: "gemm", "conv", or the bytes that it streams
+    finishes: ClassVar[bool] = False  # whether it can apply an activation to its output
+    draws: ClassVar[bool] = False  # whether training takes random numbers, other ones in every step
+    activation: ClassVar[str] = "none"  # the one that it is, where another layer can apply it
     passes: ClassVar[tuple[float, float]] = (1.0, 1.0)  # times that forward, backward stream their arrays, on a CPU
 
     def infer(self, *shapes: Shape) -> Shape:
@@ -197,11 +232,28 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Partwise(Layer):
-    """A layer with one input whose output can be computed in pieces, and its two gradients apart (abstract).
+class Apart(Layer):
+    """A layer with one input whose two gradients are computed apart (abstract).
 
-    So the interior is computed while halos are under way, and the gradient of the weights while that of the input is.
+    So that of the weights is computed while that of the input is under way.
     """
+
+    def backward_input(self, local: Local, gradient: Array) -> Array | None:
+        """The gradient of the framed input, or None where nobody asks for it."""
+        raise NotImplementedError
+
+    def backward_weights(self, local: Local, gradient: Array) -> None:
+        """Overwrite ``local.gradients``."""
+
+    def backward(self, local: Local, gradient: Array) -> tuple[Array | None, ...]:
+        dx = self.backward_input(local, gradient)
+        self.backward_weights(local, gradient)
+        return (dx,)
+
+
+@dataclass(frozen=True)
+class Partwise(Apart):
+    """A layer whose output can be computed in pieces as well (abstract): the interior while halos are under way."""
 
     def prepare(self, local: Local, *inputs: Array) -> Array:
         """Allocate the output, and remember what backward needs; the frames of the inputs may be incomplete still."""
@@ -221,22 +273,10 @@ class Partwise(Layer):
         """
         raise NotImplementedError
 
-    def backward_input(self, local: Local, gradient: Array) -> Array | None:
-        """The gradient of the framed input, or None where nobody asks for it."""
-        raise NotImplementedError
-
-    def backward_weights(self, local: Local, gradient: Array) -> None:
-        """Overwrite ``local.gradients``."""
-
     def forward(self, local: Local, *inputs: Array) -> Array:
         y = self.prepare(local, *inputs)
         self.compute(local, tuple(slice(0, size) for size in y.shape), y, *inputs)
         return y
-
-    def backward(self, local: Local, gradient: Array) -> tuple[Array | None, ...]:
-        dx = self.backward_input(local, gradient)
-        self.backward_weights(local, gradient)
-        return (dx,)
 
 
 @dataclass(frozen=True)
@@ -252,7 +292,7 @@ class Loss(Layer):
 
     def target(self, shape: Shape) -> Room:
         """The targets of local inputs of ``shape``: numbers like them."""
-        return Room("target", shape)
+        return Room("target", shape, "wide")
 
     def backward(self, local: Local, scale: float) -> tuple[Array]:
         raise NotImplementedError

@@ -73,7 +73,7 @@ class BatchNorm(Layer):
         offset = local.parameters["beta"] - mean * scale
         local.saved.update(x=x, mean=mean, inverse=inverse, scale=scale)
         y = local.buffer("y", box_shape(local.output_box))
-        kernels.affine(x, scale.astype(local.dtype), offset.astype(local.dtype), y)
+        kernels.affine(x, scale.astype(local.wide), offset.astype(local.wide), y)
         return y
 
     def backward(self, local: Local, gradient: Array) -> tuple[Array | None, ...]:
@@ -90,8 +90,8 @@ class BatchNorm(Layer):
         slope = scale * inverse * inverse * sums[1] / count
         offset = mean * slope - scale * sums[0] / count
         dx = local.buffer("dx", x.shape)
-        backend.kernels.affine(x, (-slope).astype(local.dtype), offset.astype(local.dtype), dx)
-        backend.kernels.add_scaled(gradient, scale.astype(local.dtype), dx, backend.workspace(local.dtype))
+        backend.kernels.affine(x, (-slope).astype(local.wide), offset.astype(local.wide), dx)
+        backend.kernels.add_scaled(gradient, scale.astype(local.wide), dx, backend.workspace(local.dtype))
         return (dx,)
 
     def _statistics(self, local: Local, x: Array) -> tuple[Array, Array]:

@@ -12,7 +12,7 @@ from gridnn.comm.partition import Window
 from gridnn.comm.split import Split
 from gridnn.layers.base import Array, Cut, Local, Parameter, Partwise, Shape, Shapes, tensor_axes
 from gridnn.layers.groups import Channels, Grouped, check_groups, is_depthwise, kernel_of, refuse_divided_groups
-from gridnn.layers.linear import bias_gradient
+from gridnn.layers.linear import added_bias, bias_gradient
 from gridnn.layers.rooms import Part, Rooms, usual
 from gridnn.layers.sliding import Padding, Sizes, Space, output_sizes, padding_pairs, per_axis, under, windows
 
@@ -38,6 +38,7 @@ class Conv(Partwise):
 
     space: ClassVar[Space] = ()
     work: ClassVar[str] = "conv"
+    finishes: ClassVar[bool] = True
 
     channels: int
     kernel: int | Sizes
@@ -99,8 +100,9 @@ class Conv(Partwise):
         workspace = local.backend.workspace(local.dtype)
         for ci, co in self._pieces(local):
             run(x[..., ci], weight[..., co], self.stride, self.dilation, out[..., co], workspace)
-        if self.bias and local.part("ci") == 0:
-            out += local.parameters["bias"]
+        bias, activation = added_bias(self, local), local.fused.activation
+        if bias is not None or activation != "none":
+            local.backend.kernels.finish(out, bias, activation)
 
     def backward_input(self, local: Local, gradient: Array) -> Array | None:
         if not local.needs_gradient:

@@ -21,6 +21,7 @@ class Dropout(Layer):
         In [0, 1).
     """
 
+    draws: ClassVar[bool] = True
     passes: ClassVar[tuple[float, float]] = (20.0, 1.0)  # most of it random numbers
 
     p: float = 0.5
@@ -36,13 +37,9 @@ class Dropout(Layer):
         x = inputs[0]
         if not local.training:
             return x
-        xp = local.backend.xp
         mask = local.saved["mask"] = local.buffer("mask", x.shape)
-        local.backend.uniform(local.key, local.indices, local.shapes.output, local.dtype, out=mask)
-        xp.greater_equal(mask, self.p, out=mask)
-        mask *= 1 / (1 - self.p)
         y = local.buffer("y", x.shape)
-        xp.multiply(x, mask, out=y)
+        local.backend.kernels.dropout(x, self.p, local.key, local.indices, local.shapes.output, mask, y)
         return y
 
     def backward(self, local: Local, gradient: Array) -> tuple[Array | None, ...]:

@@ -76,7 +76,7 @@ class GroupNorm(Layer):
         offset = local.parameters["beta"] - self._of_channels(local, mean) * scale
         y = local.buffer("y", box_shape(local.output_box))
         for i in range(x.shape[0]):
-            backend.kernels.affine(x[i], scale[i].astype(local.dtype), offset[i].astype(local.dtype), y[i])
+            backend.kernels.affine(x[i], scale[i].astype(local.wide), offset[i].astype(local.wide), y[i])
         local.saved.update(x=x, scale=scale)
         return y
 
@@ -97,8 +97,8 @@ class GroupNorm(Layer):
         offset = centre * slope - self._of_channels(local, inverse * first)
         dx, workspace = local.buffer("dx", x.shape), backend.workspace(local.dtype)
         for i in range(x.shape[0]):
-            backend.kernels.affine(x[i], (-slope[i]).astype(local.dtype), offset[i].astype(local.dtype), dx[i])
-            backend.kernels.add_scaled(gradient[i], scale[i].astype(local.dtype), dx[i], workspace)
+            backend.kernels.affine(x[i], (-slope[i]).astype(local.wide), offset[i].astype(local.wide), dx[i])
+            backend.kernels.add_scaled(gradient[i], scale[i].astype(local.wide), dx[i], workspace)
         return (dx,)
 
     def _statistics(self, local: Local, x: Array) -> tuple[Array, Array]:

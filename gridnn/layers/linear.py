@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from gridnn.comm.layout import box_shape
-from gridnn.layers.base import Array, Layer, Local, Parameter, Shape, Shapes
+from gridnn.layers.base import Apart, Array, Local, Parameter, Shape, Shapes
 from gridnn.layers.rooms import Part, Rooms, usual
 
 GAIN = math.sqrt(1 / 3)  # weights in +-1 / sqrt(fan_in), as in PyTorch: wide layers begin with small outputs
 
 
 @dataclass(frozen=True)
-class Linear(Layer):
+class Linear(Apart):
     """y = x W + b, with x [n, ci], W [ci, co], b [co].
 
     Divided over ``ci`` the output is a partial sum; divided over ``co`` the gradient of the input is.
@@ -28,6 +28,7 @@ class Linear(Layer):
     """
 
     work: ClassVar[str] = "gemm"
+    finishes: ClassVar[bool] = True
 
     features: int
     bias: bool = True
@@ -60,23 +61,36 @@ class Linear(Layer):
         return usual(part, "x")
 
     def forward(self, local: Local, *inputs: Array) -> Array:
-        local.saved["x"] = inputs[0]
+        x, fused, kernels = inputs[0], local.fused, local.backend.kernels
+        local.saved["x"] = x
         y = local.buffer("y", box_shape(local.output_box))
-        local.backend.kernels.matmul(inputs[0], local.parameters["weight"], y)
-        if self.bias and local.part("ci") == 0:
-            y += local.parameters["bias"]
+        masked = fused.masked and local.training
+        mask = kernels.linear(x, local.parameters["weight"], added_bias(self, local), fused.activation, y, masked)
+        if mask is not None:
+            local.saved["mask"] = mask
         return y
 
-    def backward(self, local: Local, gradient: Array) -> tuple[Array | None, ...]:
-        x, kernels = local.saved["x"], local.backend.kernels
-        kernels.matmul(x.T, gradient, local.gradients["weight"])
-        if self.bias:
-            bias_gradient(local, gradient)
+    def backward_input(self, local: Local, gradient: Array) -> Array | None:
         if not local.needs_gradient:
-            return (None,)
+            return None
+        x, fused = local.saved["x"], local.fused
         dx = local.buffer("dx", x.shape)
-        kernels.matmul(gradient, local.parameters["weight"].T, dx)
-        return (dx,)
+        mask = fused.maker.saved.get("mask") if fused.maker else None  # gone where that layer will be recomputed
+        weight, kernels = local.parameters["weight"], local.backend.kernels
+        kernels.linear_grad_input(gradient, weight, fused.derivative, x, mask, dx)
+        return dx
+
+    def backward_weights(self, local: Local, gradient: Array) -> None:
+        whole = self.bias and local.part("ci") == 0
+        db = local.gradients["bias"] if whole else None
+        local.backend.kernels.linear_grad_weight(local.saved["x"], gradient, local.gradients["weight"], db)
+        if self.bias and not whole:
+            local.gradients["bias"][...] = 0
+
+
+def added_bias(layer: Any, local: Local) -> Array | None:
+    """The bias of a layer where it is added: where ``ci`` begins."""
+    return local.parameters["bias"] if layer.bias and local.part("ci") == 0 else None
 
 
 def bias_gradient(local: Local, gradient: Array) -> None:

@@ -49,18 +49,19 @@ class LocalResponseNorm(Layer):
         return (self.size + 5) * math.prod(shapes.output)
 
     def rooms(self, part: Part) -> Rooms:
-        forward = tuple(Room(name, part.output) for name in ("base", "scale", "y"))
-        backward = Room("share", part.output), Room("dx", part.frames[0]), Room("through", part.output)
+        forward = Room("base", part.output, "wide"), Room("scale", part.output, "wide"), Room("y", part.output)
+        through = Room("through", part.output, "wide")
+        backward = Room("share", part.output, "wide"), Room("dx", part.frames[0]), through
         return Rooms(forward, backward, ("x", "base", "scale"))
 
     def forward(self, local: Local, *inputs: Array) -> Array:
         x, xp = inputs[0], local.backend.xp
         shape = box_shape(local.output_box)
-        base, scale, y = local.buffer("base", shape), local.buffer("scale", shape), local.buffer("y", shape)
+        base, scale = local.buffer("base", shape, local.wide), local.buffer("scale", shape, local.wide)
+        y = local.buffer("y", shape)
         base[...] = 0
         for part in self._channels(shape[-1]):
-            xp.multiply(x[..., part], x[..., part], out=y)
-            base += y
+            base += xp.square(x[..., part], out=scale, dtype=local.wide)
         base *= self.alpha / self.size
         base += self.k
         xp.power(base, -self.beta, out=scale)
@@ -72,18 +73,18 @@ class LocalResponseNorm(Layer):
         x, base, scale = (local.saved[name] for name in ("x", "base", "scale"))
         xp, channels = local.backend.xp, gradient.shape[-1]
         # y_c = x_c base_c**-beta, and every x_j under the window of c has a part in base_c
-        share = local.buffer("share", gradient.shape)
+        share = local.buffer("share", gradient.shape, local.wide)
         xp.multiply(gradient, scale, out=share)
         dx = local.buffer("dx", x.shape)
         dx[...] = 0
-        through = local.buffer("through", gradient.shape)
+        through = local.buffer("through", gradient.shape, local.wide)
         xp.multiply(share, self._middle(x, channels), out=through)
         through /= base
+        through *= -2 * self.alpha * self.beta / self.size
         for part in self._channels(channels):
             target = dx[..., part]
             target += through
         dx *= x
-        dx *= -2 * self.alpha * self.beta / self.size
         middle = self._middle(dx, channels)
         middle += share
         return (dx,)

@@ -77,8 +77,9 @@ class SoftmaxCrossEntropy(Loss):
     def backward(self, local: Local, scale: float) -> tuple[Array]:
         exponentials, hot, total = (local.saved[name] for name in ("exponentials", "hot", "total"))
         dx, scale = local.buffer("dx", hot.shape), scale / _places(local.shapes)
-        local.backend.xp.multiply(exponentials, (scale / total)[..., None], out=dx, casting="same_kind")
-        dx -= scale * hot
+        exponentials /= total[..., None]
+        exponentials -= hot  # before it is rounded: of a sample that is right, little is left
+        local.backend.xp.multiply(exponentials, scale, out=dx, casting="same_kind")
         return (dx,)
 
 
@@ -91,11 +92,11 @@ class MeanSquaredError(Loss):
 
     def rooms(self, part: Part) -> Rooms:
         shape = part.frames[0]
-        return Rooms((Room("difference", shape),), (Room("dx", shape),), ("difference",), output=None)
+        return Rooms((Room("difference", shape, "wide"),), (Room("dx", shape),), ("difference",), output=None)
 
     def forward(self, local: Local, *inputs: Array) -> Array:
         xp = local.backend.xp
-        difference = local.saved["difference"] = local.buffer("difference", inputs[0].shape)
+        difference = local.saved["difference"] = local.buffer("difference", inputs[0].shape, local.wide)
         xp.subtract(inputs[0], local.saved["target"], out=difference)
         total = xp.sum(difference * difference, dtype=WIDE) / math.prod(local.shapes.output[1:])
         result = local.backend.zeros((2,), WIDE)

@@ -138,7 +138,7 @@ class AvgPool(Pool):
             if window.before or window.after:
                 first = xp.arange(*local.output_box[dim]) * window.stride - window.before
                 last = xp.minimum(first + window.kernel, local.shapes.inputs[0][dim])
-                factor = (window.kernel / (last - xp.maximum(first, 0))).astype(local.dtype)
+                factor = (window.kernel / (last - xp.maximum(first, 0))).astype(local.wide)
                 factors.append(factor.reshape(tuple(-1 if i == dim else 1 for i in range(ndim))))
         return factors
 
@@ -203,13 +203,10 @@ class GlobalAvgPool(Layer):
         x = inputs[0]
         local.saved["shape"] = x.shape
         y = local.buffer("y", box_shape(local.output_box))
-        local.backend.xp.sum(x, axis=tuple(range(1, x.ndim - 1)), out=y)
-        y /= math.prod(local.shapes.inputs[0][1:-1])
+        local.backend.kernels.mean_space(x, math.prod(local.shapes.inputs[0][1:-1]), y)
         return y
 
     def backward(self, local: Local, gradient: Array) -> tuple[Array | None, ...]:
-        shape = local.saved["shape"]
-        dx = local.buffer("dx", shape)
-        share = gradient / math.prod(local.shapes.inputs[0][1:-1])
-        dx[...] = share.reshape(shape[0], *(1 for _ in shape[1:-1]), shape[-1])
+        dx = local.buffer("dx", local.saved["shape"])
+        local.backend.kernels.mean_space_grad(gradient, math.prod(local.shapes.inputs[0][1:-1]), dx)
         return (dx,)

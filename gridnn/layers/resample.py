@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -49,34 +48,27 @@ class Resample(Layer):
     def forward(self, local: Local, *inputs: Array) -> Array:
         y = inputs[0]
         for dim in self._changed(local.shapes):
-            y = _product(local, self._matrix(local, dim), y, dim)
+            y = self._along(local, "resample", y, dim, local.output_box[dim])
         return y
 
     def backward(self, local: Local, gradient: Array) -> tuple[Array | None, ...]:
         dx = gradient
         for dim in reversed(self._changed(local.shapes)):
-            dx = _product(local, self._matrix(local, dim).T, dx, dim)
+            dx = self._along(local, "resample_grad", dx, dim, local.input_boxes[0][dim])
         return (dx,)
+
+    def _along(self, local: Local, kernel: str, x: Array, dim: int, made: Interval) -> Array:
+        """What a kernel makes of ``x`` along one dimension, of which it then has ``made``."""
+        y = local.buffer("product", (*x.shape[:dim], made[1] - made[0], *x.shape[dim + 1 :]))
+        extents = (local.shapes.inputs[0][dim], local.shapes.output[dim])
+        here = (local.input_boxes[0][dim], local.output_box[dim])
+        getattr(local.backend.kernels, kernel)(x, dim, self.rule, extents, here, y)
+        return y
 
     @staticmethod
     def _changed(shapes: Shapes) -> list[int]:
         """The dimensions that are not left as they are."""
         return [d for d, (a, b) in enumerate(zip(shapes.inputs[0], shapes.output, strict=True)) if a != b]
-
-    def _matrix(self, local: Local, dim: int) -> Array:
-        """This rank's part of the matrix of one dimension."""
-        size, outputs = local.shapes.inputs[0][dim], local.shapes.output[dim]
-        xp, held = local.backend.xp, local.input_boxes[0][dim]
-        output, place = xp.arange(*local.output_box[dim])[:, None], xp.arange(*held)[None, :]
-        if self.rule == "nearest":
-            matrix = place == output * size // outputs
-        elif self.rule == "linear":  # a hat of width 1 around the place of the output's centre
-            centre = ((2 * output + 1) * size - outputs) / (2 * outputs)
-            matrix = xp.maximum(0, 1 - abs(xp.clip(centre, 0, size - 1) - place))
-        else:
-            first, last = output * size // outputs, -(-(output + 1) * size // outputs)
-            matrix = ((place >= first) & (place < last)) / (last - first)
-        return matrix.astype(local.dtype)
 
 
 @dataclass(frozen=True)
@@ -120,28 +112,22 @@ class Upsample(Resample):
         if self.mode != "nearest":
             return super().forward(local, *inputs)
         y = local.buffer("y", box_shape(local.output_box))
-        for places, copies in self._phases(local):
-            y[copies] = inputs[0][places]
+        local.backend.kernels.repeat(inputs[0], *self._copies(local), y)
         return y
 
     def backward(self, local: Local, gradient: Array) -> tuple[Array | None, ...]:
         if self.mode != "nearest":
             return super().backward(local, gradient)
         dx = local.buffer("dx", box_shape(local.input_boxes[0]))
-        dx[...] = 0
-        for places, copies in self._phases(local):
-            share = dx[places]
-            share += gradient[copies]
+        local.backend.kernels.repeat_grad(gradient, *self._copies(local), dx)
         return (dx,)
 
-    def _phases(self, local: Local) -> Iterator[tuple[tuple[slice, ...], tuple[slice, ...]]]:
-        """For the first, second ... copy of the elements: which elements have it here, and where it lies."""
+    def _copies(self, local: Local) -> tuple[Sizes, Sizes]:
+        """The factor of every space axis, and by how much the first output here is not the first copy of its input."""
         *boxes, _ = zip(local.input_boxes[0], local.output_box, strict=True)
         factors = self._factors(len(boxes) - 1)
-        axes = [list(_copies(*pair, factor)) for pair, factor in zip(boxes[1:], factors, strict=True)]
-        for choice in itertools.product(*axes):
-            places, copies = zip(*choice, strict=True)
-            yield (slice(None), *places), (slice(None), *copies)
+        shifts = (made[0] - held[0] * f for (held, made), f in zip(boxes[1:], factors, strict=True))
+        return factors, tuple(shifts)
 
 
 @dataclass(frozen=True)
@@ -189,27 +175,9 @@ def check_space(layer: Layer, shape: Shape) -> Shape:
     return shape
 
 
-def _copies(held: Interval, outputs: Interval, factor: int) -> Iterator[tuple[slice, slice]]:
-    """For each copy of the elements ``held``, the local elements whose copy is among ``outputs``, and where it lies."""
-    for copy in range(factor):
-        first, last = (-(-(end - copy) // factor) for end in outputs)
-        start = first * factor + copy - outputs[0]
-        yield slice(first - held[0], last - held[0]), slice(start, max(start, outputs[1] - outputs[0]), factor)
-
-
 def _between(first: Shape, last: Shape, dims: list[int]) -> Iterator[Shape]:
     """The shapes from ``first`` to ``last`` when one of ``dims`` after the other is changed."""
     shape = list(first)
     for dim in dims:
         shape[dim] = last[dim]
         yield tuple(shape)
-
-
-def _product(local: Local, matrix: Array, x: Array, dim: int) -> Array:
-    """``matrix`` times ``x`` along dimension ``dim``."""
-    lead, trail = math.prod(x.shape[:dim]), math.prod(x.shape[dim + 1 :])
-    y = local.buffer("product", (*x.shape[:dim], matrix.shape[0], *x.shape[dim + 1 :]))
-    out = y.reshape(lead, matrix.shape[0], trail)
-    # The library's own batched product: one GEMM of the kernels a slice takes 2 to 8 times as long.
-    local.backend.xp.matmul(matrix, x.reshape(lead, x.shape[dim], trail), out=out)
-    return y

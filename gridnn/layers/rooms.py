@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
+from gridnn.units import wide
+
 Shape = tuple[int, ...]
 WIDTHS = {"bool": 1, "uint8": 1, "uint32": 4, "int64": 8, "float32": 4, "float64": 8}  # bytes
 
@@ -42,7 +44,7 @@ class Room(NamedTuple):
     Attributes
     ----------
     dtype : str or None
-        None is that of the activations.
+        None is that of the activations; "wide" that of `gridnn.layers.base.Local.wide`.
     until : str or None
         The room before which it is dropped; None if it lives until the call of the layer ends.
     """
@@ -54,7 +56,8 @@ class Room(NamedTuple):
 
     def size(self, itemsize: int) -> int:
         """Its bytes, where an activation has ``itemsize`` bytes."""
-        return math.prod(self.shape) * (WIDTHS[self.dtype] if self.dtype else itemsize)
+        width = {None: itemsize, "wide": wide(itemsize)}.get(self.dtype) or WIDTHS[self.dtype]
+        return math.prod(self.shape) * width
 
 
 class Rooms(NamedTuple):

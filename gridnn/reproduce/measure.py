@@ -51,12 +51,12 @@ class Running:
         session = self.session
         values = session.parameters.values
         optimizer = make_optimizer(case.config)
-        self._state = optimizer.start(session.parameters.backend, values.size, case.config.dtype)
+        self._state = optimizer.start(session.parameters.backend, values.size, values.dtype)
         order = epoch_order(len(session.data.train), case.config.seed, 1, True)
         self._batch = next(iter(batches(order, session.batch)))
         self._programs = [session.executable(len(part)).program for part in session.parts(self._batch)]
         slots = len(optimizer.names())
-        self.predicted = price(self._programs, machine, itemsize=values.itemsize, slots=slots).seconds
+        self.predicted = price(self._programs, machine, itemsize=session.parameters.dtype.itemsize, slots=slots).seconds
         self._ledger = Ledger()
         session.ledger.clear()
 

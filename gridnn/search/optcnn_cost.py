@@ -22,6 +22,7 @@ from gridnn.network import Network
 from gridnn.search.graph import CostGraph
 from gridnn.search.optcnn_layers import Edge, Unit, devices, held, needed, units_of
 from gridnn.search.optcnn_links import Links, near, sent, volume
+from gridnn.units import wide
 
 BLOCK = 1 << 22  # elements of one array of overlaps
 SERVERS = ("spread", "one")
@@ -167,7 +168,7 @@ class OptCNN:
         share = np.array([split.parts("co") for split in unit.splits])
         sharing = np.array([split.ranks for split in unit.splits]) // share
         counts = [sum(self._weights(*member, int(k)) for member in unit.members) for k in share]
-        size = self.itemsize * np.array(counts, dtype=float)
+        size = wide(self.itemsize) * np.array(counts, dtype=float)
         inside = [np.zeros((2, *used.shape)) for _ in self.links.units]
         for row in range(len(unit.splits)):
             members = np.flatnonzero(used[row])

@@ -9,12 +9,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gridnn.comm.counts import SUMS
 from gridnn.machine.machine import Machine
 from gridnn.search.blocks import Block, Member, Placing, joined, placings
 from gridnn.search.movement import ONE, Dimension, Stage, stages
 from gridnn.search.space import Digits, Space, divisors
 from gridnn.search.tables import Tables
 from gridnn.search.timing import Strides, movement_seconds
+from gridnn.units import wide
 
 ADJOINTS = {"all-gather": "reduce-scatter", "reduce-scatter": "all-gather"}
 Terms = dict[str, np.ndarray]
@@ -132,7 +134,7 @@ class LinkPricer:
             self.enter(terms, stage.where, kind, words, messages, stage.strides, passes)
 
     def enter(self, terms: Terms, where, kind: str, words, messages, strides: Strides, times: float) -> None:
-        size = words * self.setting.itemsize
+        size = words * (wide(self.setting.itemsize) if kind in SUMS else self.setting.itemsize)
         cost = movement_seconds(self.setting.machine, kind, size, messages, strides, self.setting.ranks)
         for name, array in (("latency", cost.latency), ("bandwidth", cost.bandwidth), ("words", words)):
             terms[name].reshape(-1)[where] += times * array

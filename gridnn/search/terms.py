@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from gridnn.cost.work import seconds, update_seconds, work
+from gridnn.cost.work import seconds, update_seconds, weight_bytes, work
 from gridnn.layers.base import Loss, Shapes
 from gridnn.layers.rooms import Part
 from gridnn.program import BUCKET_WORDS
@@ -113,7 +113,7 @@ class Pricer(LinkPricer):
             self._sum_gradients(terms, size, copies_of(space.digits, (*used, "ci") if follows else used), len(space))
         setting = self.setting
         terms["update"] += update_seconds(setting.machine.compute, total, setting.slots, setting.itemsize)
-        terms["weight memory"] += setting.itemsize * (2 + setting.slots) * total
+        terms["weight memory"] += weight_bytes(setting.itemsize, setting.slots) * total
         return total
 
     def _sum_gradients(self, terms: Terms, size: np.ndarray, groups: Sequence[Digits], count: int) -> None:
@@ -171,8 +171,3 @@ def kept(member: Member) -> tuple[float, bool]:
     rooms = member.layer.rooms(Part(shapes, boxes[:-1], boxes[-1], shapes.inputs))
     own = sum(room.size(FLOAT) for room in rooms.forward if room.name in rooms.saved)
     return own / FLOAT / math.prod(shapes.output), "x" in rooms.saved
-
-
-def _lookup(values: np.ndarray, function: Callable[[int], float]) -> np.ndarray:
-    unique, back = np.unique(values, return_inverse=True)
-    return np.array([function(value) for value in unique.tolist()])[back.reshape(-1)]

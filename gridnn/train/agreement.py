@@ -3,12 +3,51 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
+from collections.abc import Callable
 from itertools import zip_longest
-from typing import Any
+from typing import Any, TypeVar
 
+from gridnn.arrays import Backend
 from gridnn.errors import UserError
 from gridnn.grid import Grid
 from gridnn.train.setup import SetUp
+
+Result = TypeVar("Result")
+
+
+def together(comm: Any, make: Callable[[], Result]) -> Result:
+    """What ``make`` returns on this rank; all ranks of ``comm`` call it.
+
+    Raises
+    ------
+    UserError
+        On all ranks, if it was raised on one: its text, with the rank if there are ranks on which it was not.
+    """
+    result, mistake = None, None
+    try:
+        result = make()
+    except UserError as error:
+        mistake = str(error)
+    mistakes = comm.allgather(mistake)
+    wrong = [(rank, text) for rank, text in enumerate(mistakes) if text is not None]
+    if not wrong:
+        return result
+    (rank, text), everywhere = wrong[0], len(wrong) == len(mistakes)
+    raise UserError(text if everywhere else f"rank {rank} of {len(mistakes)}: {text}")
+
+
+def shared_devices(job: Any, backend: Backend) -> list[str]:
+    """A warning if ranks of a node share a device, on all ranks, which call it together."""
+    mine = backend.device and (job.node, backend.device.identity)
+    counts = Counter(place for place in job.comm.allgather(mine) if place)
+    most = max(counts.values(), default=1)
+    if most == 1:
+        return []
+    return [
+        f"up to {most} ranks share a GPU ({len(counts)} GPUs for {counts.total()} ranks): each waits for the others' "
+        "kernels, and NCCL refuses them; start as many ranks on a node as it has GPUs"
+    ]
 
 
 def refuse_differences(made: SetUp, grid: Grid) -> None:

@@ -63,7 +63,9 @@ def audit(config: RunConfig, job: Any) -> AuditResult:
         session.step(indices, number)
     tallies = dict(session.ledger.steps())
     mine = (predicted.integers(), session.ledger.integers(), tallies)
-    return AuditResult(session.resolved, job.size, tuple(_rows(session.grid.all.gather_values(mine), session)))
+    rows = tuple(_rows(session.grid.all.gather_values(mine), session))
+    session.grid.free()
+    return AuditResult(session.resolved, job.size, rows)
 
 
 def _batches(session: Session, config: RunConfig) -> Iterator[Any]:

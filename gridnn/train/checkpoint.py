@@ -151,10 +151,11 @@ def _fill(file: SharedFile, header: Header, tensors: Mapping[str, Tensor], grid:
     """Read this rank's part of every tensor; the digests of what all ranks have read."""
     backend, sums = grid.backend, []
     for name, tensor in tensors.items():
-        room = backend.to_host(tensor.array)  # the array itself, or a copy on the host
+        array = tensor.array
+        room = backend.host_room(array)
         file.read(_region(header, name, tensor.box(grid)), room)
-        if room is not tensor.array:
-            backend.from_host(room, tensor.array)
+        if room is not array:
+            backend.from_host(room, array)
         mine = tensor.share(grid)
         sums.append(digest(backend, mine[1], mine[0], tensor.layout.shape) if mine else 0)
     return sum_modulo(grid.all.comm, sums)
@@ -165,7 +166,7 @@ def _read_back(file: SharedFile, header: Header, tensors: Mapping[str, Tensor], 
     backend, sums = grid.backend, []
     for name, tensor in tensors.items():
         box, part = tensor.share(grid) or (tensor.box(grid), None)
-        room = None if part is None else backend.to_host(backend.empty(part.shape, part.dtype))
+        room = None if part is None else backend.host_empty(part.shape, part.dtype)
         file.read(_region(header, name, box), room)
         sums.append(0 if room is None else digest(backend, backend.asarray(room), box, tensor.layout.shape))
     return sum_modulo(grid.all.comm, sums)

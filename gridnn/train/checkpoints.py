@@ -70,7 +70,11 @@ class Checkpoints:
         except Damaged as error:
             raise UserError(f"{error}; {self._remedy()}") from error
         progress.__dict__.update(json.loads(header.facts["progress"]))
-        self.optimizer.step = progress.done
+        scale = self.session.loss_scale
+        if scale:
+            scale.__dict__.update(json.loads(header.facts["loss_scale"]))
+        self.optimizer.step = progress.done - (scale.skipped if scale else 0)
+        self.session.parameters.refresh()
         notes = [f"resumed from {path}: {progress.done} steps, written by {header.facts['ranks']} ranks"]
         return notes + ([f"changed since then: {', '.join(changes)}"] if changes else [])
 
@@ -108,6 +112,7 @@ class Checkpoints:
             "samples": samples,
             "random_key": {"seed": self.config.seed, "step": progress.done},
             "progress": dict(progress.__dict__),
+            **({"loss_scale": dict(scale.__dict__)} if (scale := self.session.loss_scale) else {}),
             "plan": self.session.plan.as_dict(),
             "ranks": self.grid.all.size,
             "config": self._config(),

@@ -14,7 +14,7 @@ from gridnn.models.own import is_own
 from gridnn.models.torchvision import TORCHVISION
 from gridnn.plan.plan import BACKWARD
 from gridnn.plan.rules import RULES, STRATEGIES
-from gridnn.units import parse_memory
+from gridnn.units import ITEMSIZES, parse_memory
 
 CHOICES = {
     "strategy": STRATEGIES,
@@ -22,12 +22,16 @@ CHOICES = {
     "axes": ("few", "all"),
     "gather_backward": BACKWARD,
     "halo": HALOS,
-    "dtype": ("float32", "float64"),
+    "dtype": tuple(ITEMSIZES),
+    "backend": ("numpy", "cupy"),
     "kernels": ("auto", "reference", "numba", "onednn"),
+    "conv": ("auto", "gemm", "cudnn"),
+    "transport": ("auto", "cuda-aware", "nccl", "host"),
     "loss": ("cross-entropy", "mse"),
     "optimizer": ("sgd", "adamw"),
     "schedule": ("constant", "step", "cosine"),
 }
+HALVES = tuple(name for name, size in ITEMSIZES.items() if size == 2)  # types of 16 bits
 LEARNING_RATES = {"sgd": 0.01, "adamw": 0.001}
 
 DATASETS = ("digits", "cifar10", "mnist", "synthetic", "volumes")
@@ -56,10 +60,15 @@ BELONGS_TO = {
     "group": ("strategy", ("splitbrain",)),
     "axes": ("strategy", ("optimal",)),
     "copies": ("strategy", tuple(RULES)),
+    "transport": ("backend", ("cupy",)),
     "momentum": ("optimizer", ("sgd",)),
     "nesterov": ("optimizer", ("sgd",)),
     "step_every": ("schedule", ("step",)),
     "gamma": ("schedule", ("step",)),
+    "tf32": ("backend", ("cupy",)),
+    "graphs": ("backend", ("cupy",)),
+    "conv": ("backend", ("cupy",)),
+    "kernels": ("backend", ("numpy",)),
 }
 
 
@@ -98,6 +107,15 @@ class RunConfig:
         Epochs.
     steps : int, optional
         Stop after so many updates.
+    dtype : str
+        Of activations and their gradients, and of the weights that products take. Weights are kept, summed and updated
+        in float32 where it has 16 bits.
+    tf32 : bool
+        Whether products of float32 on a GPU may round their factors to TF32.
+    graphs : bool
+        Whether what a GPU computes between two messages is launched as one CUDA graph.
+    conv : {"auto", "gemm", "cudnn"}
+        Whose convolutions on a GPU: products by cuBLAS, or cuDNN's; auto is cuDNN where it is installed.
     checkpoint : str, optional
         The directory of the checkpoints.
     keep : int, optional
@@ -150,9 +168,13 @@ class RunConfig:
     clip: float | None = None
     drop_last: bool = False
     dtype: str = "float32"
+    tf32: bool = False
+    graphs: bool = False
     seed: int = 0
     backend: str = "numpy"
     kernels: str = "auto"
+    conv: str = "auto"
+    transport: str = "auto"
     threads: int | None = None
     checkpoint: str | None = None
     resume: bool = False
@@ -222,6 +244,10 @@ class RunConfig:
         for name in ("resume", "keep", "save_every"):
             if self.checkpoint is None and getattr(self, name):
                 raise UserError(f"{flag(name)} needs the directory of the checkpoints: --checkpoint DIR")
+        if self.tf32 and self.dtype != "float32":
+            raise UserError(f"--tf32 has no effect with --dtype {self.dtype}: leave it out, or use --dtype float32")
+        if self.conv == "cudnn" and self.dtype == "float64":
+            raise UserError("--conv cudnn: cuDNN convolves no float64: use --conv gemm, or another --dtype")
         self._check_chosen()
         if self.plan is not None and self.strategy is not None:
             raise UserError(f"--plan {self.plan} and --strategy {self.strategy} both say how to divide: leave one out")

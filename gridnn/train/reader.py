@@ -13,6 +13,7 @@ from gridnn.comm.layout import Box, box_shape
 from gridnn.errors import UserError
 from gridnn.execute_rounds import Runs
 from gridnn.train.data import Dataset
+from gridnn.train.staging import DeviceRoom, HostRoom, make_room
 
 QUIET = np.errstate(over="ignore", invalid="ignore")  # numbers that are not finite are refused by name
 
@@ -40,21 +41,30 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class Places:
+    """Where this rank's part of a batch goes: what it reads of the samples, for every input, and of the targets."""
+
+    boxes: list[Box]
+    inputs: list[HostRoom | DeviceRoom]
+    target_box: Box
+    targets: HostRoom | DeviceRoom
+
+
+@dataclass(frozen=True)
 class Read:
-    """This rank's part of a batch in the host's memory: an array for every input feed, its targets, what went wrong."""
+    """This rank's part of a batch in its places, and what went wrong."""
 
     batch: Batch
-    inputs: list[np.ndarray]
-    targets: np.ndarray
+    places: Places
     mistake: str | None
 
 
 class Reader:
     """Reads what this rank needs, the next batch in a thread while this one is worked on.
 
-    The thread only reads into host memory; there is one of it, and one batch in it at a time, so that the host holds
-    one batch that waits. What it read is loaded into the executable by the thread that runs it, which alone talks to
-    MPI.
+    The thread reads into host memory and, for a device, begins the copy there; there is one thread, and one batch in it
+    at a time, so that the host holds one batch that waits. What it read is loaded into the executable by the thread
+    that runs it, which alone talks to MPI.
 
     A rank that finds a bad sample cannot stop on its own, since the others go on into the next collective. So the
     mistake is kept, the rank's share of the loss is made NaN, and all ranks stop together at the sum of the losses.
@@ -67,7 +77,7 @@ class Reader:
 
     def __init__(self, backend: Backend, dtype: str) -> None:
         self.backend, self.dtype, self.mistake = backend, dtype, None
-        self._rooms: dict[tuple[int, tuple[int, ...]], np.ndarray] = {}
+        self._rooms: dict[tuple, HostRoom | DeviceRoom] = {}
         self._thread: ThreadPoolExecutor | None = None
         self._coming: Future[Read] | None = None
 
@@ -76,38 +86,46 @@ class Reader:
         coming, self._coming = self._coming, None
         read = coming.result() if coming else None
         if read is None or not read.batch.same(batch):
-            read = self._read(batch, *_boxes(executable))
-        for feed, room in zip(executable.input_feeds, read.inputs, strict=True):
-            feed.load(self.backend.asarray(room))
+            read = self._read(batch, self._places(executable, batch))
+        for feed, room in zip(executable.input_feeds, read.places.inputs, strict=True):
+            room.load(feed)
         self.mistake = self.mistake or read.mistake
-        return self.backend.asarray(read.targets)
+        return read.places.targets.kept()
 
     def ahead(self, executable: Runs, batch: Batch) -> None:
         """Begin to read ``batch``, which ``executable`` will run next."""
         if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, thread_name_prefix="gridnn-reader")
-        self._coming = self._thread.submit(self._read, batch, *_boxes(executable))
+            bind = self.backend.device.bind if self.backend.device else None
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="gridnn-reader", initializer=bind)
+        self._coming = self._thread.submit(self._read, batch, self._places(executable, batch))
 
     @QUIET
-    def _read(self, batch: Batch, inputs: list[Box], output: Box) -> Read:
-        rooms = [self._room(number, box_shape(box)) for number, box in enumerate(inputs)]
-        data, targets = batch.data, output[: 1 + len(batch.data.target_shape)]
+    def _read(self, batch: Batch, places: Places) -> Read:
+        data, mistake = batch.data, None
         try:
-            for room, (samples, *box) in zip(rooms, inputs, strict=True):
-                data.read(batch.indices[slice(*samples)], tuple(box), room, batch.step)
-            samples, *box = targets
-            return Read(batch, rooms, data.targets(batch.indices[slice(*samples)], tuple(box)), None)
+            for room, (samples, *box) in zip(places.inputs, places.boxes, strict=True):
+                data.read(batch.indices[slice(*samples)], tuple(box), room.open(), batch.step)
+            samples, *box = places.target_box
+            places.targets.put(data.targets(batch.indices[slice(*samples)], tuple(box)))
         except UserError as error:
-            nothing = np.zeros(box_shape(targets), self.dtype if data.classes is None else np.int64)
-            return Read(batch, rooms, nothing, str(error))
+            mistake = str(error)
+            places.targets.put(np.zeros(box_shape(places.target_box), self._kind(data)))
+        for room in (*places.inputs, places.targets):
+            room.send()
+        return Read(batch, places, mistake)
 
-    def _room(self, number: int, shape: tuple[int, ...]) -> np.ndarray:
-        """The host's array for one input; there is one for each shape, of full and of short batches."""
-        if (number, shape) not in self._rooms:
-            self._rooms[number, shape] = np.empty(shape, self.dtype)
-        return self._rooms[number, shape]
+    def _places(self, executable: Runs, batch: Batch) -> Places:
+        """Where a batch goes; there is one place for each shape, of full and of short batches."""
+        boxes = [feed.box for feed in executable.input_feeds]
+        inputs = [self._room(number, box_shape(box), self.dtype) for number, box in enumerate(boxes)]
+        target = executable.target_box[: 1 + len(batch.data.target_shape)]
+        return Places(boxes, inputs, target, self._room("targets", box_shape(target), self._kind(batch.data)))
 
+    def _kind(self, data: Dataset) -> str:
+        """The type of the targets on a device: it holds what any data set has."""
+        return "float64" if data.classes is None else "int64"
 
-def _boxes(executable: Runs) -> tuple[list[Box], Box]:
-    """What this rank reads of samples, for every input, and the box of its targets."""
-    return [feed.box for feed in executable.input_feeds], executable.target_box
+    def _room(self, name: Any, shape: tuple[int, ...], dtype: str) -> HostRoom | DeviceRoom:
+        if (name, shape, dtype) not in self._rooms:
+            self._rooms[name, shape, dtype] = make_room(self.backend, shape, dtype)
+        return self._rooms[name, shape, dtype]

@@ -27,7 +27,7 @@ FREE = {
         "halo",
         "recompute",
     ),
-    *("backend", "kernels", "threads", "data_dir", "weights"),
+    *("backend", "kernels", "conv", "transport", "tf32", "graphs", "threads", "data_dir", "weights"),
     *("checkpoint", "resume", "keep", "save_every"),
 }
 # What changes the rest of the run, and is changed on purpose: it is told, not refused.

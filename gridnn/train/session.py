@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from functools import wraps
 from typing import Any
 
 import numpy as np
@@ -11,19 +12,34 @@ import numpy as np
 from gridnn.arrays import get_backend
 from gridnn.comm.ledger import Where
 from gridnn.comm.packing import Scratch
+from gridnn.comm.transports.choice import Transports
 from gridnn.errors import UserError, user_mistakes
 from gridnn.execute_rounds import Runs, make_executable
+from gridnn.graphs import PLAIN, Graphs
 from gridnn.grid import Grid
 from gridnn.parameters import Parameters
 from gridnn.program import Program, pass_sizes
-from gridnn.train.agreement import refuse_differences
+from gridnn.train.agreement import refuse_differences, shared_devices, together
 from gridnn.train.config import RunConfig
+from gridnn.train.loss_scale import make_loss_scale
 from gridnn.train.optimizers import OptimizerState
 from gridnn.train.reader import Batch, Reader
 from gridnn.train.setup import set_up
 from gridnn.train.weights import fill
 
+OVERFLOW = 2.0**32  # what a rank whose gradient is not finite adds to the number of those that ask to stop
 QUIET = np.errstate(over="ignore", invalid="ignore")  # a loss that is not finite is told once, with step and layer
+
+
+def on_device(method: Callable) -> Callable:
+    """A method of `Session` inside `Backend.mistakes`."""
+
+    @wraps(method)
+    def inside(self: Session, *args: Any, **options: Any) -> Any:
+        with self.grid.backend.mistakes():
+            return method(self, *args, **options)
+
+    return inside
 
 
 class Session:
@@ -40,8 +56,16 @@ class Session:
 
     Attributes
     ----------
+    notes : list of str
+        What the user should know before the run.
+    transports : Transports or None
+        How the arrays of a device move between ranks; None: they lie in host memory.
     asked : bool
         Whether some rank wanted to stop when the losses were last summed: the same on all ranks.
+    loss_scale : LossScale or None
+        Of a run in float16.
+    finite : bool
+        Whether the gradients of the last step are finite on all ranks; if not, `update` leaves them out.
 
     Raises
     ------
@@ -51,18 +75,26 @@ class Session:
 
     def __init__(self, config: RunConfig, job: Any, asking: Callable[[], bool] = lambda: False) -> None:
         self.config, self.asking, self.asked = config, asking, False
-        backend = get_backend(config.backend, config.kernels)
+        self.loss_scale, self.finite = make_loss_scale(config.dtype), True
+        options = {"dtype": config.dtype, "local_rank": job.local_rank, "tf32": config.tf32, "conv": config.conv}
+        backend = together(job.comm, lambda: get_backend(config.backend, config.kernels, **options))
+        self.notes = shared_devices(job, backend)
         self._made = set_up(config, job.size)
         self.data, self.network, self.plan, self.batch, program = self._made
         shape = self.plan.grid
-        self.grid = Grid(job.comm, shape.rows, shape.cols, order=shape.order, backend=backend)
+        self.transports = Transports.choose(config.transport, job, backend.device, shape) if backend.device else None
+        options = {"order": shape.order, "backend": backend, "transports": self.transports}
+        self.grid = Grid(job.comm, shape.rows, shape.cols, **options)
         refuse_differences(self._made, self.grid)
-        self.parameters = Parameters(program, self.grid, config.dtype, config.seed)
+        with backend.mistakes():
+            self.parameters = Parameters(program, self.grid, config.dtype, config.seed)
         if config.weights:
             fill(self.parameters, program, config.model, config.weights)
-        self._scratch = Scratch(backend, config.dtype)
+            self.parameters.refresh()
+        self._scratch = Scratch(backend, self.parameters.dtype)
         self._executables: dict[int, Runs] = {}
-        self.reader = Reader(backend, config.dtype)
+        self.graphs = Graphs(backend.device.recorder()) if config.graphs else PLAIN
+        self.reader = Reader(backend, self.parameters.wide)
 
     @property
     def ledger(self):
@@ -95,7 +127,8 @@ class Session:
         if samples not in self._executables:
             with user_mistakes():
                 program = self._made.compiled(samples)
-                made = make_executable(program, self.grid, self.parameters, self.config.seed, self._scratch)
+                shared = (self.parameters, self.config.seed, self._scratch, self.graphs)
+                made = make_executable(program, self.grid, *shared)
             self._executables[samples] = made
         return self._executables[samples]
 
@@ -105,6 +138,7 @@ class Session:
         return np.split(indices, ends[:-1])
 
     @QUIET
+    @on_device
     def step(self, indices: np.ndarray, step: int, upcoming: np.ndarray | None = None) -> tuple[float, float]:
         """Forward and backward of one batch; leaves the summed gradient in ``parameters.gradients``.
 
@@ -128,16 +162,31 @@ class Session:
             If the loss is not finite, naming the step and the first layer, or a sample could not be read; on all ranks.
         """
         totals = self.grid.backend.zeros((2,), "float64")
+        scale = (self.loss_scale.value if self.loss_scale else 1.0) / len(indices)
         data, pending = self.data.train, []
         batches = [Batch(data, part, step) for part in self.parts(indices)]
         after = None if upcoming is None else Batch(data, self.parts(upcoming)[0], step + 1)
         for micro, (executable, target) in enumerate(self._passes(batches, after)):
             part = {"micro": micro, "first": micro == 0, "last": micro == len(batches) - 1}
-            share, pending = executable.train(target, 1.0 / len(indices), step=step, **part)
+            share, pending = executable.train(target, scale, step=step, **part)
             totals += share
         for request in pending:
             request.wait()
-        return self._means(totals, len(indices), executable, f"at step {step}")
+        overflow = self._unscale()
+        means = self._means(totals, len(indices), executable, f"at step {step}", overflow)
+        if self.loss_scale:
+            if not self.finite and self.loss_scale.least:
+                raise UserError(self._overflows(step))
+            self.loss_scale.adjust(self.finite)
+        return means
+
+    def _unscale(self) -> Any | None:
+        """Divide the gradients by the loss scale; on the device, 1 if this rank's are not finite (None: not asked)."""
+        if self.loss_scale is None:
+            return None
+        backend, flag = self.grid.backend, self.grid.backend.zeros((1,), "int32")
+        backend.kernels.unscale(self.parameters.gradients, 1 / self.loss_scale.value, flag)
+        return flag
 
     def _passes(self, batches: list[Batch], after: Batch | None = None) -> Iterator[tuple[Runs, Any]]:
         """For every batch the executable that holds it and its targets, while the next one is read; last ``after``."""
@@ -149,11 +198,15 @@ class Session:
             yield executable, target
 
     @QUIET
+    @on_device
     def update(self, optimizer: OptimizerState, lr: float) -> None:
-        """Let the parameters follow their gradients."""
-        optimizer.update(self.parameters.values, self.parameters.gradients, lr)
+        """Let the parameters follow their gradients, where these are finite."""
+        if self.finite:
+            optimizer.update(self.parameters.values, self.parameters.gradients, lr)
+            self.parameters.refresh()
 
     @QUIET
+    @on_device
     def evaluate(self, data: Any) -> tuple[float, float]:
         """The mean loss and the share of right answers over a whole data set, as global sums over global counts.
 
@@ -171,15 +224,25 @@ class Session:
         self.ledger.evaluating = False
         return means
 
-    def _means(self, totals: Any, count: int, last: Runs, when: str) -> tuple[float, float]:
-        """(Loss, right answers) of all ranks over ``count`` samples; ``last`` is what ran last."""
+    def _means(
+        self, totals: Any, count: int, last: Runs, when: str, overflow: Any | None = None
+    ) -> tuple[float, float]:
+        """(Loss, right answers) of all ranks over ``count`` samples; ``last`` is what ran last.
+
+        One word more carries two counts, of the ranks that ask to stop and, times `OVERFLOW`, of those whose gradients
+        are not finite.
+        """
         if self.reader.mistake:
             totals += math.nan
         sums = self.grid.backend.full((3,), float(self.asking()), "float64")
         sums[:2] = totals
+        if overflow is not None:
+            sums[2:] += OVERFLOW * overflow
         self.grid.all.all_reduce(sums, Where(self.network.output, "forward"))
         loss, right, asking = (float(value) for value in self.grid.backend.to_host(sums))
-        loss, right, self.asked = loss / count, right / count, asking > 0
+        self.ledger.settle()  # what the device has measured: it has come to here
+        loss, right, self.asked = loss / count, right / count, asking % OVERFLOW > 0
+        self.finite = asking < OVERFLOW
         if not math.isfinite(loss):
             raise UserError(self._not_finite(loss, last, when))
         return loss, right
@@ -191,3 +254,12 @@ class Session:
         layer = last.first_non_finite()  # None where an earlier part of the data was the bad one
         where = f"; the first output that is not finite is that of layer {layer!r}" if layer else ""
         return f"the loss is {loss} {when}{where}: lower --lr {self.config.lr}, or use --clip or --warmup"
+
+    def _overflows(self, step: int) -> str:
+        """What is said where gradients are not finite at the smallest loss scale; all ranks call it together."""
+        found = set().union(*self.grid.all.gather_values(self.parameters.not_finite()))
+        layer = next(node.name for node in reversed(self.network.nodes) if node.name in found)
+        return (
+            f"the gradient of layer {layer!r} is not finite at step {step}, and the loss scale is 1: "
+            f"{self.config.dtype} overflows; lower --lr {self.config.lr}, or use --dtype bfloat16 or float32"
+        )

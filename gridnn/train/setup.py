@@ -20,6 +20,7 @@ from gridnn.train.config import RunConfig
 from gridnn.train.data import Data, open_dataset
 from gridnn.train.optimizers import make_optimizer
 from gridnn.train.weights import check_weights
+from gridnn.units import ITEMSIZES
 
 
 class SetUp(NamedTuple):
@@ -163,5 +164,5 @@ def _plan(config: RunConfig, network: Network, ranks: int, shape: GridShape | No
 
 
 def bytes_of(config: RunConfig) -> dict[str, int]:
-    """Bytes of an element, and arrays that the optimizer keeps for every weight."""
-    return {"itemsize": 4 if config.dtype == "float32" else 8, "slots": len(make_optimizer(config).names())}
+    """Bytes of an element of the activations, and arrays that the optimizer keeps for every weight."""
+    return {"itemsize": ITEMSIZES[config.dtype], "slots": len(make_optimizer(config).names())}

@@ -13,7 +13,7 @@ from gridnn.comm.counts import DIMENSIONS
 from gridnn.comm.ledger import PHASES, Where
 from gridnn.comm.threads import libraries
 from gridnn.train.checkpoints import Checkpoints
-from gridnn.train.config import RunConfig
+from gridnn.train.config import HALVES, RunConfig
 from gridnn.train.data.order import batches, epoch_order
 from gridnn.train.optimizers import make_optimizer
 from gridnn.train.report import Moved, Reporter, Summary
@@ -58,11 +58,11 @@ class Trainer:
         self.total = min(config.epochs * self.steps_per_epoch, config.steps or math.inf)
         self.schedule = make_schedule(config, self.steps_per_epoch, self.total)
         parameters = self.session.parameters
-        self.optimizer = make_optimizer(config).start(parameters.backend, parameters.values.size, config.dtype)
-        self.progress, self.notes = Progress(), []
+        self.optimizer = make_optimizer(config).start(parameters.backend, parameters.values.size, parameters.wide)
+        self.progress, self.notes = Progress(), [*self.session.notes, *self._warnings()]
         self.checkpoints = Checkpoints(self.session, self.optimizer) if config.checkpoint else None
         if self.checkpoints and config.resume:
-            self.notes = self.checkpoints.resume(self.progress)
+            self.notes += self.checkpoints.resume(self.progress)
 
     @property
     def done(self) -> int:
@@ -140,11 +140,18 @@ class Trainer:
         session, started = self.session, time.perf_counter()
         talked = session.ledger.seconds
         loss, right = session.step(indices, self.done + 1, upcoming)
-        if self.config.clip:
+        if self.config.clip and session.finite:
             self._clip()
         lr = self.schedule(self.done)
         session.update(self.optimizer, lr)
         self.progress.add(loss, right, len(indices))
+        if not session.finite:
+            value = session.loss_scale.value
+            self._tell(f"step {self.done}: a gradient is not finite, so its update is left out; loss scale {value:g}")
+        if parts := session.graphs.news():
+            layers = set().union(*(part.layers for part in parts))
+            whole = f"{len(layers)} of {len(session.network.nodes)} layers"
+            self._tell(f"step {self.done}: {len(parts)} CUDA graphs, with work of {whole}, are launched from now on")
         seconds = time.perf_counter() - started
         if self.reporter:
             share = (session.ledger.seconds - talked) / seconds
@@ -171,6 +178,13 @@ class Trainer:
             f"{', '.join(told[:4])}: stopped after step {self.done} of {self.total}, saved {path}; "
             "the same command with --resume goes on from there"
         )
+
+    def _warnings(self) -> list[str]:
+        """What is to be told of the options before the first step."""
+        dtype = self.config.dtype
+        if self.config.backend != "numpy" or dtype not in HALVES:
+            return []
+        return [f"--dtype {dtype} with --backend numpy computes in float32 and rounds: for tests, it saves no time"]
 
     def _tell(self, *notes: str) -> None:
         for text in notes if self.reporter else ():
@@ -202,6 +216,17 @@ class Trainer:
                     rows.append(Moved(dimension, phase, words, messages, seconds / self.job.size))
         return rows
 
+    def _precision(self) -> dict[str, str]:
+        """What the header says of numbers that are not kept, or not multiplied, as the activations are."""
+        facts = {}
+        if self.config.dtype in HALVES:
+            facts["weights"] = f"float32, {self.config.dtype} in products"
+        if self.session.loss_scale:
+            facts["loss-scale"] = f"dynamic, now {self.session.loss_scale.value:g}"
+        if self.config.tf32:
+            facts["products"] = "TF32"
+        return facts
+
     def _summary(self) -> Summary:
         session, job = self.session, self.job
         rows, columns = session.plan.divided()
@@ -210,8 +235,11 @@ class Trainer:
             "nodes": job.nodes,
             "threads": job.threads,
             "mpi": job.library,
+            **session.grid.backend.facts(),
+            **({"transport": str(session.transports)} if session.transports else {}),
             "kernels": session.grid.backend.kernels.described(self.config.dtype),
             "blas": "; ".join(map(str, libraries())) or "unknown",
+            **self._precision(),
             "parameters": session.network.parameter_count,
             "train-samples": self.samples,
             "test-samples": len(session.data.test),

@@ -59,7 +59,7 @@ class Synthetic(Dataset):
         """The part ``box`` of the template of every label."""
         product = np.ones((len(labels),) + (1,) * len(box), dtype)
         for axis, (vector, (start, stop)) in enumerate(zip(self._vectors, box, strict=True), 1):
-            along = (-1,) + (1,) * (axis - 1) + (stop - start,) + (1,) * (len(box) - axis)
+            along = (len(labels),) + (1,) * (axis - 1) + (stop - start,) + (1,) * (len(box) - axis)
             product = product * vector[labels, start:stop].astype(dtype).reshape(along)
         return product
 

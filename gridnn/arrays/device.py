@@ -1,0 +1,138 @@
+"""An accelerator as the floors above need it: streams by name, events, and copies to and from host memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+Array = Any
+Event = Any
+Graph = Callable[[], None]
+
+
+class Device:
+    """One accelerator, whose work runs behind the host's back (abstract).
+
+    What is asked of a stream runs in the order of asking; streams run beside each other except where one holds an
+    event of another. They are made at their first use: "compute" has all local mathematics, "communication" what
+    moves between ranks, "reading" the samples of the next batch.
+
+    Memory belongs to the stream on which it was allocated, always "compute": an array that another stream still uses
+    must not be dropped before "compute" holds that stream's event, since its memory is given out again at once.
+
+    Attributes
+    ----------
+    name : str
+        What its maker calls it, e.g. "NVIDIA H200".
+    identity : str
+        Equal on two ranks of a node that share the device (its PCI bus id).
+    """
+
+    name: str
+    identity: str
+
+    def mark(self, stream: str = "compute") -> Event:
+        """An event that happens after everything asked of ``stream`` so far."""
+        raise NotImplementedError
+
+    def hold(self, event: Event, stream: str = "compute") -> None:
+        """Let ``stream`` go on only after ``event``; the host does not wait."""
+        raise NotImplementedError
+
+    def wait(self, event: Event) -> None:
+        """Let the host wait for ``event``; other threads go on."""
+        raise NotImplementedError
+
+    def seconds(self, start: Event, end: Event) -> float:
+        """The seconds between two events that have happened."""
+        raise NotImplementedError
+
+    def stream(self, name: str) -> int:
+        """The ``cudaStream_t`` of this name, for libraries."""
+        raise NotImplementedError
+
+    def pinned(self, size: int) -> Any:
+        """Page-locked host memory: a NumPy array of ``size`` bytes, uint8."""
+        raise NotImplementedError
+
+    def to_host(self, array: Array, host: Any, stream: str) -> None:
+        """Copy the contiguous ``array`` into pinned host memory of as many bytes, when ``stream`` comes to it.
+
+        Raises
+        ------
+        ValueError
+            If one of them is not contiguous, or their bytes differ.
+        """
+        raise NotImplementedError
+
+    def to_device(self, host: Any, array: Array, stream: str) -> None:
+        """Copy pinned host memory into the contiguous ``array`` of as many bytes, when ``stream`` comes to it.
+
+        Raises
+        ------
+        ValueError
+            If one of them is not contiguous, or their bytes differ.
+        """
+        raise NotImplementedError
+
+    def pointer(self, array: Array) -> int:
+        """The address of the first element of ``array``."""
+        raise NotImplementedError
+
+    def bind(self) -> None:
+        """Make the device and its compute stream current in the calling thread; every helper thread begins with it."""
+        raise NotImplementedError
+
+    def recorder(self) -> Recorder:
+        """What records graphs of the compute stream."""
+        raise NotImplementedError
+
+
+class Recorder:
+    """Graphs of what is asked of the compute stream, and memory whose addresses they may hold (abstract).
+
+    A graph repeats its kernels on the addresses that they were asked for with. So a pass that has graphs takes all of
+    its memory where the pass took it in which they were recorded: `keeping` lists the addresses, `kept` gives them out
+    once more, in the same order. Memory that was free again while a pass was recorded belongs to the next array, and
+    does so in every pass like it. No array of such a pass may be used after the next one has begun.
+    """
+
+    def begin(self) -> None:
+        """Record what is asked of the compute stream from now on, in place of doing it."""
+        raise NotImplementedError
+
+    def end(self) -> Graph:
+        """Stop, and give what does it all when it is called, as often as it is called.
+
+        Raises
+        ------
+        UserError
+            If something was asked for that cannot be recorded.
+        """
+        raise NotImplementedError
+
+    def abandon(self) -> None:
+        """Stop after a mistake, if something is being recorded."""
+        raise NotImplementedError
+
+    @property
+    def taken(self) -> int:
+        """Bytes taken from the device."""
+        raise NotImplementedError
+
+    def keeping(self, places: list) -> AbstractContextManager:
+        """Inside, memory is taken for good, and ``places`` lists it."""
+        raise NotImplementedError
+
+    def kept(self, places: list) -> AbstractContextManager:
+        """Inside, memory is what ``places`` lists, from the first to the last."""
+        raise NotImplementedError
+
+    def unlisted(self) -> AbstractContextManager:
+        """Inside `keeping`: memory that only a graph uses, and nobody asks for again."""
+        raise NotImplementedError
+
+    def alias(self, value: Any) -> Any:
+        """``value`` with all arrays in it, also in tuples, lists and mappings, as arrays that do not hold memory."""
+        raise NotImplementedError

@@ -1,0 +1,224 @@
+"""CUDA graphs of the parts of a step, on the stand-in for CuPy: the same bits as without, and fewer calls."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from contextlib import suppress
+
+import fake_nvmath
+import numpy as np
+import pytest
+from backends import import_standin
+from running import LENET, MLP, job_of, trained
+
+from gridnn import layers as L
+from gridnn.errors import UserError
+from gridnn.graphs import Graphs
+from gridnn.layers.activation import ReLU
+from gridnn.network import Network
+from gridnn.train.audit import audit
+from gridnn.train.optimizers import make_optimizer
+from gridnn.train.session import Session
+
+# Two steps an epoch and two batches to evaluate: all is recorded in the second epoch, and launched in the third.
+LENET = dataclasses.replace(LENET, backend="numpy", transport="auto", samples=26, epochs=3, shape="15x12x2")
+MLP = dataclasses.replace(MLP, backend="numpy", transport="auto", samples=26, epochs=3)
+MIXED = dataclasses.replace(LENET, model=f"{__file__}:mixed", shape="12x9x3", dtype="float32")
+RUNS = {
+    "lenet": LENET,
+    "mixed": dataclasses.replace(MIXED, optimizer="adamw", nesterov=False, clip=0.5, accumulate=3),
+    "recomputed": dataclasses.replace(MIXED, recompute=True),
+    "float16": dataclasses.replace(MIXED, dtype="float16"),
+    "rounds": dataclasses.replace(LENET, strategy="splitbrain", grid="auto"),
+}
+DIVIDED = {
+    1: [("lenet", {"grid": "1x1"}), ("mixed", {"grid": "1x1"}), ("recomputed", {"grid": "1x1"}), ("float16", {})],
+    2: [("lenet", {"grid": "2x1"}), ("mixed", {"grid": "1x2"}), ("rounds", {"group": 2})],
+    4: [("recomputed", {"grid": "2x2"}), ("lenet", {"grid": "4x1", "strategy": "domain", "domain": "2x2"})],
+}
+
+
+def mixed(shape: tuple[int, ...], classes: int) -> Network:
+    """Several readers, norms, dropout, views, and frames."""
+    net = Network(shape)
+    net.add("conv1", L.Conv2d(6, 3, padding=1, bias=False))
+    net.add("bn1", L.BatchNorm())
+    first = net.add("relu1", L.ReLU())
+    net.add("conv2", L.Conv2d(6, 3, padding=1, groups=2))
+    net.add("gn2", L.GroupNorm(2))
+    second = net.add("add", L.Add(), net.output, first)
+    net.add("conv3", L.Conv2d(3, 1), second)
+    net.add("join", L.Concat(), net.output, second)
+    net.add("pool", L.MaxPool2d(3, 2, 1))
+    net.add("drop", L.Dropout(0.3))
+    net.add("flatten", L.Flatten())
+    net.add("fc1", L.Linear(20))
+    net.add("gelu", L.GELU())
+    net.add("fc2", L.Linear(classes))
+    return net
+
+
+@pytest.fixture(autouse=True)
+def _cupy():
+    import_standin()
+
+
+def both(config, comm):
+    """The run without graphs and with them."""
+    config = dataclasses.replace(config, backend="cupy")
+    return trained(config, comm), trained(dataclasses.replace(config, graphs=True), comm)
+
+
+@pytest.mark.mpi
+def test_the_bits_are_those_of_a_run_without(comm):
+    if comm.size not in DIVIDED:
+        pytest.skip("on 1, 2 and 4 ranks")
+    for name, changes in DIVIDED[comm.size]:
+        plain, graphs = both(dataclasses.replace(RUNS[name], **changes), comm)
+        assert graphs.curve == plain.curve, name
+        assert graphs.epochs == plain.epochs, name
+        assert [note for note in graphs.notes if "CUDA graphs" in note], name
+
+
+@pytest.mark.mpi
+def test_what_moves_is_what_is_predicted(comm):
+    if comm.size != 4:
+        pytest.skip("on 4 ranks")
+    config = dataclasses.replace(RUNS["lenet"], backend="cupy", graphs=True, grid="2x2", steps=3)
+    assert audit(config, job_of(comm)).equal
+
+
+def test_epilogues_of_products(standin, monkeypatch, comm):
+    if comm.size > 1:
+        pytest.skip("on one rank")
+    log = fake_nvmath.install(monkeypatch)
+    plain, graphs = both(dataclasses.replace(MLP, dtype="float32", dropout=0.0, widths="24,16,9"), comm)
+    assert graphs.curve == plain.curve
+    assert {"RELU_AUX_BIAS", "DRELU"} <= set(log)
+
+
+def session_of(comm, **changes):
+    config = dataclasses.replace(RUNS["mixed"], backend="cupy", grid="1x1", accumulate=1, clip=None, **changes)
+    return Session(config, job_of(comm))
+
+
+def step(session, number):
+    indices = np.arange(13)
+    loss = session.step(indices, number)
+    backend, size = session.grid.backend, session.parameters.values.size
+    session.update(make_optimizer(session.config).start(backend, size, "float32"), 0.01)
+    return loss
+
+
+def test_the_loss_may_be_scaled_otherwise_in_every_step(comm):
+    losses = []
+    for graphs in (False, True):
+        session = session_of(comm, dtype="float16", graphs=graphs)
+        losses.append([])
+        for number in range(1, 7):
+            session.loss_scale.value = 2.0**number
+            losses[-1].append(step(session, number))
+    assert losses[0] == losses[1]
+
+
+def test_a_part_is_one_call(comm, standin):
+    """Kernels are asked for one by one twice, then at once; those that differ from step to step still one by one."""
+    session, asked = session_of(comm, graphs=True), []
+    for number in range(1, 5):
+        with standin.standin.record() as told:
+            step(session, number)
+        asked.append(Counter(entry.operation for entry in told))
+    launched = [count["graphLaunch"] for count in asked]
+    assert launched == [0, 3, 3, 3]  # forward to the dropout, on to the loss, and backward from the loss
+    assert sum(asked[2].values()) == sum(asked[3].values()) < sum(asked[0].values()) / 2
+
+
+def test_nothing_is_allocated_from_the_third_step_on(comm):
+    session, counts = session_of(comm, graphs=True), []
+    for number in range(1, 6):
+        step(session, number)
+        counts.append(session.grid.backend.pool.allocations)
+    assert len(set(counts[2:])) == 1, counts
+
+
+def test_passes_share_their_memory(comm):
+    """Those of training, and those of evaluation, whose graphs are recorded later."""
+    session, taken = session_of(comm, graphs=True), []
+    recorder = session.graphs._recorder
+    for number in range(1, 4):
+        step(session, number)
+        taken.append(recorder.taken)
+    session.evaluate(session.data.train)
+    assert taken[0] == 0 < taken[1] == taken[2] == recorder.taken
+
+
+def test_a_mistake_while_a_part_is_recorded_leaves_the_device_usable(comm, monkeypatch):
+    session, forward = session_of(comm, graphs=True), ReLU.forward
+    step(session, 1)
+
+    def broken(*_):
+        raise ValueError("broken")
+
+    monkeypatch.setattr(ReLU, "forward", broken)
+    with pytest.raises(ValueError, match="broken"):
+        step(session, 2)
+    monkeypatch.setattr(ReLU, "forward", forward)
+    sessions = [session_of(comm, graphs=graphs) for graphs in (True, False)]
+    assert [step(sessions[0], number) for number in range(1, 5)] == [
+        step(sessions[1], number) for number in range(1, 5)
+    ]
+
+
+def test_what_cannot_be_captured_is_refused(comm, monkeypatch):
+    """A capture that the device says is invalid: nothing goes on without graphs in silence."""
+    session, forward = session_of(comm, graphs=True), ReLU.forward
+
+    def waiting(self, local, *inputs):
+        with suppress(local.backend.xp.cuda.runtime.CUDARuntimeError):
+            local.backend.synchronize()
+        return forward(self, local, *inputs)
+
+    monkeypatch.setattr(ReLU, "forward", waiting)
+    step(session, 1)
+    with pytest.raises(UserError, match=r"--graphs: the device does not capture these layers \(.*\): leave it out"):
+        step(session, 2)
+
+
+def test_a_mistake_that_ends_a_capture_is_told(comm, monkeypatch):
+    """CuPy's own complaint, that the capture is invalid, must not hide what made it so."""
+    session, forward = session_of(comm, graphs=True), ReLU.forward
+
+    def waiting(self, local, *inputs):
+        local.backend.synchronize()
+        return forward(self, local, *inputs)
+
+    monkeypatch.setattr(ReLU, "forward", waiting)
+    step(session, 1)
+    with pytest.raises(session.grid.backend.xp.cuda.runtime.CUDARuntimeError, match="captur"):
+        step(session, 2)
+    monkeypatch.setattr(ReLU, "forward", forward)
+    session.grid.backend.synchronize()  # the stream is as it was
+
+
+def test_a_first_layer_that_is_not_finite_is_found(comm):
+    session = session_of(comm, graphs=True)
+    for number in range(1, 4):
+        step(session, number)
+    session.parameters.value(session.parameters.entries[0])[...] = np.inf
+    with pytest.raises(UserError, match="the first output that is not finite is that of layer 'fc2'"):
+        step(session, 4)
+
+
+def test_graphs_belong_to_gpus():
+    with pytest.raises(UserError, match="--graphs has no effect with --backend numpy"):
+        dataclasses.replace(LENET, graphs=True).validate()
+
+
+def test_a_pass_that_asks_for_other_memory_is_refused(comm):
+    session = session_of(comm, graphs=True)
+    backend, graphs = session.grid.backend, Graphs(session.grid.backend.device.recorder())
+    for size in (3, 3, 3):
+        graphs.run("kind", lambda s=size: backend.zeros((s,), "float32"))
+    with pytest.raises(RuntimeError, match="4000 bytes are asked for where a pass like this one asked for 12"):
+        graphs.run("kind", lambda: backend.zeros((1000,), "float32"))

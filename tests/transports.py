@@ -1,0 +1,126 @@
+"""Each transport with arrays that it can move, for the tests: what is written to them is written late."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from backends import STANDIN
+from standin.recording import RecordingDevice
+
+from gridnn.arrays import get_backend
+from gridnn.comm.transports.base import Transport
+from gridnn.comm.transports.cuda_aware import CudaAwareTransport
+from gridnn.comm.transports.direct import DirectTransport
+from gridnn.comm.transports.host import HostTransport
+
+
+class OnHost:
+    """NumPy and MPI."""
+
+    name, copies = "direct", False
+
+    def make(self, comm: Any) -> Transport:
+        return DirectTransport(comm, get_backend("numpy"))
+
+    def array(self, values: np.ndarray) -> Any:
+        """An array that the compute stream will have filled with ``values``."""
+        return values.copy()
+
+    def read(self, array: Any) -> np.ndarray:
+        """What the compute stream finds in ``array`` now."""
+        return array.copy()
+
+
+class OnDevice(OnHost):
+    """A recording device: its arrays are NumPy's, written and read when its compute stream comes to it."""
+
+    def __init__(self, name: str, kind: type, *args: Any, copies: bool = False) -> None:
+        self.name, self.copies = name, copies
+        self.device = RecordingDevice()
+        self._make = lambda comm: kind(comm, self.device, *args)
+
+    def make(self, comm: Any) -> Transport:
+        return self._make(comm)
+
+    def array(self, values: np.ndarray) -> Any:
+        array = np.zeros_like(values)
+        self.device.ask(lambda: array.__setitem__(slice(None), values))
+        return array
+
+    def read(self, array: Any) -> np.ndarray:
+        found = np.zeros_like(array)
+        self.device.ask(lambda: found.__setitem__(slice(None), array))
+        self.device.wait(self.device.mark())
+        return found
+
+
+class OnStandin(OnHost):
+    """CuPy's stand-in."""
+
+    copies = False
+
+    def __init__(self, name: str, kind: type, cupy: Any, device: Any, copies: bool = False) -> None:
+        self.name, self.copies = name, copies
+        self.cupy, self.device, self._kind = cupy, device, kind
+
+    def make(self, comm: Any) -> Transport:
+        return self._kind(comm, self.device)
+
+    def array(self, values: np.ndarray) -> Any:
+        source = self.cupy.asarray(values)
+        array = self.cupy.zeros(values.shape, values.dtype)
+        array[...] = source
+        return array
+
+    def read(self, array: Any) -> np.ndarray:
+        return self.cupy.asnumpy(array)
+
+
+def on_devices() -> list[OnDevice]:
+    """The transports that a recording device can show."""
+    exact, portable = SimpleNamespace(vector_reduce_scatter=True), SimpleNamespace(vector_reduce_scatter=False)
+    return [
+        OnDevice("host", HostTransport, copies=True),
+        OnDevice("cuda-aware", CudaAwareTransport, exact),
+        OnDevice("cuda-aware, portable", CudaAwareTransport, portable),
+    ]
+
+
+@contextmanager
+def standin(rank: int) -> Iterator[tuple[Any, Any]]:
+    """The stand-in of CuPy and a device of it: a GPU for every rank; nothing of it is left behind."""
+    from gridnn.arrays.cupy_device import CupyDevice
+
+    with fresh_modules("cupy", STANDIN_DEVICES="8", STANDIN_ORDER="late"):
+        sys.path.insert(0, str(STANDIN))
+        try:
+            import cupy
+
+            yield cupy, CupyDevice(cupy, rank)
+        finally:
+            sys.path.remove(str(STANDIN))
+
+
+@contextmanager
+def fresh_modules(package: str, **environment: str) -> Iterator[None]:
+    """Let ``package`` be imported anew inside, under ``environment``, and be as before afterwards."""
+    import pytest
+
+    def ours() -> list[str]:
+        return [name for name in sys.modules if name.split(".")[0] == package]
+
+    before = {name: sys.modules.pop(name) for name in ours()}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        try:
+            yield
+        finally:
+            for name in ours():
+                del sys.modules[name]
+            sys.modules.update(before)
