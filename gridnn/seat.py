@@ -134,8 +134,8 @@ class Seat:
         layer = local.layer
         if feeds[0].needs_gradient and self._goes_behind(feeds[0]):
             calls = (lambda: layer.backward_input(local, gradient)), (lambda: layer.backward_weights(local, gradient))
-            dx = self._between(self._made(calls[0], backward=True))
-            finish = feeds[0].start_backward(dx, at_once=False)
+            # without a name for the gradient, which must not outlive its packing
+            finish = feeds[0].start_backward(self._between(self._made(calls[0], backward=True)), at_once=False)
             self._between(self._made(calls[1], backward=True))
             arrivals = [(feeds[0].source, finish)]
         else:

@@ -33,7 +33,7 @@ def make(*arguments: str):
     env = Path(sys.executable).parent.parent
     stamp = f"{env}/.installed-as-it-is,dev"
     here = [f"VENV={env}", "EXTRAS=as-it-is", f"MPIRUN={shlex.join(mpirun_command())}"]
-    return run(["make", "-o", stamp, *here, *arguments], LIMIT, clean_environment())
+    return run(["make", "--no-print-directory", "-o", stamp, *here, *arguments], LIMIT, clean_environment())
 
 
 @pytest.mark.parametrize("target", ["test-gpu", "bench-gpu"])
