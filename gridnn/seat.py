@@ -51,6 +51,7 @@ class Seat:
         for feed in self.feeds:
             if feed.array is None and feed.alone:
                 feed.array = self._framed(feed, outputs)
+                finish = None  # with what the movement before took on its way
             elif feed.array is None:
                 self.graphs.between()
                 finish = feed.start(outputs[feed.source], local.phase)
