@@ -106,9 +106,7 @@ class CupyConvolution(CupyCopies):
             dilation=three(dilation),
             y=spread(steps_of(dy, width), 0),
         )
-        width = width or dy.itemsize
-        size = columns.nbytes // width
-        self._windows.launch("columns_of_elements", (WORDS[width],), size, dy, columns, told, size)
+        self._copy("columns_of_elements", dy, columns, told, width)
 
     def _columns(self, x: Array, tile: Tile, kernel: Sizes, stride: Sizes, dilation: Sizes, workspace: Array) -> Array:
         """As in `Convolution`; taps of a line that touch are copied as one run of channels."""
@@ -127,10 +125,14 @@ class CupyConvolution(CupyCopies):
             dilation=three(dilation),
             x=spread(steps_of(corner, width), 0),
         )
-        width = width or x.itemsize
-        size = columns.nbytes // width
-        self._windows.launch("columns_of_windows", (WORDS[width],), size, corner, columns, told, size)
+        self._copy("columns_of_windows", corner, columns, told, width)
         return columns
+
+    def _copy(self, kernel: str, source: Array, columns: Array, told: Any, width: int | None) -> None:
+        """Launch a kernel that copies ``source`` into ``columns`` by words of ``width`` bytes; None: by elements."""
+        each = width or source.itemsize
+        size = columns.nbytes // each
+        self._windows.launch(kernel, (WORDS[each],), size, source, columns, told, size)
 
 
 def _corner(tile: Tile, stride: Sizes) -> Tile:

@@ -8,7 +8,7 @@ from typing import Any
 
 from gridnn.arrays.copying import Box
 from gridnn.arrays.cuda_module import CudaModule
-from gridnn.arrays.kernels import ReferenceKernels
+from gridnn.arrays.cupy_reference import CupyReference
 from gridnn.arrays.resampling import Pair, Ranges
 from gridnn.arrays.taps import Sizes
 from gridnn.arrays.tiles import Array
@@ -28,17 +28,12 @@ from gridnn.arrays.window_structs import (
 )
 
 
-class CupyCopies(ReferenceKernels):
+class CupyCopies(CupyReference):
     """The kernels of ``copies.cu``; they take arrays of at most five dimensions."""
 
     def __init__(self, xp: Any) -> None:
         super().__init__(xp)
         self._copies = CudaModule(xp, "copies.cu")
-
-    @staticmethod
-    def address(array: Array) -> int:
-        """Of the first element."""
-        return array.data.ptr
 
     # -- boxes -------------------------------------------------------------------------------------------------
 

@@ -7,15 +7,15 @@ from typing import Any
 
 from gridnn.arrays.boxes import Box, Boxes
 from gridnn.arrays.cuda_module import FLOATS, CudaModule
+from gridnn.arrays.cupy_reference import CupyReference
 from gridnn.arrays.cupy_sums import RowSums
-from gridnn.arrays.kernels import ReferenceKernels
 from gridnn.arrays.tiles import Array
 
 GELUS = {"none": "GeluExact", "tanh": "GeluTanh"}
 ACTIVATIONS = {"none": "Copy", "relu": "Relu", "tanh": "Tanh", "gelu-tanh": "Gelu"}
 
 
-class CupyRows(ReferenceKernels):
+class CupyRows(CupyReference):
     """CUDA forms of `Elementwise` and `Updates`; the arithmetic of 16-bit types is that of float32.
 
     What no kernel takes (types other than float64, float32, float16 and bfloat16, or more than five axes that no two
@@ -32,11 +32,6 @@ class CupyRows(ReferenceKernels):
         self.boxes = Boxes(self.address)
         self._elements = CudaModule(xp, "elements.cu")
         self._sums = RowSums(xp, self.address)
-
-    @staticmethod
-    def address(array: Array) -> int:
-        """Where the first element of ``array`` lies in the device's memory."""
-        return array.data.ptr
 
     # -- elements ----------------------------------------------------------------------------------------------
 
