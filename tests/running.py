@@ -11,7 +11,9 @@ from types import SimpleNamespace
 import numpy as np
 from backends import backend_name, transport_name
 
+from gridnn import layers as L
 from gridnn.comm.launcher import short_version
+from gridnn.network import Network
 from gridnn.train.config import RunConfig
 from gridnn.train.trainer import Trainer
 
@@ -30,6 +32,29 @@ LENET = RunConfig(
     weight_decay=1e-3,
 )
 MLP = replace(LENET, model="mlp", shape="5x5x3", widths="23,17,9", optimizer="adamw", nesterov=False, lr=3e-3, clip=0.5)
+
+
+BRANCHED = f"{__file__}:branched"  # a model of its own, for --model
+
+
+def branched(shape: tuple[int, ...], classes: int) -> Network:
+    """Several readers, norms, dropout, views, and frames."""
+    net = Network(shape)
+    net.add("conv1", L.Conv2d(6, 3, padding=1, bias=False))
+    net.add("bn1", L.BatchNorm())
+    first = net.add("relu1", L.ReLU())
+    net.add("conv2", L.Conv2d(6, 3, padding=1, groups=2))
+    net.add("gn2", L.GroupNorm(2))
+    second = net.add("add", L.Add(), net.output, first)
+    net.add("conv3", L.Conv2d(3, 1), second)
+    net.add("join", L.Concat(), net.output, second)
+    net.add("pool", L.MaxPool2d(3, 2, 1))
+    net.add("drop", L.Dropout(0.3))
+    net.add("flatten", L.Flatten())
+    net.add("fc1", L.Linear(20))
+    net.add("gelu", L.GELU())
+    net.add("fc2", L.Linear(classes))
+    return net
 
 
 class Told:

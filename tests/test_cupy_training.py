@@ -12,10 +12,8 @@ import numpy as np
 import pytest
 from backends import STANDIN, backend_name, import_standin
 from launch import clean_environment, gridnn, run
-from running import LENET, MLP, folder, job_of, same, trained
+from running import BRANCHED, LENET, MLP, folder, job_of, same, trained
 
-from gridnn import layers as L
-from gridnn.network import Network
 from gridnn.train.optimizers import make_optimizer
 from gridnn.train.session import Session
 
@@ -23,7 +21,7 @@ OPTIONS = dataclasses.replace(LENET, backend="numpy", steps=3, epochs=1)
 RUNS = {
     "lenet": OPTIONS,
     "norms": dataclasses.replace(
-        OPTIONS, model=f"{__file__}:norms", shape="12x9x3", optimizer="adamw", nesterov=False, clip=0.5, accumulate=2
+        OPTIONS, model=BRANCHED, shape="12x9x3", optimizer="adamw", nesterov=False, clip=0.5, accumulate=2
     ),
 }
 DIVIDED = {
@@ -31,24 +29,6 @@ DIVIDED = {
     2: [{"grid": "2x1"}, {"grid": "1x2"}],
     4: [{"grid": "2x2"}, {"grid": "4x1", "strategy": "domain", "domain": "2x2"}],
 }
-
-
-def norms(shape: tuple[int, ...], classes: int) -> Network:
-    """Branches, norms, dropout and overlapping pools."""
-    net = Network(shape)
-    net.add("conv1", L.Conv2d(6, 3, padding=1, bias=False))
-    net.add("bn1", L.BatchNorm())
-    first = net.add("relu1", L.ReLU())
-    net.add("conv2", L.Conv2d(6, 3, padding=1, groups=2))
-    net.add("gn2", L.GroupNorm(2))
-    net.add("add", L.Add(), net.output, first)
-    net.add("pool", L.MaxPool2d(3, 2, 1))
-    net.add("drop", L.Dropout(0.3))
-    net.add("flatten", L.Flatten())
-    net.add("fc1", L.Linear(20))
-    net.add("gelu", L.GELU())
-    net.add("fc2", L.Linear(classes))
-    return net
 
 
 @pytest.fixture(autouse=True)

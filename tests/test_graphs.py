@@ -10,13 +10,11 @@ import fake_nvmath
 import numpy as np
 import pytest
 from backends import import_standin
-from running import LENET, MLP, job_of, trained
+from running import BRANCHED, LENET, MLP, job_of, trained
 
-from gridnn import layers as L
 from gridnn.errors import UserError
 from gridnn.graphs import Graphs
 from gridnn.layers.activation import ReLU
-from gridnn.network import Network
 from gridnn.train.audit import audit
 from gridnn.train.optimizers import make_optimizer
 from gridnn.train.session import Session
@@ -24,7 +22,7 @@ from gridnn.train.session import Session
 # Two steps an epoch and two batches to evaluate: all is recorded in the second epoch, and launched in the third.
 LENET = dataclasses.replace(LENET, backend="numpy", transport="auto", samples=26, epochs=3, shape="15x12x2")
 MLP = dataclasses.replace(MLP, backend="numpy", transport="auto", samples=26, epochs=3)
-MIXED = dataclasses.replace(LENET, model=f"{__file__}:mixed", shape="12x9x3", dtype="float32")
+MIXED = dataclasses.replace(LENET, model=BRANCHED, shape="12x9x3", dtype="float32")
 RUNS = {
     "lenet": LENET,
     "mixed": dataclasses.replace(MIXED, optimizer="adamw", nesterov=False, clip=0.5, accumulate=3),
@@ -37,26 +35,6 @@ DIVIDED = {
     2: [("lenet", {"grid": "2x1"}), ("mixed", {"grid": "1x2"}), ("rounds", {"group": 2})],
     4: [("recomputed", {"grid": "2x2"}), ("lenet", {"grid": "4x1", "strategy": "domain", "domain": "2x2"})],
 }
-
-
-def mixed(shape: tuple[int, ...], classes: int) -> Network:
-    """Several readers, norms, dropout, views, and frames."""
-    net = Network(shape)
-    net.add("conv1", L.Conv2d(6, 3, padding=1, bias=False))
-    net.add("bn1", L.BatchNorm())
-    first = net.add("relu1", L.ReLU())
-    net.add("conv2", L.Conv2d(6, 3, padding=1, groups=2))
-    net.add("gn2", L.GroupNorm(2))
-    second = net.add("add", L.Add(), net.output, first)
-    net.add("conv3", L.Conv2d(3, 1), second)
-    net.add("join", L.Concat(), net.output, second)
-    net.add("pool", L.MaxPool2d(3, 2, 1))
-    net.add("drop", L.Dropout(0.3))
-    net.add("flatten", L.Flatten())
-    net.add("fc1", L.Linear(20))
-    net.add("gelu", L.GELU())
-    net.add("fc2", L.Linear(classes))
-    return net
 
 
 @pytest.fixture(autouse=True)
