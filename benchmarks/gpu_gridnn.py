@@ -49,8 +49,8 @@ class Training:
         import numpy as np
 
         from gridnn.train.config import RunConfig
-        from gridnn.train.optimizers import make_optimizer
         from gridnn.train.session import Session
+        from gridnn.train.setup import make_optimizer
 
         config = RunConfig(**request["config"])
         config.validate()

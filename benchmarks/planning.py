@@ -13,14 +13,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from gridnn.comm.gridshape import GridShape
+from gridnn.cost.machines import load_machine
 from gridnn.cost.price import price
 from gridnn.layers import SoftmaxCrossEntropy
-from gridnn.machine.files import load_machine
+from gridnn.layout.gridshape import GridShape
 from gridnn.models import MODELS, get_model
 from gridnn.network import Network
 from gridnn.plan.rules import make_plan
-from gridnn.program import Program
+from gridnn.program.program import Program
 from gridnn.search.eliminate import eliminate
 from gridnn.search.model import CostModel
 from gridnn.search.space import FEW

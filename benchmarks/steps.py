@@ -33,8 +33,8 @@ def times(job, model: str, options: argparse.Namespace) -> dict[str, list[float]
     import numpy as np
 
     from gridnn.train.config import RunConfig
-    from gridnn.train.optimizers import make_optimizer
     from gridnn.train.session import Session
+    from gridnn.train.setup import make_optimizer
 
     job.use_threads(1)
     runs = []

@@ -6,20 +6,20 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from gridnn.comm.communicator import Pending
-from gridnn.comm.layout import Box
+from gridnn.comm.grid import Grid
 from gridnn.comm.packing import Scratch
 from gridnn.feed import Feed
-from gridnn.fusion import fused
 from gridnn.graphs import PLAIN, Plain
-from gridnn.grid import Grid
 from gridnn.layers.base import ALONE, Loss
-from gridnn.liveness import Liveness
+from gridnn.layout.layout import Box
 from gridnn.local import LocalLayer
 from gridnn.network import INPUT
-from gridnn.parameters import Parameters, join_groups
-from gridnn.program import Program
+from gridnn.program.fusion import fused
+from gridnn.program.liveness import Liveness
+from gridnn.program.program import Program
+from gridnn.program.step import Step
+from gridnn.runtime.parameters import Parameters, join_groups
 from gridnn.seat import Gradients, Seat
-from gridnn.step import Step
 
 Array = Any
 Given = Mapping[str, Array] | None

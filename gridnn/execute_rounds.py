@@ -1,4 +1,4 @@
-"""A program on this rank whose fully connected layers run in rounds: see `gridnn.rounds`."""
+"""A program on this rank whose fully connected layers run in rounds: see `gridnn.program.rounds`."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections.abc import Iterator
 from typing import Any
 
 from gridnn.comm.communicator import Pending
-from gridnn.comm.layout import Box
+from gridnn.comm.grid import Grid
 from gridnn.comm.packing import Scratch
-from gridnn.comm.partition import Interval
 from gridnn.execute import Executable
 from gridnn.feed import Feed
 from gridnn.graphs import PLAIN, Plain
-from gridnn.grid import Grid
+from gridnn.layout.layout import Box
+from gridnn.layout.partition import Interval
 from gridnn.local import LocalLayer
-from gridnn.parameters import Parameters, join_groups
-from gridnn.program import Program
+from gridnn.program.program import Program
+from gridnn.runtime.parameters import Parameters, join_groups
 from gridnn.seat import Gradients
 
 Array = Any

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from gridnn.comm.layout import box_shape
+from gridnn.comm.grid import Grid
 from gridnn.comm.mover import Finish, Mover, done
 from gridnn.comm.packing import Scratch
-from gridnn.grid import Grid
+from gridnn.layout.layout import box_shape
 from gridnn.network import INPUT
-from gridnn.step import Step
+from gridnn.program.step import Step
 
 Array = Any
 

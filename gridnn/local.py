@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from gridnn.comm.layout import Box
+from gridnn.comm.grid import Grid
 from gridnn.comm.ledger import Where
-from gridnn.grid import Grid
 from gridnn.layers.base import ALONE, Layer, Loss, Shapes
-from gridnn.parameters import Parameters, layer_key
-from gridnn.step import Step, group_of
+from gridnn.layout.layout import Box
+from gridnn.program.step import Step, group_of
+from gridnn.runtime.parameters import Parameters, layer_key
 
 Array = Any
 

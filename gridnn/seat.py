@@ -10,7 +10,7 @@ from gridnn.feed import Feed
 from gridnn.graphs import PLAIN, Plain
 from gridnn.layers.base import Apart, Partwise
 from gridnn.local import LocalLayer
-from gridnn.step import Region, around
+from gridnn.program.step import Region, around
 
 Array = Any
 Gradients = dict[str, list[Array]]

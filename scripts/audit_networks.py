@@ -18,7 +18,7 @@ from types import SimpleNamespace
 import numpy as np
 from mpi4py import MPI
 
-from gridnn.comm.counts import DIMENSIONS
+from gridnn.layout.counts import DIMENSIONS
 from gridnn.models import MODELS
 from gridnn.plan.rules import RULES
 from gridnn.train.audit import audit

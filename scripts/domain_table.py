@@ -23,8 +23,8 @@ def measure(path: str) -> None:
     from mpi4py import MPI
 
     from gridnn.arrays import get_backend
-    from gridnn.comm.gridshape import GridShape
-    from gridnn.grid import Grid
+    from gridnn.comm.grid import Grid
+    from gridnn.layout.gridshape import GridShape
 
     comm = MPI.COMM_WORLD
     shape = GridShape.square(comm.size)

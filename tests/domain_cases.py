@@ -13,9 +13,9 @@ from splits import ordered_factors
 from test_divided_layers import Divided, Shift, serial_results
 
 from gridnn import layers as L
-from gridnn.comm.partition import Window
-from gridnn.comm.split import Split
 from gridnn.layers.base import SPACE, Layer, Shapes
+from gridnn.layout.partition import Window
+from gridnn.layout.split import Split
 from gridnn.network import Network
 
 COUNTS = {1: 100, 2: 420, 3: 420, 4: 540, 5: 240, 6: 540, 8: 240}  # cases by number of ranks

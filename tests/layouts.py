@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import random
 
-from gridnn.comm.layout import Dim, Layout
-from gridnn.comm.partition import Clipped, Even, Scaled, Window, Windowed
-from gridnn.comm.split import Split
+from gridnn.layout.layout import Dim, Layout
+from gridnn.layout.partition import Clipped, Even, Scaled, Window, Windowed
+from gridnn.layout.split import Split
 
 SHAPE = (5, 14, 6)  # n, h, channels
 NAMES = ("n", "h", "co")

@@ -10,12 +10,12 @@ from typing import NamedTuple
 from splits import admitted_splits
 
 from gridnn import layers as L
-from gridnn.comm.gridshape import ORDERS, GridShape
-from gridnn.comm.halo import HALOS
 from gridnn.layers.base import Layer
+from gridnn.layout.gridshape import ORDERS, GridShape
+from gridnn.layout.halo import HALOS
 from gridnn.network import INPUT, Network
 from gridnn.plan.plan import BACKWARD, Plan
-from gridnn.program import Program
+from gridnn.program.program import Program
 
 WIDEST, LONGEST = 8, 14  # channels, places along an axis
 CONVS = {1: L.Conv1d, 2: L.Conv2d, 3: L.Conv3d}

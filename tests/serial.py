@@ -8,8 +8,8 @@ import numpy as np
 from backends import make_backend
 
 from gridnn.arrays import Backend
-from gridnn.comm.split import Split
 from gridnn.layers.base import ALONE, Layer, Loss, Shapes
+from gridnn.layout.split import Split
 
 
 def box_of(shape):

@@ -13,9 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from serial import Serial, SerialLocal, framed, unframed
 
-from gridnn.comm.partition import Even
-from gridnn.comm.split import Split, digits_of, index_of
 from gridnn.layers.base import Layer, Loss, Shapes
+from gridnn.layout.partition import Even
+from gridnn.layout.split import Split, digits_of, index_of
 
 TIMEOUT = 20  # seconds that a rank waits for the others
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gridnn.comm.split import COPIES, Split
 from gridnn.layers.base import Layer, Shapes
+from gridnn.layout.split import COPIES, Split
 
 
 def ordered_factors(number: int) -> Iterator[tuple[int, ...]]:

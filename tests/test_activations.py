@@ -11,18 +11,18 @@ from test_divided_layers import Divided
 from gridnn import layers as L
 from gridnn.arrays import get_backend
 from gridnn.comm import mover
-from gridnn.comm.gridshape import GridShape
+from gridnn.comm.grid import Grid
 from gridnn.comm.packing import Scratch
 from gridnn.execute import Executable
-from gridnn.grid import Grid
 from gridnn.layers.conv import Conv
-from gridnn.liveness import Liveness
+from gridnn.layout.gridshape import GridShape
 from gridnn.network import Network
-from gridnn.parameters import Parameters
 from gridnn.plan.plan import Plan
 from gridnn.plan.rules import make_plan
-from gridnn.program import Program
-from gridnn.step import around
+from gridnn.program.liveness import Liveness
+from gridnn.program.program import Program
+from gridnn.program.step import around
+from gridnn.runtime.parameters import Parameters
 
 SEED = 3
 

@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gridnn import layers as L
-from gridnn.comm.gridshape import GridShape
 from gridnn.cost.bounds import average_words, layer_bound, least_words, product_of
 from gridnn.cost.gholami import grid_parallel, sizes
 from gridnn.layers.base import Shapes
+from gridnn.layout.gridshape import GridShape
 from gridnn.models import get_model
 from gridnn.network import Network
 from gridnn.plan.rules import make_plan
-from gridnn.program import Program
+from gridnn.program.program import Program
 
 
 def of_grid(m: int, n: int, k: int, p: tuple[int, int, int]) -> float:

@@ -13,16 +13,16 @@ from hypothesis import strategies as st
 from launch import gridnn
 
 from gridnn.arrays import get_backend
-from gridnn.comm.counts import rounds
-from gridnn.comm.gridshape import GridShape
+from gridnn.calibrate.calibrate import Place, compute_of, doubted, fitted, levels_of
+from gridnn.calibrate.fit import BREAKS, Point, fit_ranges, fit_rates, residuals
+from gridnn.calibrate.links import measure_links
+from gridnn.calibrate.rates import Timed, computing, stream_rate
+from gridnn.comm.grid import Grid
+from gridnn.cost.machine import MOVEMENTS, Compute, Level, Machine, Range
+from gridnn.cost.machines import load_machine
 from gridnn.errors import UserError
-from gridnn.grid import Grid
-from gridnn.machine.calibrate import Place, compute_of, doubted, fitted, levels_of
-from gridnn.machine.files import load_machine
-from gridnn.machine.fit import BREAKS, Point, fit_ranges, fit_rates, residuals
-from gridnn.machine.links import measure_links
-from gridnn.machine.machine import MOVEMENTS, Compute, Level, Machine, Range
-from gridnn.machine.rates import Timed, computing, stream_rate
+from gridnn.layout.counts import rounds
+from gridnn.layout.gridshape import GridShape
 
 SIZES = [4**power for power in range(1, 14)]
 

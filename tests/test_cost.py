@@ -18,22 +18,22 @@ from hypothesis import strategies as st
 from random_networks import random_case
 
 from gridnn import layers as L
-from gridnn.comm.gridshape import GridShape
-from gridnn.comm.layout import box_shape
-from gridnn.comm.split import Split
 from gridnn.cost.breakdown import entries
 from gridnn.cost.busiest import busiest, sample
+from gridnn.cost.machine import Compute, Level, Machine, Range
 from gridnn.cost.price import Price, price
 from gridnn.cost.schedule import schedule
 from gridnn.cost.simulate import COMPUTE, simulate
 from gridnn.cost.work import local_flops, seconds, work
 from gridnn.layers.base import Shapes
-from gridnn.machine.machine import Compute, Level, Machine, Range
+from gridnn.layout.gridshape import GridShape
+from gridnn.layout.layout import box_shape
+from gridnn.layout.split import Split
 from gridnn.network import Network
 from gridnn.plan.fitting import complete
 from gridnn.plan.plan import Plan
 from gridnn.plan.rules import make_plan
-from gridnn.program import Program, pass_programs, pass_sizes, predict_step
+from gridnn.program.program import Program, pass_programs, pass_sizes, predict_step
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 RATES = {"gemm": ((1e5, 1e9), (1e9, 2e10)), "conv": ((1e5, 1e9), (1e9, 1e10))}
@@ -297,11 +297,11 @@ def test_communication_does_not_get_cheaper_as_tensors_grow(channels, more, stra
 
 LARGE = """
 import re
-from gridnn.comm.gridshape import GridShape
+from gridnn.layout.gridshape import GridShape
 from gridnn.layers import SoftmaxCrossEntropy
 from gridnn.models import get_model
 from gridnn.plan.rules import make_plan
-from gridnn.program import Program
+from gridnn.program.program import Program
 from gridnn.cost.price import price
 from test_cost import MACHINE
 net = get_model("resnet50", (224, 224, 3), 1000)

@@ -14,8 +14,8 @@ from backends import STANDIN, backend_name, import_standin
 from launch import clean_environment, gridnn, run
 from running import BRANCHED, LENET, MLP, folder, job_of, same, trained
 
-from gridnn.train.optimizers import make_optimizer
 from gridnn.train.session import Session
+from gridnn.train.setup import make_optimizer
 
 OPTIONS = dataclasses.replace(LENET, backend="numpy", steps=3, epochs=1)
 RUNS = {

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from reading import IMAGE_BOXES, check_boxes, read
 
+from gridnn.data.datasets import open_dataset
+from gridnn.data.order import batches, epoch_order, split_in_two
 from gridnn.errors import UserError
-from gridnn.train.data import open_dataset
-from gridnn.train.data.order import batches, epoch_order, split_in_two
 
 ORDER_8_0_1 = [5, 3, 7, 2, 4, 1, 0, 6]
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from reading import IMAGE_BOXES, check_boxes, read
 
+from gridnn.data.datasets import open_dataset
 from gridnn.errors import UserError
-from gridnn.train.data import open_dataset
 
 
 def arrays(samples=12, shape=(8, 6, 1), dtype="float32"):

@@ -10,10 +10,10 @@ from running import folder, job_of
 from test_data_hdf5 import write as write_hdf5
 from test_images import write as write_images
 
+from gridnn.data.order import batches, epoch_order
 from gridnn.layers import Conv3d, GlobalAvgPool, Linear, ReLU
 from gridnn.network import Network
 from gridnn.train.config import RunConfig
-from gridnn.train.data.order import batches, epoch_order
 from gridnn.train.session import Session
 
 STEPS = 4

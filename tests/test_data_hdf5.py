@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from reading import check_boxes, read
 
+from gridnn.data.datasets import open_dataset
+from gridnn.data.hdf5 import Hyperslabs, runs
 from gridnn.errors import UserError
-from gridnn.train.data import open_dataset
-from gridnn.train.data.hdf5 import Hyperslabs, runs
 
 h5py = pytest.importorskip("h5py")
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from reading import IMAGE_BOXES, check_boxes, read
 
+from gridnn.data.datasets import open_dataset
 from gridnn.errors import UserError
-from gridnn.train.data import open_dataset
 
 
 def write_cifar_binary(folder, records=4):

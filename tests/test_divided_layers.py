@@ -15,17 +15,17 @@ from serial import Serial
 from splits import admitted_splits
 
 from gridnn import layers as L
-from gridnn.comm.gridshape import GridShape
-from gridnn.comm.layout import Dim, within
+from gridnn.comm.grid import Grid
 from gridnn.comm.packing import Scratch
-from gridnn.comm.split import Split
 from gridnn.execute import Executable
-from gridnn.grid import Grid
 from gridnn.layers.base import Layer, Parameter, Shapes, tensor_axes
+from gridnn.layout.gridshape import GridShape
+from gridnn.layout.layout import Dim, within
+from gridnn.layout.split import Split
 from gridnn.network import Network
-from gridnn.parameters import Parameters
 from gridnn.plan.plan import Plan
-from gridnn.program import Program
+from gridnn.program.program import Program
+from gridnn.runtime.parameters import Parameters
 
 SEED = 5
 CASES = {

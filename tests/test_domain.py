@@ -10,8 +10,8 @@ import pytest
 from backends import on_backend
 from domain_cases import COUNTS, TOLERANCE, cases, run, traits
 
-from gridnn.comm.gridshape import GridShape
-from gridnn.grid import Grid
+from gridnn.comm.grid import Grid
+from gridnn.layout.gridshape import GridShape
 
 TABLE = Path(__file__).resolve().parent.parent / "docs" / "results" / "domain-cases.csv"
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gridnn.comm.files import Region, SharedFile, _pieces, sum_modulo
-from gridnn.comm.layout import box_shape, box_size, within
+from gridnn.layout.layout import box_shape, box_size, within
 
 SHAPE = (5, 7, 9)
 OFFSET = 11

@@ -14,14 +14,14 @@ from gridnn import layers as L
 from gridnn.arrays import numpy_backend
 from gridnn.arrays.cupy_rows import CupyRows
 from gridnn.arrays.kernels import ReferenceKernels
-from gridnn.comm.gridshape import GridShape
-from gridnn.comm.split import Split
 from gridnn.errors import UserError
-from gridnn.fusion import chains
+from gridnn.layout.gridshape import GridShape
+from gridnn.layout.split import Split
 from gridnn.network import Network
-from gridnn.parameters import Parameters
 from gridnn.plan.rules import make_plan
-from gridnn.program import Program
+from gridnn.program.fusion import chains
+from gridnn.program.program import Program
+from gridnn.runtime.parameters import Parameters
 from gridnn.train import setup
 
 

@@ -16,8 +16,8 @@ from gridnn.errors import UserError
 from gridnn.graphs import Graphs
 from gridnn.layers.activation import ReLU
 from gridnn.train.audit import audit
-from gridnn.train.optimizers import make_optimizer
 from gridnn.train.session import Session
+from gridnn.train.setup import make_optimizer
 
 # Two steps an epoch and two batches to evaluate: all is recorded in the second epoch, and launched in the third.
 LENET = dataclasses.replace(LENET, backend="numpy", transport="auto", samples=26, epochs=3, shape="15x12x2")

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from backends import on_backend
 
-from gridnn.comm.gridshape import GridShape
+from gridnn.comm.grid import Grid
 from gridnn.comm.ledger import Where
-from gridnn.grid import Grid
+from gridnn.layout.gridshape import GridShape
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gridnn.comm.counts import dimension_of
-from gridnn.comm.layout import Layout
-from gridnn.comm.split import digits_of
-from gridnn.comm.stage import Stage
+from gridnn.layout.counts import dimension_of
+from gridnn.layout.layout import Layout
+from gridnn.layout.split import digits_of
+from gridnn.layout.stage import Stage
 
 
 @st.composite

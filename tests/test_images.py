@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from reading import check_boxes, read
 
+from gridnn.data.datasets import open_dataset
 from gridnn.errors import UserError
-from gridnn.train.data import open_dataset
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -189,7 +189,7 @@ class TestFolder:
 
 
 def is_test(index, count=5):
-    from gridnn.train.data.order import split_in_two
+    from gridnn.data.order import split_in_two
 
     return index in split_in_two(count)[1]
 

@@ -10,10 +10,10 @@ from serial import box_of
 from simulate import Simulation
 
 from gridnn import layers as L
-from gridnn.comm.partition import Even
-from gridnn.comm.split import Split
 from gridnn.layers.base import Shapes
 from gridnn.layers.groups import Grouped
+from gridnn.layout.partition import Even
+from gridnn.layout.split import Split
 
 
 def normal(*shape):

@@ -13,16 +13,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gridnn.comm.gridshape import GridShape
-from gridnn.comm.group import Group
+from gridnn.cost.machine import MOVEMENTS, Compute, Level, Machine, Range, Reach
+from gridnn.cost.machines import content_of, digest, load_machine, machine_of, save_machine, shipped, text_of
 from gridnn.cost.price import price
 from gridnn.errors import UserError
 from gridnn.layers import SoftmaxCrossEntropy
-from gridnn.machine.files import content_of, digest, load_machine, machine_of, save_machine, shipped, text_of
-from gridnn.machine.machine import MOVEMENTS, Compute, Level, Machine, Range, Reach
+from gridnn.layout.gridshape import GridShape
+from gridnn.layout.group import Group
 from gridnn.models import MODELS
 from gridnn.plan.rules import make_plan
-from gridnn.program import Program
+from gridnn.program.program import Program
 
 NAMES = ("cori-knl", "frontier", "generic-cpu", "p100-cluster", "p2.8xlarge", "perlmutter-a100")
 COMPUTE = Compute({"gemm": ((1e6, 1e9), (1e8, 3e9)), "conv": ((1e6, 2e9),)}, 1e10, 1e-6)

@@ -60,7 +60,7 @@ def test_a_map_is_read_and_held_in_part(tmp_path):
 import sys
 from pathlib import Path
 import numpy as np
-from gridnn.train.data.sources import Mapped
+from gridnn.data.sources import Mapped
 from volume_memory import status
 source, out = Mapped(Path(sys.argv[1])), np.zeros((1, 32, 256, 512, 1), "float32")
 out[...] = 2  # the pages are there

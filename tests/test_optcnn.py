@@ -8,13 +8,13 @@ import math
 import numpy as np
 import pytest
 
-from gridnn.comm.split import Split
+from gridnn.cost.machine import Compute, Level, Machine
 from gridnn.errors import UserError
 from gridnn.layers import Conv2d, Flatten, Linear, MaxPool2d, ReLU, SoftmaxCrossEntropy
-from gridnn.machine.machine import Compute, Level, Machine
+from gridnn.layout.split import Split
 from gridnn.models import get_model
 from gridnn.network import Network
-from gridnn.program import Program
+from gridnn.program.program import Program
 from gridnn.reproduce import optcnn_cases, optcnn_figures, optcnn_tables
 from gridnn.search.layerwise import on_all, plan_layerwise
 from gridnn.search.optcnn_cost import OptCNN, Reading

@@ -11,14 +11,14 @@ from running import LENET, MLP, folder, job_of, same, trained
 from test_search_model import MACHINE, branches, chain, mlp
 
 from gridnn import layers as L
-from gridnn.comm.gridshape import GridShape
-from gridnn.comm.split import COPIES, Split
+from gridnn.cost.machine import Compute, Level, Machine
 from gridnn.cost.price import price
 from gridnn.errors import UserError
-from gridnn.machine.machine import Compute, Level, Machine
+from gridnn.layout.gridshape import GridShape
+from gridnn.layout.split import COPIES, Split
 from gridnn.network import Network
 from gridnn.plan.rules import RULES, SEARCHES, STRATEGIES, make_plan
-from gridnn.program import Program
+from gridnn.program.program import Program
 from gridnn.search.exhaustive import search
 from gridnn.search.model import CostModel
 from gridnn.search.optimal import plan_optimal

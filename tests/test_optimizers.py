@@ -5,8 +5,9 @@ import pytest
 import torch
 from backends import make_backend
 
+from gridnn.runtime.optimizers import SGD, AdamW
 from gridnn.train.config import RunConfig
-from gridnn.train.optimizers import SGD, AdamW, make_optimizer
+from gridnn.train.setup import make_optimizer
 
 SIZE = 40_001  # more than one chunk of the kernels, and odd
 

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from gridnn.comm.gridshape import GridShape
 from gridnn.layers import Linear, ReLU
+from gridnn.layout.gridshape import GridShape
 from gridnn.network import Network
 from gridnn.plan.origin import Origin
 from gridnn.plan.plan import Plan, load_plan

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from gridnn.comm.partition import Clipped, Even, Scaled, Window, Windowed, window_frame
-from gridnn.comm.sampling import Resampled, Transposed, resampled_from
+from gridnn.layout.partition import Clipped, Even, Scaled, Window, Windowed, window_frame
+from gridnn.layout.sampling import Resampled, Transposed, resampled_from
 
 sizes = st.integers(0, 40)
 parts = st.integers(1, 12)

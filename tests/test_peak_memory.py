@@ -14,19 +14,19 @@ from splits import admitted_splits
 from gridnn import layers as L
 from gridnn.arrays import NumpyBackend
 from gridnn.arrays.pool import Pool
-from gridnn.comm.gridshape import GridShape
-from gridnn.comm.halo import HALOS
-from gridnn.comm.layout import box_shape
+from gridnn.comm.grid import Grid
 from gridnn.comm.packing import Scratch
 from gridnn.cost.memory import peak
 from gridnn.execute_rounds import make_executable
-from gridnn.grid import Grid
+from gridnn.layout.gridshape import GridShape
+from gridnn.layout.halo import HALOS
+from gridnn.layout.layout import box_shape
 from gridnn.models import get_model
 from gridnn.network import Network
-from gridnn.parameters import Parameters
 from gridnn.plan.plan import BACKWARD, Plan
 from gridnn.plan.rules import make_plan
-from gridnn.program import Program
+from gridnn.program.program import Program
+from gridnn.runtime.parameters import Parameters
 from gridnn.units import ITEMSIZES
 
 STEPS = 3

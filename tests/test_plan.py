@@ -9,12 +9,12 @@ import sys
 import pytest
 
 from gridnn import layers as L
-from gridnn.comm.gridshape import GridShape
-from gridnn.comm.split import Split
+from gridnn.layout.gridshape import GridShape
+from gridnn.layout.split import Split
 from gridnn.network import Network
 from gridnn.plan.plan import load_plan
 from gridnn.plan.rules import RULES, make_plan
-from gridnn.program import Program
+from gridnn.program.program import Program
 
 
 def small(height: int = 16) -> Network:
@@ -219,9 +219,9 @@ def test_planning_needs_no_mpi_and_65536_ranks_no_tables():
     code = """
 import sys
 from test_plan import small
-from gridnn.comm.gridshape import GridShape
+from gridnn.layout.gridshape import GridShape
 from gridnn.plan.rules import make_plan
-from gridnn.program import Program
+from gridnn.program.program import Program
 net = small()
 program = Program(net, make_plan("batch", net, GridShape(256, 256), 65536), 65536)
 assert program.predict(12345).integers()

@@ -10,9 +10,9 @@ import pytest
 from running import job_of
 
 from gridnn.arrays import get_backend
+from gridnn.data.base import Dataset, extents, whole
 from gridnn.errors import UserError
 from gridnn.train.config import RunConfig
-from gridnn.train.data.base import Dataset, extents, whole
 from gridnn.train.reader import Batch, Reader
 from gridnn.train.session import Session
 

@@ -15,19 +15,19 @@ from random_networks import Case, random_case
 
 from gridnn import layers as L
 from gridnn.arrays import NumpyBackend
-from gridnn.comm.gridshape import GridShape
-from gridnn.comm.layout import Box, within
+from gridnn.comm.grid import Grid
 from gridnn.comm.ledger import CONTROL, Where
 from gridnn.comm.packing import Scratch
-from gridnn.comm.split import Split
-from gridnn.comm.transfer import Transfer
 from gridnn.cost.memory import peak
 from gridnn.execute import Executable
-from gridnn.grid import Grid
+from gridnn.layout.gridshape import GridShape
+from gridnn.layout.layout import Box, within
+from gridnn.layout.split import Split
+from gridnn.layout.transfer import Transfer
 from gridnn.network import INPUT
-from gridnn.parameters import Parameters
 from gridnn.plan.plan import Plan
-from gridnn.program import Program
+from gridnn.program.program import Program
+from gridnn.runtime.parameters import Parameters
 
 NUMBER = 45  # of plans on every number of ranks
 GROUP = 5  # of them to a test

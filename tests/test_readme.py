@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from gridnn.comm.gridshape import GridShape
 from gridnn.layers import SoftmaxCrossEntropy
+from gridnn.layout.gridshape import GridShape
 from gridnn.models import get_model
 from gridnn.plan.rules import make_plan
-from gridnn.program import Program
+from gridnn.program.program import Program
 
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text()
 ROW = re.compile(r"^\| (\d+)x(\d+) \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \| [^|]+ \|$", re.MULTILINE)

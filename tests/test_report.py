@@ -8,8 +8,8 @@ import json
 import pytest
 from rich.console import Console
 
-from gridnn.comm.gridshape import GridShape
 from gridnn.errors import UserError
+from gridnn.layout.gridshape import GridShape
 from gridnn.train.picture import picture
 from gridnn.train.report import Moved, Reporter, Summary
 

@@ -14,8 +14,8 @@ from launch import clean_environment, mpirun_command, run
 
 from gridnn.cli import reproduce as command
 from gridnn.cost.gholami import Sizes, Term, best_rows, grid_parallel, integrated, sizes
+from gridnn.cost.machines import load_machine
 from gridnn.errors import UserError
-from gridnn.machine.files import load_machine
 from gridnn.reproduce import gholami
 from gridnn.reproduce import gholami_bars as bars
 from gridnn.reproduce.cases import Case, grids, grids_of_figure_7, many
@@ -283,7 +283,7 @@ def test_claims_of_what_was_measured():
 MEASURE = """
 import json
 from gridnn.comm.job import run
-from gridnn.machine.files import load_machine
+from gridnn.cost.machines import load_machine
 from gridnn.reproduce.cases import Case
 from gridnn.reproduce.measure import measure_plans
 from gridnn.train.config import RunConfig

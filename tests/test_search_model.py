@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 
 from gridnn import layers as L
-from gridnn.comm.gridshape import GridShape
-from gridnn.comm.group import Group
-from gridnn.comm.split import COPIES, Split
+from gridnn.cost.machine import Compute, Level, Machine, Range
 from gridnn.cost.price import price
 from gridnn.layers import SoftmaxCrossEntropy
-from gridnn.machine.machine import Compute, Level, Machine, Range
+from gridnn.layout.gridshape import GridShape
+from gridnn.layout.group import Group
+from gridnn.layout.split import COPIES, Split
 from gridnn.models import get_model
 from gridnn.network import Network
 from gridnn.plan.fitting import complete
 from gridnn.plan.plan import Plan
 from gridnn.plan.rules import make_plan
-from gridnn.program import Program
+from gridnn.program.program import Program
 from gridnn.search.blocks import condense
 from gridnn.search.eliminate import eliminate
 from gridnn.search.model import SECONDS, CostModel, along, sum_along, total_seconds

@@ -16,21 +16,21 @@ from strict import StrictBackend
 
 from gridnn import layers as L
 from gridnn.arrays import get_backend
-from gridnn.comm.gridshape import GridShape
+from gridnn.comm.grid import Grid
 from gridnn.comm.packing import Scratch
-from gridnn.comm.partition import Even
+from gridnn.cost.machine import Compute, Level, Machine
 from gridnn.execute_rounds import make_executable
-from gridnn.grid import Grid
-from gridnn.machine.machine import Compute, Level, Machine
+from gridnn.layout.gridshape import GridShape
+from gridnn.layout.partition import Even
 from gridnn.network import Network
-from gridnn.parameters import Parameters
 from gridnn.plan.plan import load_plan
 from gridnn.plan.rules import make_plan
 from gridnn.plan.splitbrain import group_grid, stack_start
-from gridnn.program import Program
+from gridnn.program.program import Program
+from gridnn.program.rounds import Dealt
 from gridnn.reproduce import splitbrain as reproduced
 from gridnn.reproduce.report import publish
-from gridnn.rounds import Dealt
+from gridnn.runtime.parameters import Parameters
 from gridnn.train.audit import audit
 from gridnn.train.config import RunConfig
 

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from running import folder, job_of, same, trained
 
 from gridnn import layers as L
-from gridnn.comm.gridshape import GridShape
-from gridnn.comm.split import COPIES
+from gridnn.layout.gridshape import GridShape
+from gridnn.layout.split import COPIES
 from gridnn.models import MODELS
 from gridnn.network import Network
 from gridnn.plan.rules import make_plan
-from gridnn.program import Program
+from gridnn.program.program import Program
 from gridnn.search import conversions as T
 from gridnn.search import cuts as C
 from gridnn.search.piece import pieces_of

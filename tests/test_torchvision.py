@@ -16,17 +16,17 @@ from launch import gridnn
 from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_tensors
 
-from gridnn.comm.gridshape import GridShape
-from gridnn.comm.layout import Dim, box_shape, within
+from gridnn.comm.grid import Grid
 from gridnn.comm.packing import Scratch
 from gridnn.errors import UserError
 from gridnn.execute import Executable
-from gridnn.grid import Grid
+from gridnn.layout.gridshape import GridShape
+from gridnn.layout.layout import Dim, box_shape, within
 from gridnn.models import get_model
 from gridnn.models.torchvision import TORCHVISION, Source, sources
-from gridnn.parameters import Parameters
 from gridnn.plan.rules import make_plan
-from gridnn.program import Program
+from gridnn.program.program import Program
+from gridnn.runtime.parameters import Parameters
 from gridnn.train.config import RunConfig
 from gridnn.train.setup import set_up
 from gridnn.train.weights import check_weights, fill, pieces

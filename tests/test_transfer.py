@@ -11,15 +11,15 @@ from backends import make_backend, on_backend
 from layouts import following_target, random_source, random_target
 
 from gridnn.comm.communicator import Communicator
-from gridnn.comm.layout import Dim, Layout, box_shape, within
+from gridnn.comm.grid import Grid
 from gridnn.comm.ledger import Ledger, Where
 from gridnn.comm.mover import Mover
 from gridnn.comm.packing import Scratch
-from gridnn.comm.partition import Even, Window, Windowed
-from gridnn.comm.split import Split
-from gridnn.comm.transfer import plan_transfer
 from gridnn.errors import UserError
-from gridnn.grid import Grid
+from gridnn.layout.layout import Dim, Layout, box_shape, within
+from gridnn.layout.partition import Even, Window, Windowed
+from gridnn.layout.split import Split
+from gridnn.layout.transfer import plan_transfer
 
 KINDS = {"local", "all-gather", "reduce-scatter", "all-reduce", "all-to-all", "neighbours"}
 

@@ -11,13 +11,13 @@ from types import SimpleNamespace
 import pytest
 from launch import gridnn
 
-from gridnn.comm.gridshape import GridShape
 from gridnn.comm.transports import choice
 from gridnn.comm.transports.capabilities import TABLE, Capabilities, capabilities_of
 from gridnn.comm.transports.choice import Transports
 from gridnn.comm.transports.probe import Verdict, child_environment, judge, probe
 from gridnn.comm.transports.probe_calls import PASSED, SAYS, STARTED, TRYING
 from gridnn.errors import UserError
+from gridnn.layout.gridshape import GridShape
 from gridnn.train.config import CHOICES, RunConfig
 
 CHILD = str(Path(__file__).with_name("probe_child.py"))

@@ -14,13 +14,13 @@ from standin.recording import RecordingBackend, RecordingComm, RecordingDevice
 from transports import OnHost, OnStandin, on_devices, standin
 
 from gridnn.comm.communicator import Communicator
+from gridnn.comm.grid import Grid
 from gridnn.comm.ledger import Ledger, Where
 from gridnn.comm.transports import host
 from gridnn.comm.transports.cuda_aware import CudaAwareTransport
 from gridnn.comm.transports.host import HostTransport
 from gridnn.comm.transports.nccl import NcclTransport
 from gridnn.comm.transports.worker import Worker
-from gridnn.grid import Grid
 
 TO_MPI = ["mark compute 1", "hold communication 1", "to_host communication", "mark communication 2"]
 BACK = ["to_device communication", "mark communication 4", "hold compute 4"]

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from reading import check_boxes, read
 
+from gridnn.data.datasets import open_dataset
+from gridnn.data.volumes import lowest
 from gridnn.errors import UserError
-from gridnn.train.data import open_dataset
-from gridnn.train.data.volumes import lowest
 
 BOXES = {
     (16, 12, 10, 2): [

@@ -16,7 +16,7 @@ class Linear:
     Attributes
     ----------
     fuses : bool
-        Whether it pays to give these kernels the activation of the next layer: see `gridnn.fusion`.
+        Whether it pays to give these kernels the activation of the next layer: see `gridnn.program.fusion`.
     """
 
     xp: Any

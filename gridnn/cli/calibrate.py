@@ -53,11 +53,11 @@ def calibrate(
 
 
 def _calibrate(job: Job, asked: Any) -> None:
-    from gridnn.machine.calibrate import assemble, compute_of, doubted
-    from gridnn.machine.files import save_machine
-    from gridnn.machine.links import measure_links, measure_overlap
-    from gridnn.machine.machine import Compute, Machine
-    from gridnn.machine.rates import measure_rates
+    from gridnn.calibrate.calibrate import assemble, compute_of, doubted
+    from gridnn.calibrate.links import measure_links, measure_overlap
+    from gridnn.calibrate.rates import measure_rates
+    from gridnn.cost.machine import Compute, Machine
+    from gridnn.cost.machines import save_machine
 
     started, out = time.perf_counter(), console(quiet=job.rank > 0)
     job.check_ranks()
@@ -101,9 +101,9 @@ def _busy(job: Job) -> str | None:
 def _prepared(job: Job, asked: Any) -> tuple[float, tuple, Any]:
     """Bytes of a rank, levels and grid; refuses what does not fit together, on every rank alike."""
     from gridnn.arrays import get_backend
+    from gridnn.calibrate.calibrate import Place, levels_of, node_memory
+    from gridnn.comm.grid import Grid, GridShape
     from gridnn.errors import user_mistakes
-    from gridnn.grid import Grid, GridShape
-    from gridnn.machine.calibrate import Place, levels_of, node_memory
     from gridnn.units import parse_memory
 
     if not (math.isfinite(asked.seconds) and asked.seconds > 0):
@@ -123,7 +123,7 @@ def _prepared(job: Job, asked: Any) -> tuple[float, tuple, Any]:
 
 def _writable(asked: Any) -> None:
     """Refuse files that cannot be written, and libraries that are missing, before anything is measured."""
-    from gridnn.machine.fit import solver
+    from gridnn.calibrate.fit import solver
 
     solver()
     for option, path in (("--output", asked.output), ("--plot", asked.plot)):
@@ -137,8 +137,8 @@ def _overhead(job: Job, grid: Any, kernels: str) -> float:
 
     All that a step does beside its mathematics is in it, divided by the calls that the cost model counts.
     """
+    from gridnn.cost.machine import Compute, Level, Machine
     from gridnn.cost.price import price
-    from gridnn.machine.machine import Compute, Level, Machine
     from gridnn.train.config import RunConfig
     from gridnn.train.session import Session
 
@@ -157,8 +157,8 @@ def _overhead(job: Job, grid: Any, kernels: str) -> float:
 
 
 def _facts(job: Job, asked: Any, grid: Any, timed: list) -> dict[str, Any]:
+    from gridnn.calibrate.calibrate import cpu, timed_listed
     from gridnn.comm.threads import libraries
-    from gridnn.machine.calibrate import cpu, timed_listed
 
     return {
         "machine": f"{cpu()}, {job.cores} cores for the {job.local_size} ranks of a node",
@@ -209,8 +209,8 @@ def _speed(beta: float) -> str:
 
 
 def _draw(machine: Any, points: list, path: str) -> None:
-    from gridnn.pictures.calibration import draw
-    from gridnn.pictures.style import save
+    from gridnn.plots.calibration import draw
+    from gridnn.plots.style import save
 
     facts = machine.provenance
     nodes = f"{facts['nodes']} node{'s' * (facts['nodes'] > 1)}"

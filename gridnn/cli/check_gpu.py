@@ -11,10 +11,10 @@ from typing import Any
 
 from gridnn.arrays import get_backend
 from gridnn.arrays.cupy_setup import driver_version, spoken
-from gridnn.comm.gridshape import GridShape
 from gridnn.comm.transports.capabilities import says
 from gridnn.comm.transports.choice import AUTO, Transports
 from gridnn.errors import UserError
+from gridnn.layout.gridshape import GridShape
 from gridnn.train.agreement import shared_devices, together
 
 # What a run on GPUs uses, and the distributions that bring it.

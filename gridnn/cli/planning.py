@@ -7,14 +7,14 @@ from dataclasses import asdict, fields, replace
 from typing import Any, NamedTuple
 
 from gridnn.cli.options import DEFAULT_MACHINE, NETWORK
+from gridnn.cost.machine import Machine
+from gridnn.cost.machines import digest, load_machine, shipped
 from gridnn.cost.price import Price, price
 from gridnn.errors import UserError
-from gridnn.machine.files import digest, load_machine, shipped
-from gridnn.machine.machine import Machine
 from gridnn.network import Network
 from gridnn.plan.origin import Origin
 from gridnn.plan.plan import RUNNING, Plan, made_for, read_plan
-from gridnn.program import pass_programs, pass_sizes
+from gridnn.program.program import pass_programs, pass_sizes
 from gridnn.search.space import FEW
 from gridnn.train.config import CHOOSING, RunConfig
 from gridnn.train.setup import bytes_of, set_up

@@ -11,12 +11,12 @@ from rich.console import Console
 from gridnn.cli.console import table
 from gridnn.cli.planning import Planned, priced
 from gridnn.cli.tables import Beside
-from gridnn.comm.counts import DIMENSIONS
+from gridnn.cost.machine import Machine
 from gridnn.errors import writing
-from gridnn.machine.machine import Machine
-from gridnn.pictures import plans as pictures
-from gridnn.pictures.style import Bars, save, stacked
+from gridnn.layout.counts import DIMENSIONS
 from gridnn.plan.plan import Plan
+from gridnn.plots import plans as pictures
+from gridnn.plots.style import Bars, save, stacked
 from gridnn.reproduce.report import write_rows
 from gridnn.search.model import CostModel
 from gridnn.search.optcnn_cost import OptCNN

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 
 from gridnn.cli.console import table
-from gridnn.comm.counts import DIMENSIONS
+from gridnn.layout.counts import DIMENSIONS
 from gridnn.units import duration, shown
 
 

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from gridnn.arrays.backend import require_contiguous
-from gridnn.comm.counts import Count, all_reduce, all_to_all, bucket, dimension_of, joining, messages
 from gridnn.comm.ledger import CONTROL, Ledger, Stopwatch, Where
 from gridnn.comm.transports.base import Work
 from gridnn.comm.transports.host import HostTransports
 from gridnn.errors import UserError
+from gridnn.layout.counts import Count, all_reduce, all_to_all, bucket, dimension_of, joining, messages
 
 Array = Any
 

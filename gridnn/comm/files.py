@@ -11,7 +11,7 @@ from typing import Any
 
 from mpi4py import MPI
 
-from gridnn.comm.layout import Box, box_shape, box_size
+from gridnn.layout.layout import Box, box_shape, box_size
 
 LARGEST_PIECE = 2**30  # bytes that one call moves: MPI counts them in a C int
 

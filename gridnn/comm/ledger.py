@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from gridnn.comm.counts import DIMENSIONS, Count
+from gridnn.layout.counts import DIMENSIONS, Count
 
 PHASES = ("forward", "recompute", "backward", "update", "evaluation")
 CONTROL = "(control)"  # agreements and small values that are no part of a step

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from gridnn.comm.communicator import Communicator, Pending
-from gridnn.comm.layout import Box, box_shape, common, within
 from gridnn.comm.ledger import Where
 from gridnn.comm.packing import Packing, Scratch
-from gridnn.comm.stage import Piece, Stage
-from gridnn.comm.transfer import Transfer
+from gridnn.layout.layout import Box, box_shape, common, within
+from gridnn.layout.stage import Piece, Stage
+from gridnn.layout.transfer import Transfer
 
 Array = Any
 Finish = Callable[[], None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from gridnn.comm.layout import Box, box_size, within
+from gridnn.layout.layout import Box, box_size, within
 
 Array = Any
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from gridnn.cost.work import ARRAYS
 from gridnn.layers.base import Layer, Shapes
-from gridnn.program import Program, predict_step
+from gridnn.program.program import Program, predict_step
 
 PRODUCTS = 3  # of a training step: Y = X W, dX = dY W^T, dW = X^T dY
 

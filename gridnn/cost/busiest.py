@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from gridnn.comm.group import Group
-from gridnn.comm.layout import Layout, box_shape, box_size
-from gridnn.machine.machine import Machine
-from gridnn.program import Program
+from gridnn.cost.machine import Machine
+from gridnn.layout.group import Group
+from gridnn.layout.layout import Layout, box_shape, box_size
+from gridnn.program.program import Program
 
 ALL = 64  # ranks of a grid that is looked at whole
 

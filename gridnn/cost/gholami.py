@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, NamedTuple
 
-from gridnn.comm.counts import rounds
-from gridnn.comm.split import Split
+from gridnn.cost.machine import Machine
 from gridnn.layers.base import SPACE, Shapes
-from gridnn.machine.machine import Machine
+from gridnn.layout.counts import rounds
+from gridnn.layout.split import Split
 from gridnn.network import Network, Node
 from gridnn.plan.plan import Plan
 

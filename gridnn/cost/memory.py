@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gridnn.arrays.backend import WORKSPACE_BYTES
-from gridnn.comm.layout import box_size
-from gridnn.comm.stage import Stage
 from gridnn.cost.rehearsal import Rehearsal
 from gridnn.cost.rehearsal_rounds import RehearsalInRounds, rehearse
 from gridnn.layers.base import Loss
 from gridnn.layers.rooms import WIDTHS
-from gridnn.program import Program
+from gridnn.layout.layout import box_size
+from gridnn.layout.stage import Stage
+from gridnn.program.program import Program
 from gridnn.units import rounded, wide
 
 STEPS = 6  # after so many at the most, the pool has every block that it needs

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from gridnn.comm.counts import SUMS, Count, all_reduce, bucket, dimension_of, messages
-from gridnn.comm.gridshape import GridShape
-from gridnn.comm.group import Group
-from gridnn.comm.layout import box_size
-from gridnn.comm.stage import Stage
-from gridnn.comm.transfer import Transfer
-from gridnn.machine.machine import Machine, Reach
-from gridnn.program import Bucket
+from gridnn.cost.machine import Machine, Reach
+from gridnn.layout.counts import SUMS, Count, all_reduce, bucket, dimension_of, messages
+from gridnn.layout.gridshape import GridShape
+from gridnn.layout.group import Group
+from gridnn.layout.layout import box_size
+from gridnn.layout.stage import Stage
+from gridnn.layout.transfer import Transfer
+from gridnn.program.program import Bucket
 from gridnn.units import wide
 
 WIDE = 8  # bytes of an element of a reduction that a layer asks for: float64

@@ -7,16 +7,16 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from gridnn.comm.counts import DIMENSIONS
 from gridnn.cost.breakdown import LayerPrice, Run, entries, layer_price, runs_of
 from gridnn.cost.busiest import busiest
+from gridnn.cost.machine import Machine
 from gridnn.cost.memory import Peak, peak
 from gridnn.cost.movements import Movement
 from gridnn.cost.schedule import Schedule, schedule
 from gridnn.cost.simulate import Timeline, simulate
-from gridnn.machine.machine import Machine
+from gridnn.layout.counts import DIMENSIONS
 from gridnn.plan.plan import Plan
-from gridnn.program import Program
+from gridnn.program.program import Program
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def price(
     Parameters
     ----------
     programs : sequence of Program
-        One for every pass of the batch (see `gridnn.program.pass_sizes`).
+        One for every pass of the batch (see `gridnn.program.program.pass_sizes`).
     machine : Machine
         What work and movements cost.
     itemsize : int

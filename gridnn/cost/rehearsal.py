@@ -9,15 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from gridnn.comm.layout import box_shape, box_size
-from gridnn.comm.stage import Stage
 from gridnn.cost.account import Account, Taken
 from gridnn.layers.base import Partwise
 from gridnn.layers.rooms import Part, Room, Rooms
-from gridnn.liveness import Liveness
+from gridnn.layout.layout import box_shape, box_size
+from gridnn.layout.stage import Stage
 from gridnn.network import INPUT
-from gridnn.program import Program
-from gridnn.step import Step
+from gridnn.program.liveness import Liveness
+from gridnn.program.program import Program
+from gridnn.program.step import Step
 from gridnn.units import SINGLE, wide
 
 Gradients = dict[str, list[Taken]]

@@ -6,7 +6,7 @@ import math
 
 from gridnn.cost.account import Account
 from gridnn.cost.rehearsal import Gradients, Intake, Rehearsal, Seat
-from gridnn.program import Program
+from gridnn.program.program import Program
 
 
 class RehearsalInRounds:

@@ -7,15 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from gridnn.comm.group import Group
-from gridnn.comm.layout import box_shape, box_size
-from gridnn.comm.transfer import Transfer
+from gridnn.cost.machine import Machine
 from gridnn.cost.movements import Call, Movement, Movements
 from gridnn.cost.work import Work, seconds, update_seconds, work
 from gridnn.layers.base import Loss, Partwise, Shapes
-from gridnn.machine.machine import Machine
-from gridnn.program import Program
-from gridnn.step import Step
+from gridnn.layout.group import Group
+from gridnn.layout.layout import box_shape, box_size
+from gridnn.layout.transfer import Transfer
+from gridnn.program.program import Program
+from gridnn.program.step import Step
 
 LOSS_WORDS = 3  # summed loss, right answers, whether somebody wants to stop
 Shares = tuple[tuple[str, Movement], ...]  # of the layers in the sum of a bucket of gradients

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+from gridnn.cost.machine import Compute
 from gridnn.layers.base import Layer, Shapes
-from gridnn.machine.machine import Compute
 from gridnn.units import rounded, wide
 
 ARRAYS = ("gemm", "conv")  # kinds of work whose layers multiply by weights

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol
 
-from gridnn.comm.partition import Even, Partition, Window, Windowed
-from gridnn.comm.split import Split
 from gridnn.layers.rooms import Part, Room, Rooms, usual
+from gridnn.layout.partition import Even, Partition, Window, Windowed
+from gridnn.layout.split import Split
 
 Shape = tuple[int, ...]
 Array = Any
@@ -59,7 +59,7 @@ class Reduction(NamedTuple):
 
 
 class Fused(NamedTuple):
-    """What of its neighbours' work a layer does at once with its own, or is spared: see `gridnn.fusion`.
+    """What of its neighbours' work a layer does at once with its own, or is spared: see `gridnn.program.fusion`.
 
     Attributes
     ----------

@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from gridnn.comm.layout import box_shape
 from gridnn.errors import UserError
 from gridnn.layers.base import Array, Layer, Local, Parameter, Reduction, Shapes
 from gridnn.layers.rooms import Part, Room, Rooms, usual
+from gridnn.layout.layout import box_shape
 
 
 @dataclass(frozen=True)

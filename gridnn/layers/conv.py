@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from gridnn.comm.layout import box_shape
-from gridnn.comm.partition import Window
-from gridnn.comm.split import Split
 from gridnn.layers.base import Array, Cut, Local, Parameter, Partwise, Shape, Shapes, tensor_axes
 from gridnn.layers.groups import Channels, Grouped, check_groups, is_depthwise, kernel_of, refuse_divided_groups
 from gridnn.layers.linear import added_bias, bias_gradient
 from gridnn.layers.rooms import Part, Rooms, usual
 from gridnn.layers.sliding import Padding, Sizes, Space, output_sizes, padding_pairs, per_axis, under, windows
+from gridnn.layout.layout import box_shape
+from gridnn.layout.partition import Window
+from gridnn.layout.split import Split
 
 
 @dataclass(frozen=True)

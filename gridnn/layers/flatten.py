@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from gridnn.comm.partition import Even, Scaled
-from gridnn.comm.split import Split
 from gridnn.layers.base import Array, Cut, Layer, Local, Shape, Shapes
 from gridnn.layers.rooms import Part, Rooms
+from gridnn.layout.partition import Even, Scaled
+from gridnn.layout.split import Split
 
 
 @dataclass(frozen=True)

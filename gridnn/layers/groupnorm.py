@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from gridnn.comm.layout import box_shape
 from gridnn.layers.base import Array, Layer, Local, Parameter, Reduction, Shape, Shapes
 from gridnn.layers.rooms import Part, Room, Rooms, usual
+from gridnn.layout.layout import box_shape
 
 WIDE = "float64"
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gridnn.comm.partition import Even, Interval, Partition
-from gridnn.comm.split import Split
 from gridnn.layers.base import Local, Shapes
+from gridnn.layout.partition import Even, Interval, Partition
+from gridnn.layout.split import Split
 
 Channels = tuple[slice, slice]  # local channels of the input and of the output
 

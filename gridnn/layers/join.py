@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from gridnn.comm.layout import box_shape
-from gridnn.comm.partition import Clipped
-from gridnn.comm.split import Split
 from gridnn.layers.base import Array, Cut, Layer, Local, Shape, Shapes
 from gridnn.layers.rooms import Part, Rooms, usual
+from gridnn.layout.layout import box_shape
+from gridnn.layout.partition import Clipped
+from gridnn.layout.split import Split
 
 
 @dataclass(frozen=True)

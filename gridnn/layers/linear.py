@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from gridnn.comm.layout import box_shape
 from gridnn.layers.base import Apart, Array, Local, Parameter, Shape, Shapes
 from gridnn.layers.rooms import Part, Rooms, usual
+from gridnn.layout.layout import box_shape
 
 GAIN = math.sqrt(1 / 3)  # weights in +-1 / sqrt(fan_in), as in PyTorch: wide layers begin with small outputs
 

@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from gridnn.comm.layout import box_shape
-from gridnn.comm.partition import Window
 from gridnn.layers.base import Array, Layer, Local, Shapes
 from gridnn.layers.rooms import Part, Room, Rooms
+from gridnn.layout.layout import box_shape
+from gridnn.layout.partition import Window
 
 
 @dataclass(frozen=True)

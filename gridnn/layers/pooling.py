@@ -6,11 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from gridnn.comm.layout import box_shape
-from gridnn.comm.partition import Window
 from gridnn.layers.base import Array, Layer, Local, Partwise, Shape, Shapes
 from gridnn.layers.rooms import Part, Room, Rooms, chained, usual
 from gridnn.layers.sliding import Padding, Sizes, Space, output_sizes, padding_pairs, per_axis, under, windows
+from gridnn.layout.layout import box_shape
+from gridnn.layout.partition import Window
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,13 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from gridnn.comm.layout import box_shape
-from gridnn.comm.partition import Interval
-from gridnn.comm.sampling import Resampled
-from gridnn.comm.split import Split
 from gridnn.layers.base import SPACE, Array, Cut, Layer, Local, Shape, Shapes
 from gridnn.layers.rooms import Part, Rooms, chained, usual
 from gridnn.layers.sliding import Sizes, per_axis
+from gridnn.layout.layout import box_shape
+from gridnn.layout.partition import Interval
+from gridnn.layout.sampling import Resampled
+from gridnn.layout.split import Split
 
 MODES = ("nearest", "linear")
 
@@ -23,7 +23,7 @@ class Resample(Layer):
 
     @property
     def rule(self) -> str:
-        """The rule of `gridnn.comm.sampling.resampled_from`."""
+        """The rule of `gridnn.layout.sampling.resampled_from`."""
         raise NotImplementedError
 
     def cut_input(self, index: int, shapes: Shapes, split: Split) -> tuple[Cut, ...]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from gridnn.comm.partition import Window
 from gridnn.layers.base import Shape
+from gridnn.layout.partition import Window
 
 Sizes = tuple[int, ...]  # one entry per space axis
 Pair = tuple[int, int]

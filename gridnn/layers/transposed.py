@@ -7,15 +7,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from gridnn.comm.layout import box_shape
-from gridnn.comm.partition import Even, Window, intersect
-from gridnn.comm.sampling import Transposed
-from gridnn.comm.split import Split
 from gridnn.layers.base import Array, Cut, Layer, Local, Parameter, Shape, Shapes, tensor_axes
 from gridnn.layers.groups import Channels, check_groups, is_depthwise, kernel_of, refuse_divided_groups
 from gridnn.layers.linear import bias_gradient
 from gridnn.layers.rooms import Part, Room, Rooms, usual
 from gridnn.layers.sliding import Padding, Sizes, Space, check_sample, padding_pairs, per_axis, windows
+from gridnn.layout.layout import box_shape
+from gridnn.layout.partition import Even, Window, intersect
+from gridnn.layout.sampling import Transposed
+from gridnn.layout.split import Split
 
 
 @dataclass(frozen=True)

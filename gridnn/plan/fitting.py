@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from gridnn.comm.split import COPIES, Split
 from gridnn.layers.base import SPACE_AXES, Shapes
+from gridnn.layout.split import COPIES, Split
 from gridnn.network import INPUT, Network, Node
 
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gridnn.comm.gridshape import GridShape
-from gridnn.comm.halo import HALOS
-from gridnn.comm.split import Split
 from gridnn.errors import unknown
+from gridnn.layout.gridshape import GridShape
+from gridnn.layout.halo import HALOS
+from gridnn.layout.split import Split
 from gridnn.network import Network
 from gridnn.plan.fitting import complete
 from gridnn.plan.origin import Origin
@@ -54,7 +54,8 @@ class Plan:
     recompute : bool
         Whether most activations are computed a second time before their backward pass, instead of being kept.
     rounds : int
-        In how many rounds the fully connected layers run, each on a part of every rank's samples; see `gridnn.rounds`.
+        In how many rounds the fully connected layers run, each on a part of every rank's samples; see
+        `gridnn.program.rounds`.
     certificate : str or None
         What a search proved of its best choice: ``optimal``, or ``within x %``; not read from a file, which may have
         been edited.

@@ -12,10 +12,10 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from gridnn.comm.gridshape import GridShape
-from gridnn.comm.split import Split
 from gridnn.errors import unknown
 from gridnn.layers.base import SPACE_AXES, Layer, Shapes
+from gridnn.layout.gridshape import GridShape
+from gridnn.layout.split import Split
 from gridnn.network import INPUT, Network, Node
 from gridnn.plan.fitting import complete
 from gridnn.plan.plan import Plan

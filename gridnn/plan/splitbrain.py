@@ -2,7 +2,7 @@
 
 Convolutions are data parallel over all P ranks; the fully connected layers are divided by outputs within groups of K
 ranks, and data parallel over the P / K groups. On a K x P/K grid a group is a column. The groups run these layers in K
-rounds: see `gridnn.rounds`.
+rounds: see `gridnn.program.rounds`.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from gridnn.comm.gridshape import GridShape
-from gridnn.comm.split import Split
 from gridnn.layers import Linear
+from gridnn.layout.gridshape import GridShape
+from gridnn.layout.split import Split
 from gridnn.network import INPUT, Network
 
 

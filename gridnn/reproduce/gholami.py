@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from gridnn.cost.gholami import sizes
-from gridnn.machine.files import load_machine
-from gridnn.pictures.style import COLOURS, OURS, PAPER, Bars, legend, stacked
+from gridnn.cost.machines import load_machine
+from gridnn.plots.style import COLOURS, OURS, PAPER, Bars, legend, stacked
 from gridnn.reproduce.gholami_bars import (
     BEYOND_BATCH,
     DOMAIN_DRAWN,

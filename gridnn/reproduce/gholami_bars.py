@@ -12,9 +12,9 @@ from fractions import Fraction
 from importlib import resources
 from typing import NamedTuple
 
-from gridnn.comm.split import Split
 from gridnn.cost.gholami import Sizes, Term, gather, halos, redistribution
 from gridnn.layers import SoftmaxCrossEntropy
+from gridnn.layout.split import Split
 from gridnn.models import get_model
 from gridnn.network import Network
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from gridnn.comm.gridshape import GridShape
 from gridnn.comm.ledger import Ledger
 from gridnn.cost.gholami import Term, sizes
+from gridnn.cost.machine import Machine
 from gridnn.cost.price import price
 from gridnn.cost.simulate import COMPUTE
-from gridnn.machine.machine import Machine
+from gridnn.layout.gridshape import GridShape
 from gridnn.network import Network
-from gridnn.pictures.style import COLOURS, PAPER, legend, name_bars
 from gridnn.plan.rules import make_plan
-from gridnn.program import Program
+from gridnn.plots.style import COLOURS, PAPER, legend, name_bars
+from gridnn.program.program import Program
 from gridnn.reproduce.gholami_bars import IMAGES, PURE_BATCH, STRONG, Bar, alexnet_with_loss, panels, step
 from gridnn.reproduce.report import Claim, Experiment, agrees
 

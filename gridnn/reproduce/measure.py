@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from gridnn.comm.ledger import Ledger
+from gridnn.cost.machine import Machine
 from gridnn.cost.price import price
+from gridnn.data.order import batches, epoch_order
 from gridnn.errors import user_mistakes
-from gridnn.machine.machine import Machine
-from gridnn.program import predict_step
+from gridnn.program.program import predict_step
 from gridnn.reproduce.cases import Case
-from gridnn.train.data.order import batches, epoch_order
-from gridnn.train.optimizers import make_optimizer
 from gridnn.train.session import Session
+from gridnn.train.setup import make_optimizer
 
 STEPS = 2  # of a plan in a round, and before the first one
 

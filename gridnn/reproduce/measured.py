@@ -6,9 +6,9 @@ import statistics
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from gridnn.machine.files import load_machine
-from gridnn.machine.machine import Machine
-from gridnn.pictures.style import COLOURS, PAPER
+from gridnn.cost.machine import Machine
+from gridnn.cost.machines import load_machine
+from gridnn.plots.style import COLOURS, PAPER
 from gridnn.reproduce.cases import grids_of_figure_7, many
 from gridnn.reproduce.measure import Measured, measure_plans
 from gridnn.reproduce.report import Claim, Experiment

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from gridnn.cost.machines import load_machine
 from gridnn.layers import Conv2d, Flatten, Linear, MaxPool2d, ReLU, SoftmaxCrossEntropy
-from gridnn.machine.files import load_machine
 from gridnn.models import MODELS, get_model
 from gridnn.network import Network
 from gridnn.search.optcnn_cost import READING, OptCNN, Reading

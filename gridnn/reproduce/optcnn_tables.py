@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from gridnn.comm.split import Split
-from gridnn.pictures.style import grouped, legend
+from gridnn.layout.split import Split
+from gridnn.plots.style import grouped, legend
 from gridnn.reproduce.optcnn_cases import DEPTH_FIRST, SEARCH, case
 from gridnn.reproduce.report import Claim, Experiment
 from gridnn.search.eliminate import eliminate

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from gridnn.errors import writing
-from gridnn.pictures.style import save
+from gridnn.plots.style import save
 
 
 class Claim(NamedTuple):
@@ -49,7 +49,7 @@ class Experiment:
     claims : sequence of Claim
         What the paper says of it.
     draw : callable
-        Draws it into a matplotlib figure, a `SubFigure` (with helpers of `gridnn.pictures.style`).
+        Draws it into a matplotlib figure, a `SubFigure` (with helpers of `gridnn.plots.style`).
     size : (float, float)
         Width and height of the picture in inches.
     note : str

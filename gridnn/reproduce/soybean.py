@@ -9,14 +9,14 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from gridnn.comm.gridshape import GridShape
-from gridnn.comm.layout import Dim, Layout
-from gridnn.comm.partition import Even
-from gridnn.comm.transfer import plan_transfer
 from gridnn.layers import Linear
+from gridnn.layout.gridshape import GridShape
+from gridnn.layout.layout import Dim, Layout
+from gridnn.layout.partition import Even
+from gridnn.layout.transfer import plan_transfer
 from gridnn.network import Network
-from gridnn.pictures.style import grouped, legend
 from gridnn.plan.rules import make_plan
+from gridnn.plots.style import grouped, legend
 from gridnn.reproduce.report import Claim, Experiment, agrees
 from gridnn.reproduce.soybean_speedup import MATRICES, speedup, words_of
 from gridnn.search.conversions import COLUMNS, REPLICA, ROWS, SUMS, Level, Tiling, conversion, levels_of

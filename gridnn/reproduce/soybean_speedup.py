@@ -7,17 +7,17 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from gridnn.comm.gridshape import GridShape
+from gridnn.cost.machine import Machine
+from gridnn.cost.machines import load_machine
 from gridnn.cost.price import Price, price
 from gridnn.layers import SoftmaxCrossEntropy
-from gridnn.machine.files import load_machine
-from gridnn.machine.machine import Machine
+from gridnn.layout.gridshape import GridShape
 from gridnn.models import MODELS
 from gridnn.network import Network
-from gridnn.pictures.style import grouped, legend
 from gridnn.plan.plan import Plan
 from gridnn.plan.rules import make_plan
-from gridnn.program import Program
+from gridnn.plots.style import grouped, legend
+from gridnn.program.program import Program
 from gridnn.reproduce.report import Claim, Experiment
 from gridnn.search.tiling import plan_tiling
 

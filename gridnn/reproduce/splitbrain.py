@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from gridnn.comm.layout import box_size
 from gridnn.cost.memory import peak
 from gridnn.layers import Linear
-from gridnn.pictures.style import COLOURS, PAPER, legend
-from gridnn.program import Program
+from gridnn.layout.layout import box_size
+from gridnn.plots.style import COLOURS, PAPER, legend
+from gridnn.program.program import Program
 from gridnn.reproduce.report import Claim, Experiment, agrees
 from gridnn.reproduce.splitbrain_scaling import scaling
 from gridnn.reproduce.splitbrain_vgg import CASES, LOCAL, Case, program, sizes, vgg

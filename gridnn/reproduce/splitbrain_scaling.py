@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from gridnn.cost.machine import Machine
+from gridnn.cost.machines import load_machine
 from gridnn.cost.price import price
-from gridnn.machine.files import load_machine
-from gridnn.machine.machine import Machine
 from gridnn.network import Network
-from gridnn.pictures.style import COLOURS, PAPER, legend
+from gridnn.plots.style import COLOURS, PAPER, legend
 from gridnn.reproduce.report import Claim, Experiment
 from gridnn.reproduce.splitbrain_vgg import CASES, LOCAL, program, vgg, words
 

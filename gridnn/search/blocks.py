@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gridnn.comm.split import AXES, COPIES, Split
 from gridnn.layers import Flatten
 from gridnn.layers.base import Layer, Loss, Shapes
+from gridnn.layout.split import AXES, COPIES, Split
 from gridnn.network import INPUT, Network, Node
 from gridnn.search.movement import ONE
 from gridnn.search.space import Digits, Space, divisors

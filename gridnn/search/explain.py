@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from gridnn.comm.split import Split
+from gridnn.cost.machine import Machine
 from gridnn.errors import UserError, unknown
-from gridnn.machine.machine import Machine
+from gridnn.layout.split import Split
 from gridnn.network import Network
 from gridnn.plan.fitting import complete
 from gridnn.search.eliminate import eliminate

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from gridnn.comm.gridshape import GridShape
-from gridnn.comm.split import COPIES, Split
+from gridnn.cost.machine import Machine
 from gridnn.errors import UserError
-from gridnn.machine.machine import Machine
+from gridnn.layout.gridshape import GridShape
+from gridnn.layout.split import COPIES, Split
 from gridnn.network import Network
 from gridnn.plan.fitting import complete
 from gridnn.plan.plan import Plan

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from gridnn.comm.gridshape import GridShape
-from gridnn.comm.split import COPIES
 from gridnn.cost.memory import Peak, peak
 from gridnn.errors import UserError
+from gridnn.layout.gridshape import GridShape
+from gridnn.layout.split import COPIES
 from gridnn.plan.fitting import complete
 from gridnn.plan.plan import Plan
-from gridnn.program import Program
+from gridnn.program.program import Program
 from gridnn.search.blocks import allowed
 from gridnn.search.model import CostModel
 from gridnn.search.space import FEW, most_parts

@@ -7,8 +7,8 @@ from functools import cached_property
 
 import numpy as np
 
-from gridnn.comm.split import Split
-from gridnn.machine.machine import Machine
+from gridnn.cost.machine import Machine
+from gridnn.layout.split import Split
 from gridnn.network import Network
 from gridnn.plan.plan import Plan
 from gridnn.search.blocks import allowed, condense, together

@@ -1,4 +1,4 @@
-"""Words and messages of a transfer for all pairs of configurations at once: `gridnn.comm.transfer` on arrays.
+"""Words and messages of a transfer for all pairs of configurations at once: `gridnn.layout.transfer` on arrays.
 
 All arrays have the shape that source and target digits broadcast to: [C_u, C_v] for an edge, [C] inside a layer. Words
 and messages are means over the ranks. Two dimensions are taken as independent where their digits cross, which is exact
@@ -45,7 +45,7 @@ class Stage:
     largest : array
         Elements before and after: the larger of both (an all-reduce of Gholami et al. 2018 backwards moves twice that).
     strides : tuple of (sizes, strides)
-        The groups of ranks: so many, so far apart, along every digit; see `gridnn.comm.group.Group`.
+        The groups of ranks: so many, so far apart, along every digit; see `gridnn.layout.group.Group`.
     """
 
     kind: str
@@ -66,7 +66,7 @@ def stages(dims: Sequence[Dimension], partial: Digits, comparable: np.ndarray | 
     partial : Digits
         The ranks that hold partial sums of the source.
     comparable : bool or array of bool
-        Whether one mesh refines source and target (see `gridnn.comm.layout.common_mesh`).
+        Whether one mesh refines source and target (see `gridnn.layout.layout.common_mesh`).
     ranks : int
         P.
     """
@@ -219,7 +219,7 @@ def _peers(
 
 
 def rounds(group: np.ndarray) -> np.ndarray:
-    """ceil(log2 p), as in `gridnn.comm.counts.rounds`."""
+    """ceil(log2 p), as in `gridnn.layout.counts.rounds`."""
     return np.ceil(np.log2(group)).astype(np.int64)
 
 

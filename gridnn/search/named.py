@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from gridnn.comm.gridshape import GridShape
-from gridnn.machine.machine import Machine
+from gridnn.cost.machine import Machine
+from gridnn.layout.gridshape import GridShape
 from gridnn.network import Network
 from gridnn.plan.plan import Plan
 from gridnn.plan.rules import RULES, make_plan

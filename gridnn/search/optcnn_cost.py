@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gridnn.comm.split import Split
+from gridnn.cost.machine import Machine
 from gridnn.cost.work import seconds, work
 from gridnn.errors import unknown
 from gridnn.layers.base import Layer, Shapes
-from gridnn.machine.machine import Machine
+from gridnn.layout.split import Split
 from gridnn.network import Network
 from gridnn.search.graph import CostGraph
 from gridnn.search.optcnn_layers import Edge, Unit, devices, held, needed, units_of

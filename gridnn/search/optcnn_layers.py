@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gridnn.comm.partition import Partition
-from gridnn.comm.split import COPIES, Split
 from gridnn.layers.base import Cut, Layer, Loss, Shapes
+from gridnn.layout.partition import Partition
+from gridnn.layout.split import COPIES, Split
 from gridnn.network import INPUT, Network, Node
 from gridnn.search.space import divisors
 

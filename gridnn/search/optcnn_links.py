@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gridnn.comm.split import Split
-from gridnn.machine.machine import Machine
+from gridnn.cost.machine import Machine
+from gridnn.layout.split import Split
 
 
 class Links:

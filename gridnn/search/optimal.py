@@ -12,14 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from gridnn.comm.gridshape import GridShape
+from gridnn.cost.machine import Machine
 from gridnn.cost.memory import Peak, peak
 from gridnn.cost.price import Price, price
-from gridnn.machine.machine import Machine
+from gridnn.layout.gridshape import GridShape
 from gridnn.network import Network
 from gridnn.plan.fitting import complete
 from gridnn.plan.plan import Plan
-from gridnn.program import Program, pass_programs, pass_sizes
+from gridnn.program.program import Program, pass_programs, pass_sizes
 from gridnn.search.eliminate import eliminate
 from gridnn.search.graph import CostGraph, Solution
 from gridnn.search.limits import check_ranks, unmet

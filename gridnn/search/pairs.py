@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gridnn.comm.counts import SUMS
-from gridnn.machine.machine import Machine
+from gridnn.cost.machine import Machine
+from gridnn.layout.counts import SUMS
 from gridnn.search.blocks import Block, Member, Placing, joined, placings
 from gridnn.search.movement import ONE, Dimension, Stage, stages
 from gridnn.search.space import Digits, Space, divisors

@@ -12,9 +12,9 @@ from functools import partial
 
 import numpy as np
 
-from gridnn.comm.partition import Even
-from gridnn.comm.split import AXES, COPIES, Split
 from gridnn.layers.base import Shapes
+from gridnn.layout.partition import Even
+from gridnn.layout.split import AXES, COPIES, Split
 from gridnn.network import INPUT, Network, Node
 from gridnn.search.conversions import REPLICA, SUMS, Tiling, conversion
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gridnn.machine.machine import Machine
+from gridnn.cost.machine import Machine
 from gridnn.plan.plan import Plan
 
 CONSTANTS = ("alpha", "beta", "compute")

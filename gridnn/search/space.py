@@ -1,10 +1,9 @@
 """The configurations of a layer on P ranks: every way to divide its axes, the ranks left over being copies.
 
-A configuration is a `gridnn.comm.split.Split` in a canonical order of its digits, n the slowest, then d, h, w, then co
-and ci (or ci and co), copies the fastest, so that the parts of neighbouring layers nest. Copies repeat the work: a
+A configuration is a `gridnn.layout.split.Split` in a canonical order of its digits, n the slowest, then d, h, w, then
+co and ci (or ci and co), copies the fastest, so that the parts of neighbouring layers nest. Copies repeat the work: a
 small layer on "fewer ranks" is a layer on all of them with copies, which takes no longer, and its result need not be
-broadcast.
-"""
+broadcast."""
 
 from __future__ import annotations
 
@@ -16,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gridnn.comm.split import AXES, COPIES, Split
+from gridnn.layout.split import AXES, COPIES, Split
 
 ORDER = ("n", "d", "h", "w", "co", "ci", COPIES)
 FEW = 2  # factors of a split in the fast search: at most two axes divided, or one and copies

@@ -7,16 +7,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from gridnn.comm.gridshape import GridShape
+from gridnn.cost.machine import Machine
 from gridnn.cost.price import price
 from gridnn.errors import UserError, unknown
-from gridnn.machine.machine import Machine
+from gridnn.layout.gridshape import GridShape
 from gridnn.network import Network
 from gridnn.plan.fitting import complete
 from gridnn.plan.plan import Plan
 from gridnn.plan.rules import RULES, STRATEGIES, make_plan
 from gridnn.plan.splitbrain import group_grid
-from gridnn.program import pass_programs, pass_sizes
+from gridnn.program.program import pass_programs, pass_sizes
 from gridnn.search.model import total_seconds
 from gridnn.search.named import all_grids
 from gridnn.search.space import FEW

@@ -1,7 +1,7 @@
 """How the parts of one dimension of a tensor overlap before and after a transfer, for all pairs of numbers of parts.
 
 A transfer moves boxes, and a box is a product of intervals: what a rank needs, and what of it the rank has, is a
-product over the dimensions. So small tables per dimension, made from the same `gridnn.comm.partition.Partition`
+product over the dimensions. So small tables per dimension, made from the same `gridnn.layout.partition.Partition`
 objects that run, give the words of every pair of configurations.
 """
 
@@ -14,9 +14,9 @@ from functools import cache
 
 import numpy as np
 
-from gridnn.comm.partition import Even, Partition
-from gridnn.comm.split import Split
 from gridnn.layers.base import Layer, Shapes
+from gridnn.layout.partition import Even, Partition
+from gridnn.layout.split import Split
 from gridnn.search.space import divisors
 
 UNDIVIDED = Split(())
@@ -148,7 +148,7 @@ def _overlaps(before: tuple, after: tuple) -> tuple[float, float, float]:
 
 
 def _nests(old: Partition, new: Partition) -> bool:
-    """Whether the finer of two partitions divides the parts of the other (see `gridnn.comm.transfer`)."""
+    """Whether the finer of two partitions divides the parts of the other (see `gridnn.layout.transfer`)."""
     finer, coarser = (old, new) if old.parts > new.parts else (new, old)
     if finer.parts == coarser.parts or finer.parts % coarser.parts:
         return False

@@ -11,7 +11,7 @@ import numpy as np
 from gridnn.cost.work import seconds, update_seconds, weight_bytes, work
 from gridnn.layers.base import Loss, Shapes
 from gridnn.layers.rooms import Part
-from gridnn.program import BUCKET_WORDS
+from gridnn.program.program import BUCKET_WORDS
 from gridnn.search.blocks import Block, Member, Placing, copies_of, placings
 from gridnn.search.movement import ONE, rounds
 from gridnn.search.pairs import LinkPricer, Setting, Terms, no_terms

@@ -11,9 +11,9 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-from gridnn.comm.gridshape import GridShape
-from gridnn.comm.split import AXES, Split
-from gridnn.machine.machine import Machine
+from gridnn.cost.machine import Machine
+from gridnn.layout.gridshape import GridShape
+from gridnn.layout.split import AXES, Split
 from gridnn.network import INPUT, Network
 from gridnn.plan.fitting import complete
 from gridnn.plan.plan import Plan

@@ -1,4 +1,4 @@
-"""Seconds of many movements at once: `gridnn.machine.machine.Machine` on arrays."""
+"""Seconds of many movements at once: `gridnn.cost.machine.Machine` on arrays."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gridnn.machine.machine import Machine
+from gridnn.cost.machine import Machine
 
 Strides = Sequence[tuple[np.ndarray, np.ndarray]]
 
@@ -52,7 +52,7 @@ def movement_seconds(
 
 
 def reach(machine: Machine, strides: Strides, ranks: int) -> tuple[np.ndarray, np.ndarray]:
-    """The level that joins every group, and the load of its links; see `gridnn.machine.machine.Machine.reach`."""
+    """The level that joins every group, and the load of its links; see `gridnn.cost.machine.Machine.reach`."""
     last = sum((size - 1) * stride for size, stride in strides)
     number, load = np.zeros(np.shape(last), np.int64), np.ones(np.shape(last))
     left, below = np.ones(np.shape(last), bool), 1

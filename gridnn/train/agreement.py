@@ -9,8 +9,8 @@ from itertools import zip_longest
 from typing import Any, TypeVar
 
 from gridnn.arrays import Backend
+from gridnn.comm.grid import Grid
 from gridnn.errors import UserError
-from gridnn.grid import Grid
 from gridnn.train.setup import SetUp
 
 Result = TypeVar("Result")

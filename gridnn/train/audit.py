@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from gridnn.comm.ledger import PHASES, Key, Ledger
+from gridnn.data.order import batches, epoch_order
 from gridnn.errors import user_mistakes
-from gridnn.program import predict_step
+from gridnn.program.program import predict_step
 from gridnn.train.config import RunConfig
-from gridnn.train.data.order import batches, epoch_order
 from gridnn.train.session import Session
 
 

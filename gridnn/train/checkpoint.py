@@ -11,11 +11,11 @@ from typing import Any
 
 from gridnn.arrays.digest import digest
 from gridnn.comm.files import Region, SharedFile, sum_modulo
-from gridnn.comm.layout import Box, Layout
-from gridnn.comm.partition import Even
+from gridnn.comm.grid import Grid
 from gridnn.errors import UserError
-from gridnn.grid import Grid
-from gridnn.step import group_of
+from gridnn.layout.layout import Box, Layout
+from gridnn.layout.partition import Even
+from gridnn.program.step import group_of
 from gridnn.train.header import ITEMSIZES, NAMES, Damaged, Header, lay_out, read_header
 
 LISTED = 4  # tensors that a refusal names

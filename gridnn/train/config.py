@@ -6,9 +6,10 @@ import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from gridnn.comm.gridshape import ORDERS
-from gridnn.comm.halo import HALOS
+from gridnn.data.names import DATASETS
 from gridnn.errors import UserError, unknown
+from gridnn.layout.gridshape import ORDERS
+from gridnn.layout.halo import HALOS
 from gridnn.models import WITH_DROPOUT
 from gridnn.models.own import is_own
 from gridnn.models.torchvision import TORCHVISION
@@ -34,7 +35,6 @@ CHOICES = {
 HALVES = tuple(name for name, size in ITEMSIZES.items() if size == 2)  # types of 16 bits
 LEARNING_RATES = {"sgd": 0.01, "adamw": 0.001}
 
-DATASETS = ("digits", "cifar10", "mnist", "synthetic", "volumes")
 SHAPES = {"synthetic": "32x32x3", "volumes": "64x64x64x1"}
 PATH = "PATH"  # stands for every data set that has no name of its own
 

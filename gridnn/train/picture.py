@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gridnn.comm.gridshape import GridShape
+from gridnn.layout.gridshape import GridShape
 
 LARGEST = 8  # rows and columns that are drawn in full
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from gridnn.arrays.backend import Backend
-from gridnn.comm.layout import Box, box_shape
+from gridnn.data.base import Dataset
 from gridnn.errors import UserError
 from gridnn.execute_rounds import Runs
-from gridnn.train.data import Dataset
+from gridnn.layout.layout import Box, box_shape
 from gridnn.train.staging import DeviceRoom, HostRoom, make_room
 
 QUIET = np.errstate(over="ignore", invalid="ignore")  # numbers that are not finite are refused by name

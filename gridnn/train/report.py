@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from gridnn.comm.gridshape import GridShape
+from gridnn.layout.gridshape import GridShape
 from gridnn.train.log import Log
 from gridnn.train.picture import picture
 

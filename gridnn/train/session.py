@@ -10,19 +10,19 @@ from typing import Any
 import numpy as np
 
 from gridnn.arrays import get_backend
+from gridnn.comm.grid import Grid
 from gridnn.comm.ledger import Where
 from gridnn.comm.packing import Scratch
 from gridnn.comm.transports.choice import Transports
 from gridnn.errors import UserError, user_mistakes
 from gridnn.execute_rounds import Runs, make_executable
 from gridnn.graphs import PLAIN, Graphs
-from gridnn.grid import Grid
-from gridnn.parameters import Parameters
-from gridnn.program import Program, pass_sizes
+from gridnn.program.program import Program, pass_sizes
+from gridnn.runtime.optimizers import OptimizerState
+from gridnn.runtime.parameters import Parameters
 from gridnn.train.agreement import refuse_differences, shared_devices, together
 from gridnn.train.config import RunConfig
 from gridnn.train.loss_scale import make_loss_scale
-from gridnn.train.optimizers import OptimizerState
 from gridnn.train.reader import Batch, Reader
 from gridnn.train.setup import set_up
 from gridnn.train.weights import fill

@@ -5,20 +5,21 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-from gridnn.comm.gridshape import GridShape
+from gridnn.cost.machines import load_machine
+from gridnn.data.base import Data
+from gridnn.data.datasets import open_dataset
 from gridnn.errors import UserError, unknown
 from gridnn.layers import MeanSquaredError, SoftmaxCrossEntropy
-from gridnn.machine.files import load_machine
+from gridnn.layout.gridshape import GridShape
 from gridnn.models import MODELS, get_model
 from gridnn.models.own import is_own
 from gridnn.network import Network
 from gridnn.plan.plan import RUNNING, Plan, load_plan, read_plan
 from gridnn.plan.splitbrain import group_grid
-from gridnn.program import Program, pass_sizes
+from gridnn.program.program import Program, pass_sizes
+from gridnn.runtime.optimizers import SGD, AdamW, Optimizer
 from gridnn.search.strategies import plan_for
 from gridnn.train.config import RunConfig
-from gridnn.train.data import Data, open_dataset
-from gridnn.train.optimizers import make_optimizer
 from gridnn.train.weights import check_weights
 from gridnn.units import ITEMSIZES
 
@@ -166,3 +167,18 @@ def _plan(config: RunConfig, network: Network, ranks: int, shape: GridShape | No
 def bytes_of(config: RunConfig) -> dict[str, int]:
     """Bytes of an element of the activations, and arrays that the optimizer keeps for every weight."""
     return {"itemsize": ITEMSIZES[config.dtype], "slots": len(make_optimizer(config).names())}
+
+
+def make_optimizer(config: RunConfig) -> Optimizer:
+    """The optimizer of a run.
+
+    Raises
+    ------
+    ValueError
+        If there is none of this name.
+    """
+    if config.optimizer == "sgd":
+        return SGD(config.momentum, config.nesterov, config.weight_decay)
+    if config.optimizer == "adamw":
+        return AdamW(weight_decay=config.weight_decay)
+    raise unknown("optimizer", config.optimizer, ("sgd", "adamw"))

@@ -9,17 +9,17 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from gridnn.comm.counts import DIMENSIONS
 from gridnn.comm.ledger import PHASES, Where
 from gridnn.comm.threads import libraries
+from gridnn.data.order import batches, epoch_order
+from gridnn.layout.counts import DIMENSIONS
 from gridnn.train.checkpoints import Checkpoints
 from gridnn.train.config import HALVES, RunConfig
-from gridnn.train.data.order import batches, epoch_order
-from gridnn.train.optimizers import make_optimizer
 from gridnn.train.report import Moved, Reporter, Summary
 from gridnn.train.resume import Progress
 from gridnn.train.schedules import make_schedule
 from gridnn.train.session import Session
+from gridnn.train.setup import make_optimizer
 
 CLIP = Where("(clip)", "update")
 

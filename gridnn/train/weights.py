@@ -9,11 +9,11 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from gridnn.comm.layout import Box, box_size
 from gridnn.errors import UserError
+from gridnn.layout.layout import Box, box_size
 from gridnn.models.torchvision import Source, sources, unused
 from gridnn.network import Network
-from gridnn.program import Program
+from gridnn.program.program import Program
 
 Array = Any
 DTYPES = ("F16", "F32", "F64")
@@ -51,7 +51,7 @@ def fill(parameters: Any, program: Program, model: str, path: str) -> None:
 
     Parameters
     ----------
-    parameters : gridnn.parameters.Parameters
+    parameters : gridnn.runtime.parameters.Parameters
         What is overwritten: the values, and the running statistics.
     program : Program
         The one that ``parameters`` was made from.

@@ -16,16 +16,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from gridnn.comm.gridshape import GridShape
-from gridnn.comm.layout import box_size
-from gridnn.comm.stage import ADJOINTS, Stage
+from gridnn.cost.machine import Machine
+from gridnn.cost.machines import load_machine
 from gridnn.cost.movements import Movements
 from gridnn.layers import SoftmaxCrossEntropy
-from gridnn.machine.files import load_machine
-from gridnn.machine.machine import Machine
+from gridnn.layout.gridshape import GridShape
+from gridnn.layout.layout import box_size
+from gridnn.layout.stage import ADJOINTS, Stage
 from gridnn.models import MODELS, get_model
 from gridnn.plan.rules import RULES, make_plan
-from gridnn.program import Program
+from gridnn.program.program import Program
 
 HERE = Path(__file__).resolve().parent
 WORDS = {"all-gather": "gather", "reduce-scatter": "scatter", "all-reduce": "sum", "all-to-all": "swap"}

@@ -8,8 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from gridnn.comm.counts import DIMENSIONS
-from gridnn.comm.gridshape import GridShape
 from gridnn.comm.transports.base import Transport
 from gridnn.comm.transports.capabilities import capabilities_of, says
 from gridnn.comm.transports.cuda_aware import CudaAwareTransport
@@ -17,6 +15,8 @@ from gridnn.comm.transports.host import HostTransport
 from gridnn.comm.transports.nccl import NcclTransport, load_nccl
 from gridnn.comm.transports.probe import Verdict, probe
 from gridnn.errors import UserError
+from gridnn.layout.counts import DIMENSIONS
+from gridnn.layout.gridshape import GridShape
 
 AUTO, CUDA_AWARE, NCCL, HOST = "auto", "cuda-aware", "nccl", "host"
 UNTRIED = Verdict(None, "not tested: nobody needs it")

@@ -1,0 +1,128 @@
+"""Data sets that are arrays with names: FILE.npz, FILE.h5, or a directory of .npy files."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from gridnn.data.base import Data, Subset, check_labels, format_shape
+from gridnn.data.hdf5 import Hyperslabs, is_hdf5, names
+from gridnn.data.order import split_in_two
+from gridnn.data.sources import Held, Mapped, OneMore, Source
+from gridnn.data.stored import SHAPES, Stored
+from gridnn.errors import UserError
+
+Names = tuple[str, str]
+
+
+def open_arrays(path: Path, classes: int | None, called: Names = ("x", "y")) -> Data:
+    """A data set from FILE.npz (loaded whole by every rank), FILE.h5 or DIRECTORY/x_train.npy ... (read in part).
+
+    The arrays are called x_train, y_train, x_test, y_test; or there are x and y alone, and a fifth of the samples,
+    always the same ones, is the test set. Bytes (uint8) are scaled to [0, 1], all else is taken as it is; bytes of
+    shape (samples, h, w) are grey images. Integer targets are labels, one a sample or one for every place in its
+    space; floating-point targets are numbers to be predicted.
+
+    Parameters
+    ----------
+    path : Path
+        The file or directory.
+    classes : int, optional
+        The number of classes; one more than the largest label if not given.
+    called : tuple of str
+        What the arrays are called instead of x and y.
+
+    Raises
+    ------
+    UserError
+        If arrays are missing or damaged, or do not fit each other.
+    """
+    there, get = _contents(path)
+    x, y = called
+    four = [f"{name}_{part}" for part in ("train", "test") for name in called]
+    if {x, y} <= set(there) and not {*four[:2]} <= set(there):
+        stored = _stored(str(path), get(x), get(y), classes)
+        if len(stored) < 2:
+            shape = get(x).shape
+            raise UserError(f"{path}: {x} has the shape {shape}; at least 2 samples are needed, to train and test")
+        return Data(*(Subset(stored, rows) for rows in split_in_two(len(stored))), name=str(path))
+    missing = [name for name in four if name not in there]
+    if missing:
+        raise UserError(
+            f"{path} lacks {', '.join(missing)}; it has {', '.join(there[:20]) or 'no arrays'}, but should hold "
+            f"{', '.join(four)}, or {x} and {y} (--names says what they are called); samples are {SHAPES}; "
+            "targets are labels as integers, or numbers"
+        )
+    x_train, y_train, x_test, y_test = map(get, four)
+    if classes is None and all(y.dtype.kind in "iub" and len(y.shape) == 1 for y in (y_train, y_test)):
+        classes = 1 + max(int(y.all().max(initial=0)) for y in (y_train, y_test))
+    train = _stored(f"{path} (train)", x_train, y_train, classes)
+    test = _stored(f"{path} (test)", x_test, y_test, classes)
+    _check_alike(path, train, test)
+    return Data(train, test, str(path))
+
+
+def _check_alike(path: Path, train: Stored, test: Stored) -> None:
+    if (train.classes is None) != (test.classes is None):
+        kinds = ["numbers" if s.classes is None else "labels" for s in (train, test)]
+        raise UserError(f"{path}: the targets to train with are {kinds[0]}, those to test {kinds[1]}; make them alike")
+    pairs = [f"{format_shape(s.sample_shape)} -> {format_shape(s.target_shape)}" for s in (train, test)]
+    if pairs[0] != pairs[1]:
+        raise UserError(f"{path}: samples and targets to train with are {pairs[0]}, those to test {pairs[1]}")
+
+
+def _stored(name: str, x: Source, y: Source, classes: int | None) -> Stored:
+    for what, source in (("samples", x), ("targets", y)):
+        if source.dtype.kind not in "fiub":
+            raise UserError(f"{name}: the {what} are of type {source.dtype}; give integers or floating-point numbers")
+    if len(x.shape) == 3 and x.dtype == np.uint8:
+        x = OneMore(x)  # grey images
+    scale = 1 / 255 if x.dtype == np.uint8 else 1.0
+    if y.dtype.kind == "f":
+        return Stored(name, [x], [OneMore(y) if len(y.shape) == 1 else y], None, scale=scale)
+    if len(y.shape) == 1:
+        labels = y.all()
+        classes = classes or 1 + int(labels.max(initial=0))
+        check_labels(labels, np.arange(len(labels)), classes, name)
+        y = Held(labels)
+    elif y.shape != x.shape[:-1]:
+        raise UserError(
+            f"{name}: labels must be integers in one dimension, or one for every place in the space of a sample, but "
+            f"are {y.dtype} of shape {y.shape} for samples of shape {x.shape}"
+        )
+    elif classes is None:
+        raise UserError(f"{name}: there is a label for every place of {y.shape}; say with --classes how many there are")
+    return Stored(name, [x], [y], classes, scale=scale)
+
+
+def _contents(path: Path) -> tuple[list[str], Callable[[str], Source]]:
+    """What the arrays at ``path`` are called, and how to get one."""
+    if path.is_dir():
+        return sorted(file.stem for file in path.glob("*.npy")), lambda name: Mapped(path / f"{name}.npy")
+    if is_hdf5(path):
+        return names(path), lambda name: Hyperslabs(path, name)
+    return _members(path), lambda name: Held(_member(path, name))
+
+
+def _members(path: Path) -> list[str]:
+    """The names in a .npz file."""
+    return _of_npz(path, lambda loaded: list(loaded.files))
+
+
+def _member(path: Path, name: str) -> np.ndarray:
+    return _of_npz(path, lambda loaded: loaded[name])
+
+
+def _of_npz(path: Path, get: Callable) -> object:
+    """``get`` of the open file; what NumPy says of a damaged one is the user's to know."""
+    try:
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.lib.npyio.NpzFile):
+                return get(loaded)
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is no complete .npz file of numbers ({error}): write it again") from None
+    raise UserError(f"{path} holds one array, but a data set needs more: give FILE.npz")

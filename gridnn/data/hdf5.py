@@ -1,0 +1,123 @@
+"""Arrays in HDF5 files, of which every rank reads its hyperslab."""
+
+from __future__ import annotations
+
+import itertools
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gridnn.data.base import Box
+from gridnn.data.sources import Source
+from gridnn.errors import UserError
+
+SUFFIXES = (".h5", ".hdf5", ".hdf", ".he5")
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+LISTED = 20  # names in a message at the most
+
+
+def is_hdf5(path: Path) -> bool:
+    """Whether a file is meant to be of this format: by its name, or by how it begins."""
+    if path.suffix in SUFFIXES:
+        return True
+    with path.open("rb") as file:
+        return file.read(len(SIGNATURE)) == SIGNATURE
+
+
+class Hyperslabs(Source):
+    """One data set of an HDF5 file.
+
+    The file is opened at the first read, by every process for itself: read-only, and without a lock where the file
+    system has none.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    name : str
+        Of the data set in it, with the groups that it is in: ``group/x``.
+
+    Raises
+    ------
+    UserError
+        If the file is none, truncated, or has no such data set; the text names those that there are.
+    """
+
+    def __init__(self, path: Path, name: str):
+        self.path, self.name = path, name
+        with open_file(path) as file:
+            found = file.get(name)
+            if not hasattr(found, "shape") or found.shape is None:
+                what = "is a group" if hasattr(found, "keys") else "is not there" if found is None else "is empty"
+                raise UserError(f"{path}: data set {name} {what}; the file has {', '.join(names(path))}")
+            self.shape, self.dtype = found.shape, found.dtype
+
+    @cached_property
+    def _dataset(self) -> Any:
+        return open_file(self.path)[self.name]
+
+    def read(self, rows: np.ndarray, box: Box, out: np.ndarray, places: np.ndarray) -> None:
+        if not out.size:
+            return
+        within = tuple(slice(*interval) for interval in box)
+        for start, stop in runs(rows, places):
+            row, place = int(rows[start]), int(places[start])
+            here = out[place : place + stop - start]
+            try:
+                self._read((slice(row, row + stop - start), *within), here)
+            except OSError as error:
+                which = f"{self.name}[{row}]" if stop - start == 1 else f"{self.name}[{row}:{row + stop - start}]"
+                raise UserError(f"{self.path}: {which} cannot be read ({error}): write it again") from None
+
+    def _read(self, slab: tuple[slice, ...], out: np.ndarray) -> None:
+        if self.dtype.kind == "b":  # HDF5 has them as an enumeration, which it does not convert
+            out[...] = self._dataset[slab]
+        else:
+            self._dataset.read_direct(out, slab)
+
+
+def runs(rows: np.ndarray, places: np.ndarray) -> list[tuple[int, int]]:
+    """Where ``rows`` and ``places`` both go up one by one, as (start, stop): each run is one hyperslab."""
+    breaks = np.flatnonzero((np.diff(rows) != 1) | (np.diff(places) != 1)) + 1
+    ends = [0, *breaks.tolist(), len(rows)]
+    return list(itertools.pairwise(ends))
+
+
+def open_file(path: Path) -> Any:
+    """The file, open for reading.
+
+    Raises
+    ------
+    UserError
+        If h5py is not installed, or the file is no HDF5 file, or truncated.
+    """
+    try:
+        import h5py
+    except ImportError:
+        raise UserError(f"{path} is read with h5py, which is not installed: pip install 'gridnn[hdf5]'") from None
+    try:
+        return h5py.File(path, "r", locking="best-effort")
+    except OSError as error:
+        raise UserError(f"{path} is no complete HDF5 file ({error}): write it again") from None
+
+
+def names(path: Path) -> list[str]:
+    """The data sets in the file, `LISTED` at the most.
+
+    Raises
+    ------
+    UserError
+        As in `open_file`.
+    """
+    found: list[str] = []
+
+    def visit(name: str, item: Any) -> bool | None:
+        if hasattr(item, "shape"):
+            found.append(name)
+        return True if len(found) == LISTED else None
+
+    with open_file(path) as file:
+        file.visititems(visit)
+    return found

@@ -1,0 +1,193 @@
+"""A folder of images with one subfolder a class."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gridnn.arrays.random import uniform
+from gridnn.data.base import Box, Data, Dataset
+from gridnn.data.order import split_in_two
+from gridnn.data.resized import scaled_size
+from gridnn.data.scaling import Scaling
+from gridnn.errors import UserError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+TESTS = ("val", "valid", "test")
+RESIZE, CROP = 256, 224  # what is usual with ImageNet (He et al. 2016)
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's colours in [0, 1]
+CHANNELS = 3
+AUGMENT = 0x1A6E  # names the random numbers of crops and flips
+
+
+class ImageFiles(Dataset):
+    """Images in files of any size, brought to one size by scaling and cropping.
+
+    The shorter side becomes ``resize`` pixels (Pillow's bilinear filter, which averages where it shrinks), then a
+    square of ``crop`` pixels is cut out: a random one for training, the middle one otherwise. A file can only be
+    decoded as a whole; of what is decoded a rank keeps its box.
+
+    Parameters
+    ----------
+    name : str
+        What messages call it.
+    files : sequence of path
+        One an image.
+    labels : sequence of int
+        Their classes.
+    classes : int
+        How many there are.
+    resize, crop : int
+        Pixels.
+    flip : bool
+        Whether half of the images, at random, are mirrored for training.
+    seed : int
+        Names the random numbers, together with the step and the index of the image.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        files: Sequence[str | Path],
+        labels: Sequence[int],
+        classes: int,
+        *,
+        resize: int = RESIZE,
+        crop: int = CROP,
+        flip: bool = False,
+        seed: int = 0,
+    ):
+        self.name, self.classes, self.sample_shape = name, classes, (crop, crop, CHANNELS)
+        self._files, self._labels = list(files), np.asarray(labels, np.int64)
+        self._resize, self._flip, self._seed = resize, flip, seed
+        self._scaling = Scaling(CHANNELS, 1 / 255, MEAN, STD)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def targets(self, indices: np.ndarray, box: Box | None = None) -> np.ndarray:
+        return self._labels[indices]
+
+    def read(self, indices: np.ndarray, box: Box, out: np.ndarray, step: int = 0) -> None:
+        if out.size:
+            for place, (index, draw) in enumerate(zip(indices, self._draws(indices, step), strict=True)):
+                out[place] = self._part(int(index), draw, box)
+        self._scaling.apply(out, box[-1])
+
+    def _draws(self, indices: np.ndarray, step: int) -> np.ndarray:
+        """Three numbers in [0, 1) an image: the place of the square in height and in width, and the flip below 0.5."""
+        if not step:
+            return np.full((len(indices), 3), 0.5)
+        return uniform(np, (self._seed, AUGMENT, step), (indices, (0, 3)), (len(self), 3))
+
+    def _part(self, index: int, draw: np.ndarray, box: Box) -> np.ndarray:
+        """The part ``box`` of an image, as bytes."""
+        (top, bottom), (left, right), (first, last) = box
+        crop = self.sample_shape[0]
+        mirrored = self._flip and draw[2] < 0.5
+        if mirrored:
+            left, right = crop - right, crop - left
+        image = self._decoded(index)
+        # One of the size - crop + 1 places; 0.5 is the middle one.
+        y, x = (int(share * (size - crop + 1)) for share, size in zip(draw, image.size[::-1], strict=False))
+        pixels = np.asarray(image.crop((x + left, y + top, x + right, y + bottom)))
+        return (pixels[:, ::-1] if mirrored else pixels)[..., first:last]
+
+    def _decoded(self, index: int) -> Any:
+        """The image in colour, scaled."""
+        from PIL import Image
+
+        path = self._files[index]
+        try:
+            with Image.open(path) as image:
+                width, height = image.size
+                size = scaled_size(height, width, self._resize)[::-1]
+                image.draft("RGB", (2 * size[0], 2 * size[1]))  # a large JPEG is decoded to 1/2, 1/4 or 1/8 of its size
+                return image.convert("RGB").resize(size, Image.Resampling.BILINEAR)
+        except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+            text = f"{self.name}: image {index} ({path}) cannot be read ({error}): mend or remove it"
+            raise UserError(text) from None
+
+
+def open_images(
+    path: Path,
+    *,
+    resize: int | None = None,
+    crop: int | None = None,
+    flip: bool = False,
+    seed: int = 0,
+    classes: int | None = None,
+) -> Data:
+    """The images below a directory: DIR/train/CLASS/... and DIR/val/CLASS/..., or DIR/CLASS/... .
+
+    The classes are the sorted names of the subfolders. ``valid`` and ``test`` are other names for ``val``. Without
+    them a fifth of the images, always the same ones, is the test set. Of ``resize`` and ``crop``, the one that is not
+    given is as the other one.
+
+    Raises
+    ------
+    UserError
+        If Pillow is not installed, a class has no images, or the test images have classes of their own.
+    """
+    _check_pillow(path)
+    resize, crop = (resize or crop or RESIZE, crop or resize or CROP)
+    if crop > resize:
+        raise UserError(f"--crop {crop} is larger than images whose shorter side is --resize {resize} pixels")
+    sizes = {"resize": resize, "crop": crop}
+    random = {"flip": flip, "seed": seed}
+    root = path / "train" if _folders(path / "train") else path
+    tests = [path / name for name in TESTS if _folders(path / name)] if root != path else []
+    names = _folders(root)
+    if not names:
+        raise UserError(
+            f"{path} has neither .npy files (x_train.npy ...) nor subfolders (of images, one for every class)"
+        )
+    if classes not in (None, len(names)):
+        raise UserError(f"{root} has {len(names)} subfolders, one a class, not {classes}: leave --classes out")
+    train = _files(root, names)
+    if missing := sorted(set(names) - {names[label] for _, label in train}):
+        raise UserError(f"{root}: there are no images ({', '.join(SUFFIXES)}) of {', '.join(missing[:10])}")
+    if tests:
+        test = _files(tests[0], names)
+    else:
+        train, test = ([train[i] for i in rows] for rows in split_in_two(len(train)))
+    if not train or not test:
+        raise UserError(f"{path}: {len(train)} images to train with, {len(test)} to test; there must be some of both")
+    return Data(
+        _made(f"{path} (train)", train, names, **sizes, **random),
+        _made(f"{path} (test)", test, names, **sizes),
+        str(path),
+    )
+
+
+def _made(name: str, found: list[tuple[str, int]], classes: list[str], **options: Any) -> ImageFiles:
+    return ImageFiles(name, [file for file, _ in found], [label for _, label in found], len(classes), **options)
+
+
+def _check_pillow(path: Path) -> None:
+    try:
+        import PIL.Image  # noqa: F401
+    except ImportError:
+        text = f"the images in {path} are read with Pillow, which is not installed: pip install 'gridnn[images]'"
+        raise UserError(text) from None
+
+
+def _folders(path: Path) -> list[str]:
+    return sorted(entry.name for entry in path.iterdir() if entry.is_dir()) if path.is_dir() else []
+
+
+def _files(path: Path, classes: list[str]) -> list[tuple[str, int]]:
+    """Every image below the folders of the classes, with its label, in the order of their names."""
+    if others := sorted(set(_folders(path)) - set(classes)):
+        raise UserError(f"{path} has classes that there are no images to train with for: {', '.join(others[:10])}")
+    return [
+        (os.path.join(folder, file), label)
+        for label, name in enumerate(classes)
+        for folder, _, files in sorted(os.walk(path / name, followlinks=True))
+        for file in sorted(files)
+        if file.lower().endswith(SUFFIXES)
+    ]

@@ -1,0 +1,149 @@
+"""Which rank holds which box of a tensor, and whether its copies are replicas or partial sums: pure integers."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from gridnn.layout.partition import Even, Interval, Partition, intersect
+from gridnn.layout.split import digits_of, index_of
+
+Box = tuple[Interval, ...]
+
+
+def box_shape(box: Box) -> tuple[int, ...]:
+    """The number of elements along every dimension of ``box``."""
+    return tuple(stop - start for start, stop in box)
+
+
+def box_size(box: Box) -> int:
+    """The number of elements of ``box``."""
+    return math.prod(box_shape(box))
+
+
+def common(a: Box, b: Box) -> Box:
+    """The elements that two boxes share."""
+    return tuple(intersect(x, y) for x, y in zip(a, b, strict=True))
+
+
+def within(box: Box, outer: Box) -> tuple[slice, ...]:
+    """The slices that cut ``box`` out of an array that holds ``outer``."""
+    return tuple(slice(start - base, stop - base) for (start, stop), (base, _) in zip(box, outer, strict=True))
+
+
+@dataclass(frozen=True)
+class Dim:
+    """One dimension of a layout: its partition, and the digits of the rank that say which part."""
+
+    partition: Partition
+    digits: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Who holds what of one tensor.
+
+    Attributes
+    ----------
+    mesh : tuple of int
+        The radix of every digit of a rank's index, the slowest first; their product is P.
+    dims : tuple of Dim
+        One per dimension of the tensor.
+    partial : tuple of int
+        The digits over which the copies are partial sums.  Over the digits that appear nowhere they are replicas.
+    """
+
+    mesh: tuple[int, ...]
+    dims: tuple[Dim, ...]
+    partial: tuple[int, ...] = ()
+
+    @classmethod
+    def whole(cls, shape: tuple[int, ...], mesh: tuple[int, ...]) -> Layout:
+        """Every rank holds everything."""
+        return cls(mesh, tuple(Dim(Even(size, 1)) for size in shape))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The global shape of the tensor."""
+        return tuple(dim.partition.size for dim in self.dims)
+
+    @property
+    def copies(self) -> tuple[int, ...]:
+        """The digits over which the copies are replicas."""
+        used = {digit for dim in self.dims for digit in dim.digits} | set(self.partial)
+        return tuple(digit for digit in range(len(self.mesh)) if digit not in used)
+
+    def part(self, index: int, dim: Dim) -> int:
+        """Which part of ``dim`` rank ``index`` has."""
+        if not dim.digits:
+            return 0
+        digits = digits_of(index, self.mesh)
+        return index_of(tuple(digits[d] for d in dim.digits), tuple(self.mesh[d] for d in dim.digits))
+
+    def box(self, index: int) -> Box:
+        """The part of the tensor that rank ``index`` holds."""
+        return tuple(dim.partition.interval(self.part(index, dim)) for dim in self.dims)
+
+    def summed(self) -> Layout:
+        """This layout with its partial sums replaced by replicas of their sum."""
+        return Layout(self.mesh, self.dims)
+
+    def holders(self, box: Box, vary: tuple[int, ...], near: int, same: tuple[int, ...] = ()) -> Iterator[int]:
+        """The ranks whose boxes share elements with ``box``, of those that have the part of rank ``near`` of ``same``.
+
+        ``same`` are dimensions. Digits that divide no dimension run over all values where they are in ``vary``;
+        elsewhere they are those of rank ``near``, which so finds its own copy first.
+        """
+        parts = {
+            place: dim.partition.touching(interval)
+            for place, (dim, interval) in enumerate(zip(self.dims, box, strict=True))
+            if place not in same
+        }
+        return self.ranks(parts, vary, near)
+
+    def ranks(self, parts: Mapping[int, Iterable[int]], vary: tuple[int, ...], near: int) -> Iterator[int]:
+        """The ranks that have one of ``parts`` of every dimension named there, and otherwise the part of ``near``."""
+        digits = list(digits_of(near, self.mesh))
+        choices = []
+        for place, wanted in parts.items():
+            dim = self.dims[place]
+            radix = tuple(self.mesh[d] for d in dim.digits)
+            choices.append([tuple(zip(dim.digits, digits_of(part, radix), strict=True)) for part in wanted])
+        choices.extend([((digit, value),) for value in range(self.mesh[digit])] for digit in vary)
+        for choice in itertools.product(*choices):
+            for digit, value in itertools.chain.from_iterable(choice):
+                digits[digit] = value
+            yield index_of(tuple(digits), self.mesh)
+
+    def refined(self, mesh: tuple[int, ...]) -> Layout:
+        """The same layout with its digits written over a finer mesh (see `common_mesh`)."""
+        where, position = [], 0
+        for radix in self.mesh:
+            start, product = position, 1
+            while product < radix:
+                product *= mesh[position]
+                position += 1
+            where.append(tuple(range(start, position)))
+
+        def spread(digits: tuple[int, ...]) -> tuple[int, ...]:
+            return tuple(fine for digit in digits for fine in where[digit])
+
+        dims = tuple(Dim(dim.partition, spread(dim.digits)) for dim in self.dims)
+        return Layout(mesh, dims, spread(self.partial))
+
+
+def common_mesh(*meshes: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The coarsest mesh that refines all of ``meshes``, or None: 3 x 2 and 2 x 3 have none."""
+    cuts = {1}
+    for mesh in meshes:
+        product = 1
+        for radix in reversed(mesh):
+            product *= radix
+            cuts.add(product)
+    ordered = sorted(cuts)
+    steps = list(itertools.pairwise(ordered))
+    if any(high % low for low, high in steps):
+        return None
+    return tuple(high // low for low, high in reversed(steps))

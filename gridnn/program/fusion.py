@@ -1,0 +1,70 @@
+"""Which activations the layer before them applies, and which derivatives the layer after them: from a program alone.
+
+On a GPU a pass over an activation costs as much as reading and writing it, so a product's kernel that has a value at
+hand had better finish it. On a CPU kernels work in tiles that stay in the cache, and nothing is fused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from gridnn.layers.base import Fused
+from gridnn.layers.linear import Linear
+from gridnn.program.program import Program
+from gridnn.program.step import Step
+
+
+class Chain(NamedTuple):
+    """Places of steps: a layer, the activation that it applies, and the layer that applies its derivative, if any."""
+
+    maker: int
+    activation: int
+    reader: int | None
+
+
+def chains(program: Program) -> list[Chain]:
+    """The activations that are fused.
+
+    An activation is applied by a linear layer or a convolution whose output is complete on every rank, that is no
+    partial sum, and which only the activation reads, as it lies there. Its derivative is applied by a linear layer that
+    is in the same way the only one to read it, if a linear layer made it: cuBLASLt does so by a mask of its own.
+    """
+    readers: dict[str, list[int]] = {}
+    for place, step in enumerate(program.steps):
+        for edge in step.edges:
+            readers.setdefault(edge.source, []).append(place)
+    found = []
+    for place, step in enumerate(program.steps):
+        if not step.node.layer.finishes or step.output.partial:
+            continue
+        next_place = _only_reader(program.steps, readers.get(step.name, []))
+        if next_place is None or program.steps[next_place].node.layer.activation == "none":
+            continue
+        last = _only_reader(program.steps, readers.get(program.steps[next_place].name, []))
+        both = last is not None and isinstance(step.node.layer, Linear)
+        both = both and isinstance(program.steps[last].node.layer, Linear)
+        found.append(Chain(place, next_place, last if both else None))
+    return found
+
+
+def _only_reader(steps: Sequence[Step], places: Sequence[int]) -> int | None:
+    """The one layer that reads an output, if it reads it without movement or frame."""
+    if len(places) != 1:
+        return None
+    step = steps[places[0]]
+    moved = len(step.edges) > 1 or step.edges[0].transfer.stages or step.node.layer.windows(step.shapes)
+    return None if moved else places[0]
+
+
+def fused(program: Program, layers: Sequence[Any]) -> dict[int, Fused]:
+    """What the ``layers`` (`gridnn.local.LocalLayer`) of a program do for their neighbours, by place."""
+    found: dict[int, Fused] = {}
+    for maker, activation, reader in chains(program):
+        rule, both = program.steps[activation].node.layer.activation, reader is not None
+        # a layer may apply one activation to its output and have the derivative of another for its input
+        found[maker] = found.get(maker, Fused())._replace(activation=rule, masked=both and rule == "relu")
+        found[activation] = Fused(applied=True, derived=both)
+        if both:
+            found[reader] = Fused(derivative=rule, maker=layers[maker])
+    return found

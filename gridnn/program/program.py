@@ -1,0 +1,275 @@
+"""network + plan + batch -> who computes what and what must move: pure integers, without MPI.
+
+The same program is run (`execute`), priced (`predict`) and explained, so the three cannot drift apart.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from gridnn.comm.ledger import Ledger, Where
+from gridnn.layers.base import Cut, Loss, Shapes
+from gridnn.layout.counts import all_reduce, bucket, dimension_of
+from gridnn.layout.group import Group
+from gridnn.layout.layout import Layout, box_size
+from gridnn.layout.partition import Even
+from gridnn.layout.split import Split
+from gridnn.layout.transfer import Transfer, plan_transfer
+from gridnn.network import INPUT, Network, Node
+from gridnn.plan.plan import Plan
+from gridnn.plan.splitbrain import stack_start
+from gridnn.program.rounds import Dealt, Stack
+from gridnn.program.step import Edge, Step, group_of, layout_of, parameter_cuts
+
+BUCKET_WORDS = 2**20  # gradients are summed in pieces of about this many: large enough to be bound by bandwidth
+
+
+class Program:
+    """A network on a grid, compiled for one size of the batch.
+
+    Parameters
+    ----------
+    network : Network
+        The serial network; its last layer may be a loss.
+    plan : Plan
+        The grid and a split for every layer.
+    batch : int
+        B, the global number of samples.
+
+    Raises
+    ------
+    ValueError
+        If a split does not fit its layer; the text names the layer.
+    """
+
+    def __init__(self, network: Network, plan: Plan, batch: int) -> None:
+        self._begin(network, plan, batch)
+        start = stack_start(network) if plan.rounds > 1 else None
+        for node in network.nodes[:start]:
+            self._add(node)
+        if start is not None:
+            source = network.nodes[start].inputs[0]
+            self._stack = Stack(start, source, self._layouts[source], self._gradient[source], plan.rounds)
+            self._add_stack(self._stack, max(self._stack.turns, key=lambda turn: turn.size))
+        read = {source for node in network.nodes for source in node.inputs}
+        for node in network.nodes[:-1]:
+            if node.name not in read:
+                raise ValueError(
+                    f"layer {node.name!r}: no layer reads its output, and it is not the last one; remove it"
+                )
+
+    def _begin(self, network: Network, plan: Plan, batch: int) -> None:
+        self.network, self.plan, self.batch = network, plan, batch
+        self.rows, self.ranks = plan.grid.rows, plan.grid.size
+        self.steps: list[Step] = []
+        self.turn: Dealt | None = None  # the samples of the layers that run in rounds
+        self._stack: Stack | None = None
+        self._gradient = {INPUT: False}
+        self._layouts: dict[str, Layout] = {}
+
+    def _add_stack(self, stack: Stack, turn: Dealt) -> None:
+        """Add the layers that run in rounds, for the samples of one of these."""
+        self.turn = turn
+        self._gradient[stack.source] = stack.needs_gradient
+        self._layouts[stack.source] = stack.dealt(turn)
+        for node in self.network.nodes[stack.start :]:
+            self._add(node)
+
+    def _add(self, node: Node) -> None:
+        shapes = self.network.sizes(node, self.turn.size if self.turn else self.batch)
+        split, layer = self.plan.splits[node.name], node.layer
+        try:
+            layer.check(shapes, split)
+            cuts = self._cuts(layer.cut_output(shapes, split))
+            output = layout_of(split, cuts, split.digits(*layer.contracted(shapes)))
+            edges = tuple(self._edge(node, i, source, shapes, split) for i, source in enumerate(node.inputs))
+        except ValueError as error:
+            raise ValueError(f"layer {node.name!r}: {error}") from error
+        weights, states = (
+            {name: (p, layout_of(split, parameter_cuts(p, split))) for name, p in tensors.items()}
+            for tensors in (layer.weights(shapes), layer.states(shapes))
+        )
+        self._layouts[node.name] = output
+        self._gradient[node.name] = bool(weights) or any(self._gradient[source] for source in node.inputs)
+        self.steps.append(Step(node, split, shapes, output, edges, weights, states))
+
+    def _edge(self, node: Node, index: int, source: str, shapes: Shapes, split: Split) -> Edge:
+        layout = layout_of(split, self._cuts(node.layer.cut_input(index, shapes, split)))
+        if source == INPUT:
+            return Edge(source, layout, None, False)
+        transfer = plan_transfer(self._layouts[source], layout, self.rows, self.plan.full_sum, self.plan.halo)
+        return Edge(source, layout, transfer, self._gradient[source])
+
+    def _cuts(self, cuts: tuple[Cut, ...]) -> tuple[Cut, ...]:
+        """``cuts`` with the samples of a round as they were dealt, not evenly."""
+        if self.turn is None:
+            return cuts
+        return tuple(Cut("n", self.turn.over(c.partition.parts)) if c.axis == "n" else c for c in cuts)
+
+    @cached_property
+    def pieces(self) -> tuple[Program, ...]:
+        """What runs one after the other: this program; with rounds the layers before the stack, and the stack each."""
+        if self._stack is None:
+            return (self,)
+        return (Piece(self, self._stack, None), *(Piece(self, self._stack, turn) for turn in self._stack.turns))
+
+    @cached_property
+    def segments(self) -> tuple[range, ...]:
+        """The steps in runs whose activations are kept together: all of them, or about sqrt(N) runs to be recomputed.
+
+        With recomputation only what a later segment reads outlives the forward pass of a segment; the last one goes
+        straight on into its backward pass (Chen et al. 2016, arXiv 1604.06174, section 3). Segments have about as many
+        elements of activations each.
+        """
+        if not self.plan.recompute:
+            return (range(len(self.steps)),)
+        sizes = [math.prod(step.shapes.output) for step in self.steps]
+        share = sum(sizes) / math.ceil(math.sqrt(len(sizes)))
+        ends, total = [], 0
+        for place, size in enumerate(sizes, 1):
+            total += size
+            if total >= share * (len(ends) + 1) or place == len(sizes):
+                ends.append(place)
+        return tuple(range(start, stop) for start, stop in itertools.pairwise([0, *ends]))
+
+    @property
+    def loss(self) -> Step:
+        """The last layer, a loss."""
+        assert isinstance(self.steps[-1].node.layer, Loss)
+        return self.steps[-1]
+
+    def repeats(self, place: int) -> int:
+        """How often step ``place`` runs in one pass: the layers of the stack once a round."""
+        return len(self._stack.turns) if self._stack and place >= self._stack.start else 1
+
+    def buckets(self, index: int) -> list[Bucket]:
+        """The gradient sums of rank ``index``, in the order in which backward completes them.
+
+        Consecutive gradients that are summed over the same ranks go together until they are `BUCKET_WORDS` long.
+        """
+        open_buckets: dict[Group, list[Gradient]] = {}
+        done: list[Bucket] = []
+        for step in reversed(self.steps):
+            for name, (_, layout) in reversed(step.weights.items()):
+                members = group_of(layout, layout.copies, index)
+                entries = open_buckets.setdefault(members, [])
+                entries.append(Gradient(step.name, name, box_size(layout.box(index))))
+                if sum(gradient.size for gradient in entries) >= BUCKET_WORDS:
+                    done.append(Bucket(members, tuple(open_buckets.pop(members))))
+        done.extend(Bucket(members, tuple(entries)) for members, entries in open_buckets.items())
+        return done
+
+    # -- what it will cost -----------------------------------------------------------------------------------
+
+    def predict(self, index: int, *, training: bool = True, last: bool = True) -> Ledger:
+        """The words and messages of rank ``index`` in one pass: a ledger without seconds.
+
+        ``last`` passes of a batch also sum the loss and the weight gradients.
+        """
+        ledger = Ledger()
+        for piece in self.pieces:
+            piece._predict_pass(ledger, index, training)
+        if last and isinstance(self.steps[-1].node.layer, Loss):
+            along = self._along(Group(0, ((self.ranks, 1),)))
+            self._enter(ledger, self.loss.name, "forward", [all_reduce(along, self.ranks, index, 3)])
+        if last and training:
+            self._predict_update(ledger, index)
+        return ledger
+
+    def _predict_pass(self, ledger: Ledger, index: int, training: bool) -> None:
+        for name, transfer, needs_gradient in self._movements(self.steps):
+            self._enter(ledger, name, "forward", transfer.counts(index, self.rows))
+            if training and needs_gradient:
+                self._enter(ledger, name, "backward", transfer.counts(index, self.rows, backward=True))
+        for segment in self.segments[:-1] if training else ():
+            for name, transfer, _ in self._movements(self.steps[segment.start : segment.stop]):
+                self._enter(ledger, name, "recompute", transfer.counts(index, self.rows))
+        for step in self.steps:
+            for wanted in step.node.layer.reductions(step.shapes, step.output.box(index), training):
+                members = step.group(index, wanted.axes)
+                count = all_reduce(self._along(members), len(members), members.index(index), wanted.words)
+                self._enter(ledger, step.name, wanted.phase, [count])
+
+    def _movements(self, steps: Sequence[Step]) -> Iterator[tuple[str, Transfer, bool]]:
+        """The transfers of a run of steps: layers that read a tensor alike share the first one's of all steps."""
+        moved, owners = set(), self._owners
+        for step in steps:
+            for i, edge in enumerate(step.edges):
+                if edge.transfer is not None and step.reading(i) not in moved:
+                    moved.add(step.reading(i))
+                    yield owners[step.reading(i)], edge.transfer, edge.needs_gradient
+
+    @cached_property
+    def _owners(self) -> dict[tuple, str]:
+        """The first layer that reads a tensor in some way: to its account every movement of it goes."""
+        readings = ((step.reading(i), step.name) for step in reversed(self.steps) for i in range(len(step.edges)))
+        return dict(readings)
+
+    def _predict_update(self, ledger: Ledger, index: int) -> None:
+        for group in self.buckets(index):
+            if len(group.members) > 1:
+                sizes = [gradient.size for gradient in group.gradients]
+                members = group.members
+                counts = bucket(self._along(members), len(members), members.index(index), sizes)
+                for gradient, count in zip(group.gradients, counts, strict=True):
+                    self._enter(ledger, gradient.layer, "update", [count])
+
+    def _along(self, members: Group) -> str:
+        return dimension_of(members, self.rows)
+
+    @staticmethod
+    def _enter(ledger: Ledger, layer: str, phase: str, counts) -> None:
+        for count in counts:
+            ledger.add(Where(layer, phase), count)
+
+
+class Piece(Program):
+    """A part of a program as a program of its own: the layers before the stack, or the stack in one round."""
+
+    def __init__(self, whole: Program, stack: Stack, turn: Dealt | None) -> None:
+        self._begin(whole.network, whole.plan, whole.batch)
+        if turn is None:
+            self.steps = whole.steps[: stack.start]
+        else:
+            self._add_stack(stack, turn)
+
+
+def predict_step(programs: Sequence[Program], index: int) -> Ledger:
+    """The words and messages of rank ``index`` in one step whose batch runs in several passes (``--accumulate``)."""
+    ledger = Ledger()
+    for number, program in enumerate(programs, 1):
+        ledger.merge(program.predict(index, last=number == len(programs)))
+    return ledger
+
+
+def pass_sizes(batch: int, accumulate: int) -> list[int]:
+    """The samples of every pass of a batch; passes without samples are left out."""
+    even = Even(batch, accumulate)
+    return [even.extent(i) for i in range(accumulate) if even.extent(i)]
+
+
+def pass_programs(network: Network, plan: Plan, sizes: Sequence[int]) -> list[Program]:
+    """The programs of passes of so many samples (see `pass_sizes`); passes of equal size share one."""
+    made = {size: Program(network, plan, size) for size in set(sizes)}
+    return [made[size] for size in sizes]
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """The gradient of one trained tensor on one rank."""
+
+    layer: str
+    name: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Gradients that are summed over ``members`` in one call."""
+
+    members: Group
+    gradients: tuple[Gradient, ...]

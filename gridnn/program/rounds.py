@@ -1,0 +1,119 @@
+"""Modulo rounds: the fully connected layers run K times a pass, each time on a K-th of every rank's samples.
+
+Lai, Kadav, Kruus 2021 (arXiv 2112.15317), SplitBrain. The ranks that divide the samples of the layers before the
+*stack* (the fully connected layers, up to the loss) each *deal* the j-th of K even parts of theirs in round j. A group
+of K ranks so runs its stack on one batch of a rank at a time, not on K of them. Pure integers, without tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from gridnn.layout.layout import Dim, Layout
+from gridnn.layout.partition import Even, Interval, Partition
+
+
+@dataclass(frozen=True)
+class Dealt(Partition):
+    """The samples of one round, in parts; their order is that of the ranks that deal them.
+
+    Attributes
+    ----------
+    whole : Even
+        The batch, divided among those who deal; ``parts`` divides their number.
+    rounds, turn : int
+        K, and which of the rounds this is, from 0 on.
+    """
+
+    whole: Even
+    rounds: int
+    turn: int
+
+    @classmethod
+    def of(cls, whole: Even, rounds: int, turn: int) -> Dealt:
+        """What the parts of ``whole`` deal in round ``turn``, in as many parts."""
+        made = cls(0, whole.parts, whole, rounds, turn)
+        return replace(made, size=made._before(whole.parts))
+
+    def given(self, hand: int) -> Interval:
+        """Which of its own samples, counted from its first one, part ``hand`` of ``whole`` deals in this round."""
+        return Even(self.whole.extent(hand), self.rounds).interval(self.turn)
+
+    def over(self, parts: int) -> Partition:
+        """The same samples in fewer parts, which are neighbouring parts of this one.
+
+        Raises
+        ------
+        ValueError
+            If there are no such parts.
+        """
+        if parts == 1:
+            return Even(self.size, 1)
+        if self.whole.parts % parts:
+            raise ValueError(
+                f"{self.rounds} rounds: n is divided into {parts} parts, but into {self.whole.parts} where the samples "
+                f"are dealt, and {parts} does not divide {self.whole.parts}: use fewer parts of n here, or rounds 1"
+            )
+        return replace(self, parts=parts)
+
+    def interval(self, part: int) -> Interval:
+        each = self.whole.parts // self.parts
+        return self._before(part * each), self._before((part + 1) * each)
+
+    def coarsen(self, factor: int) -> Partition | None:
+        return None if self.parts % factor else self.over(self.parts // factor)
+
+    def block(self, parts: int, part: int) -> Interval:
+        """The places in the whole batch of what ``part`` of ``parts`` has in all rounds together."""
+        return self.whole.coarsen(self.whole.parts // parts).interval(part)
+
+    def samples(self, parts: int, part: int) -> Iterator[Interval]:
+        """The places in the whole batch of what ``part`` of ``parts`` has in this round."""
+        each = self.whole.parts // parts
+        for hand in range(part * each, (part + 1) * each):
+            first = self.whole.interval(hand)[0]
+            start, stop = self.given(hand)
+            if start < stop:
+                yield first + start, first + stop
+
+    def _before(self, hand: int) -> int:
+        """What the hands before ``hand`` deal: each has q or q + 1 samples, so that two numbers tell it."""
+        samples = self.whole.size // self.whole.parts
+        longer = hand * self.whole.size // self.whole.parts - hand * samples
+        few, many = (Even(count, self.rounds).extent(self.turn) for count in (samples, samples + 1))
+        return (hand - longer) * few + longer * many
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The layers that run in rounds: the fully connected ones at the end.
+
+    Attributes
+    ----------
+    start : int
+        The place of the first one.
+    source, layout, needs_gradient : str, Layout, bool
+        The layer whose output they read, how that is divided, and whether it wants a gradient.
+    rounds : int
+        K.
+    """
+
+    start: int
+    source: str
+    layout: Layout
+    needs_gradient: bool
+    rounds: int
+
+    @cached_property
+    def turns(self) -> tuple[Dealt, ...]:
+        """The samples of every round; rounds without samples are left out."""
+        whole = self.layout.dims[0].partition
+        turns = (Dealt.of(whole, self.rounds, turn) for turn in range(self.rounds))
+        return tuple(turn for turn in turns if turn.size)
+
+    def dealt(self, turn: Dealt) -> Layout:
+        """The layout of what the stack reads in one round: every rank has what it deals."""
+        samples, *others = self.layout.dims
+        return replace(self.layout, dims=(Dim(turn.over(turn.parts), samples.digits), *others))

@@ -1,0 +1,122 @@
+"""One layer of a program: its split, the layouts of all its tensors, and the transfers of its inputs; pure integers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from gridnn.layers.base import Cut, Parameter, Shapes
+from gridnn.layout.group import Group
+from gridnn.layout.layout import Dim, Layout, box_size, common, within
+from gridnn.layout.partition import Even, window_frame
+from gridnn.layout.split import Split
+from gridnn.layout.stage import Stage
+from gridnn.layout.transfer import Transfer
+from gridnn.network import Node
+
+Frame = tuple[tuple[int, int], ...]
+Region = tuple[slice, ...]
+
+
+@dataclass(frozen=True)
+class Edge:
+    """One input of a layer: where it comes from, what it must look like, and the transfer between.
+
+    ``transfer`` is None where the source is the network's input, which every rank reads as it needs it.
+    """
+
+    source: str
+    layout: Layout
+    transfer: Transfer | None
+    needs_gradient: bool
+
+
+@dataclass(frozen=True)
+class Step:
+    """One layer of the program."""
+
+    node: Node
+    split: Split
+    shapes: Shapes
+    output: Layout
+    edges: tuple[Edge, ...]
+    weights: dict[str, tuple[Parameter, Layout]]
+    states: dict[str, tuple[Parameter, Layout]]
+
+    @property
+    def name(self) -> str:
+        """The name of the layer."""
+        return self.node.name
+
+    def part(self, index: int, axis: str) -> int:
+        """Which part of ``axis`` rank ``index`` has."""
+        return self.output.part(index, Dim(None, self.split.digits(axis)))
+
+    def frame(self, index: int, edge: int) -> Frame:
+        """The padding before and after every dimension of input ``edge`` on rank ``index``."""
+        windows = self.node.layer.windows(self.shapes)
+        outputs = dict(zip(self.node.layer.output_axes(self.shapes), self.output.box(index), strict=True))
+        axes = self.node.layer.input_axes(edge, self.shapes)
+        held = self.edges[edge].layout.box(index)
+        return tuple(
+            window_frame(windows[axis], outputs[axis], interval) if axis in windows else (0, 0)
+            for axis, interval in zip(axes, held, strict=True)
+        )
+
+    def interior(self, index: int, edge: int) -> Region | None:
+        """The part of the output, from its own start on, that rank ``index`` can compute before a halo arrives.
+
+        Its windows lie on what the rank has itself and on padding. None if there is no such part, or no halo.
+        """
+        windows, transfer = self.node.layer.windows(self.shapes), self.edges[edge].transfer
+        needed = transfer.target.box(index)
+        kept = common(transfer.source.box(index), needed)
+        outputs = dict(zip(self.node.layer.output_axes(self.shapes), self.output.box(index), strict=True))
+        axes = self.node.layer.input_axes(edge, self.shapes)
+        inside = dict(outputs)
+        for axis, size, has, needs in zip(axes, self.shapes.inputs[edge], kept, needed, strict=True):
+            if axis in windows:
+                inside[axis] = windows[axis].covered(has, size, outputs[axis])
+            elif has != needs:
+                return None
+        if inside == outputs or box_size(tuple(inside.values())) == 0:
+            return None
+        return within(tuple(inside.values()), tuple(outputs.values()))
+
+    def reading(self, edge: int) -> tuple:
+        """What input ``edge`` looks like here, padding included: layers that read a tensor alike share one transfer."""
+        windows = self.node.layer.windows(self.shapes)
+        return (self.edges[edge].source, self.edges[edge].layout, tuple(windows.items()), self.node.layer.fill)
+
+    def group(self, index: int, axes: tuple[str, ...]) -> Group:
+        """The ranks that divide ``axes`` with rank ``index``."""
+        return group_of(self.output, self.split.digits(*axes), index)
+
+
+def layout_of(split: Split, cuts: tuple[Cut, ...], partial: tuple[int, ...] = ()) -> Layout:
+    """The layout of a tensor whose dimensions a split cuts in this way."""
+    dims = (Dim(c.partition, split.digits(c.axis) if c.axis and c.partition.parts > 1 else ()) for c in cuts)
+    return Layout(split.mesh, tuple(dims), partial)
+
+
+def group_of(layout: Layout, digits: tuple[int, ...], index: int) -> Group:
+    """The ranks that differ from rank ``index`` in ``digits`` only."""
+    return Stage("all-reduce", layout, layout, digits).members(index)
+
+
+def parameter_cuts(parameter: Parameter, split: Split) -> tuple[Cut, ...]:
+    """How a split cuts a parameter: evenly along the axes that it has."""
+    return tuple(
+        Cut(axis, Even(size, split.parts(axis) if axis else 1))
+        for axis, size in zip(parameter.axes, parameter.shape, strict=True)
+    )
+
+
+def around(region: Region, shape: tuple[int, ...]) -> Iterator[Region]:
+    """What of an array of ``shape`` lies outside ``region``, in slabs that do not overlap."""
+    slab = [slice(0, size) for size in shape]
+    for axis, (part, size) in enumerate(zip(region, shape, strict=True)):
+        for side in (slice(0, part.start), slice(part.stop, size)):
+            if side.start < side.stop:
+                yield (*slab[:axis], side, *slab[axis + 1 :])
+        slab[axis] = part

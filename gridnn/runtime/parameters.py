@@ -1,0 +1,163 @@
+"""The trained tensors of one rank, in flat arrays that the update and the gradient sums run over."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+from gridnn.comm.grid import Grid
+from gridnn.comm.ledger import Where
+from gridnn.layers.base import Parameter
+from gridnn.layout.layout import Box, Layout, box_shape, box_size
+from gridnn.program.program import Bucket, Program
+from gridnn.program.step import group_of
+
+Array = Any
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One trained or kept tensor: its global description and this rank's box of it."""
+
+    layer: str
+    name: str
+    parameter: Parameter
+    layout: Layout
+    box: Box
+
+    @property
+    def key(self) -> str:
+        """Its name in the network: ``layer.tensor``."""
+        return f"{self.layer}.{self.name}"
+
+
+def layer_key(name: str) -> int:
+    """The number that stands for a layer's name in random keys: the same in every run and on every rank."""
+    return zlib.crc32(name.encode())
+
+
+class Parameters:
+    """Values and gradients of all parameters of this rank, flat, in the order in which backward completes them.
+
+    So every bucket is one range of `gradients`, and nothing is packed before it is summed. Where the activations have
+    16 bits, values and gradients are float32 ("master weights", Micikevicius et al. 2018, section 3.1), and `rounded`
+    is what products take.
+
+    Parameters
+    ----------
+    program : Program
+        Any program of the network and plan (parameters do not depend on the batch).
+    grid : Grid
+        This rank's place.
+    dtype : dtype
+        Of the activations.
+    seed : int
+        First values are keyed by (seed, layer and name, global index), so they are the same on every grid.
+
+    Attributes
+    ----------
+    dtype, wide : dtype
+        Of the activations; of values, gradients and running statistics (see `Backend.wide`).
+    values, gradients : array
+        Flat.
+    rounded : array
+        The values in ``dtype`` as they were at the last `refresh`: the same memory where that is their own type.
+    """
+
+    def __init__(self, program: Program, grid: Grid, dtype: Any, seed: int) -> None:
+        self.backend, self.grid = grid.backend, grid
+        self.dtype, self.wide = self.backend.dtype(dtype), self.backend.wide(dtype)
+        self.buckets = program.buckets(grid.index)
+        described = {
+            (step.name, name): Entry(step.name, name, p, layout, layout.box(grid.index))
+            for step in program.steps
+            for name, (p, layout) in step.weights.items()
+        }
+        self.entries = [described[g.layer, g.name] for bucket in self.buckets for g in bucket.gradients]
+        size = sum(box_size(entry.box) for entry in self.entries)
+        self.values = self.backend.zeros((size,), self.wide)
+        self.gradients = self.backend.zeros((size,), self.wide)
+        self.rounded = self.values if self.dtype == self.wide else self.backend.zeros((size,), self.dtype)
+        self._views: dict[str, slice] = {}
+        self.ranges: list[slice] = []
+        self._place()
+        for entry in self.entries:
+            self.value(entry)[...] = self._first_value(entry, seed)
+        self.states = self._make_states(program, seed)
+        self.refresh()
+
+    def _place(self) -> None:
+        start, entries = 0, iter(self.entries)
+        for bucket in self.buckets:
+            first = start
+            for _ in bucket.gradients:
+                entry = next(entries)
+                stop = start + box_size(entry.box)
+                self._views[entry.key] = slice(start, stop)
+                start = stop
+            self.ranges.append(slice(first, start))
+
+    def _first_value(self, entry: Entry, seed: int) -> Array:
+        parameter = entry.parameter
+        if parameter.fan_in is None:
+            return self.backend.full(box_shape(entry.box), parameter.value, self.wide)
+        bound = parameter.gain * math.sqrt(3.0 / parameter.fan_in)
+        random = self.backend.uniform((seed, layer_key(entry.key)), entry.box, parameter.shape, self.wide)
+        return (2.0 * random - 1.0) * bound
+
+    def _make_states(self, program: Program, seed: int) -> dict[str, dict[str, Array]]:
+        states: dict[str, dict[str, Array]] = {}
+        for step in program.steps:
+            for name, (p, layout) in step.states.items():
+                entry = Entry(step.name, name, p, layout, layout.box(self.grid.index))
+                states.setdefault(step.name, {})[name] = self._first_value(entry, seed)
+        return states
+
+    def value(self, entry: Entry) -> Array:
+        """This rank's part of a parameter, a view of `values`."""
+        return self.values[self._views[entry.key]].reshape(box_shape(entry.box))
+
+    def of(self, layer: str, flat: Array) -> dict[str, Array]:
+        """The parameters of one layer by name, as views of ``flat`` (values, gradients, or an array like them)."""
+        return {e.name: flat[self._views[e.key]].reshape(box_shape(e.box)) for e in self.entries if e.layer == layer}
+
+    def used(self, layer: str) -> dict[str, Array]:
+        """What a layer computes with: weights of products in the type of the activations, all others as they are."""
+        values, rounded = self.of(layer, self.values), self.of(layer, self.rounded)
+        factors = {e.name for e in self.entries if e.layer == layer and e.parameter.fan_in is not None}
+        return {name: rounded[name] if name in factors else value for name, value in values.items()}
+
+    def refresh(self) -> None:
+        """Round the values for the products that follow; whoever has changed `values` calls it."""
+        if self.rounded is not self.values:
+            self.backend.kernels.convert(self.values, self.rounded)
+
+    def shares(self, bucket: Bucket) -> list[tuple[Where, int]]:
+        """Whose gradients a bucket holds, for the ledger."""
+        return [(Where(gradient.layer, "update"), gradient.size) for gradient in bucket.gradients]
+
+    def not_finite(self) -> set[str]:
+        """The layers whose gradients on this rank are not finite."""
+        names = {entry.layer for entry in self.entries}
+        flats = ((name, flat) for name in names for flat in self.of(name, self.gradients).values())
+        return {name for name, flat in flats if not self.backend.xp.isfinite(flat).all()}
+
+    def norm(self, where: Where) -> float:
+        """The Euclidean norm of the whole gradient: every parameter counts once, however many ranks hold it."""
+        xp = self.backend.xp
+        total = self.backend.zeros((1,), "float64")
+        for bucket, flat in zip(self.buckets, self.ranges, strict=True):
+            if bucket.members[0] == self.grid.index:
+                part = self.gradients[flat]
+                total += xp.sum(xp.square(part, dtype="float64"))
+        self.grid.all.all_reduce(total, where)
+        return math.sqrt(float(self.backend.to_host(total)[0]))
+
+
+def join_groups(program: Program, grid: Grid) -> None:
+    """Make the communicators of the gradient sums: in the same order on all ranks, unlike their buckets."""
+    for step in program.steps:
+        for _, layout in step.weights.values():
+            grid.group(group_of(layout, layout.copies, grid.index))
