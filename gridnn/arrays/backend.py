@@ -67,9 +67,9 @@ class Backend:
         """A device array whose contents are arbitrary."""
         return self.xp.empty(shape, dtype=dtype)
 
-    def temporary(self, shape: tuple[int, ...], dtype) -> Array:
-        """Like `empty`, for what lives for a part of a step: its memory is used again once nobody refers to it."""
-        return self.empty(shape, dtype)
+    def address(self, array: Array) -> int:
+        """The address of the first element of ``array``."""
+        raise NotImplementedError
 
     def zeros(self, shape: tuple[int, ...], dtype) -> Array:
         """A device array of zeros."""

@@ -69,6 +69,9 @@ class CupyBackend(Backend):
             require_bfloat16(np.__version__)
         return dtype
 
+    def address(self, array) -> int:
+        return self.device.pointer(array)
+
     def asarray(self, host) -> Array:
         return self.xp.asarray(host)
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 Array = Any
@@ -90,20 +89,18 @@ class Device:
 
 
 class Recorder:
-    """Graphs of what is asked of the compute stream, and memory whose addresses they may hold (abstract).
+    """Graphs of what is asked of the compute stream (abstract).
 
-    A graph repeats its kernels on the addresses that they were asked for with. So a pass that has graphs takes all of
-    its memory where the pass took it in which they were recorded: `keeping` lists the addresses, `kept` gives them out
-    once more, in the same order. Memory that was free again while a pass was recorded belongs to the next array, and
-    does so in every pass like it. No array of such a pass may be used after the next one has begun.
+    A graph repeats its kernels on the addresses that they were asked for with.
     """
 
-    def begin(self) -> None:
-        """Record what is asked of the compute stream from now on, in place of doing it."""
-        raise NotImplementedError
+    def record(self, calls: Sequence[Callable[[], Any]]) -> Graph:
+        """Record what ``calls`` ask of the compute stream, in place of doing it.
 
-    def end(self) -> Graph:
-        """Stop, and give what does it all when it is called, as often as it is called.
+        Returns
+        -------
+        callable
+            What does it all when it is called, as often as it is called.
 
         Raises
         ------
@@ -112,27 +109,7 @@ class Recorder:
         """
         raise NotImplementedError
 
-    def abandon(self) -> None:
-        """Stop after a mistake, if something is being recorded."""
-        raise NotImplementedError
-
     @property
     def taken(self) -> int:
-        """Bytes taken from the device."""
-        raise NotImplementedError
-
-    def keeping(self, places: list) -> AbstractContextManager:
-        """Inside, memory is taken for good, and ``places`` lists it."""
-        raise NotImplementedError
-
-    def kept(self, places: list) -> AbstractContextManager:
-        """Inside, memory is what ``places`` lists, from the first to the last."""
-        raise NotImplementedError
-
-    def unlisted(self) -> AbstractContextManager:
-        """Inside `keeping`: memory that only a graph uses, and nobody asks for again."""
-        raise NotImplementedError
-
-    def alias(self, value: Any) -> Any:
-        """``value`` with all arrays in it, also in tuples, lists and mappings, as arrays that do not hold memory."""
+        """Bytes that graphs hold for what kernels allocate."""
         raise NotImplementedError

@@ -222,7 +222,7 @@ class Communicator:
 
     def _wide_room(self, array: Array) -> Array:
         """Where the sums of ``array`` go: itself, or an array of float32."""
-        return array if array.itemsize > 2 else self.backend.temporary(array.shape, "float32")
+        return array if array.itemsize > 2 else self.backend.empty(array.shape, "float32")
 
     @staticmethod
     def _narrow(wide: Array, array: Array) -> None:

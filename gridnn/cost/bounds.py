@@ -10,9 +10,11 @@ import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from gridnn.cost.count import count
 from gridnn.cost.work import ARRAYS
 from gridnn.layers.base import Layer, Shapes
-from gridnn.program.program import Program, predict_step
+from gridnn.program.build import build
+from gridnn.program.program import Program
 
 PRODUCTS = 3  # of a training step: Y = X W, dX = dY W^T, dW = X^T dY
 
@@ -59,7 +61,7 @@ def product_of(layer: Layer, shapes: Shapes) -> Product | None:
     A convolution is read as (n h w) x (kh kw ci) by (kh kw ci) x co, the columns of X being the windows: elements that
     windows share count once for each. So for convolutions it is the bound of this product, not of the convolution.
     """
-    if layer.work not in ARRAYS:
+    if layer.bound_by not in ARRAYS:
         return None
     weights = next(p for p in layer.weights(shapes).values() if p.fan_in)
     groups, size, last = getattr(layer, "groups", 1), math.prod(weights.shape), weights.shape[-1]
@@ -83,6 +85,6 @@ def average_words(programs: Iterable[Program], ranks: Iterable[int]) -> dict[str
     programs, ranks = list(programs), list(ranks)
     words: dict[str, float] = {}
     for index in ranks:
-        for key, tally in predict_step(programs, index).steps():
+        for key, tally in count(build(program, index) for program in programs).steps():
             words[key.layer] = words.get(key.layer, 0.0) + tally.words / len(ranks)
     return words

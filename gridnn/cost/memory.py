@@ -1,22 +1,19 @@
-"""The memory of one rank in a training step, from integers alone."""
+"""The memory of one rank in a training step: the arena of its schedule, and what is kept for good."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from gridnn.arrays.backend import WORKSPACE_BYTES
-from gridnn.cost.rehearsal import Rehearsal
-from gridnn.cost.rehearsal_rounds import RehearsalInRounds, rehearse
-from gridnn.layers.base import Loss
-from gridnn.layers.rooms import WIDTHS
-from gridnn.layout.layout import box_size
-from gridnn.layout.stage import Stage
+from gridnn.layers.base import UNFUSED
+from gridnn.layers.computation import ACTIVATION, LayerPart
+from gridnn.layout.layout import box_shape, box_size
+from gridnn.program.arena import Arena, plan_arena
+from gridnn.program.build import build
 from gridnn.program.program import Program
+from gridnn.program.schedule import WIDTHS, Policy, Schedule
 from gridnn.units import rounded, wide
-
-STEPS = 6  # after so many at the most, the pool has every block that it needs
 
 
 @dataclass(frozen=True)
@@ -32,18 +29,21 @@ class Peak:
     optimizer : int
         What the optimizer keeps for each weight.
     activations : int
-        Outputs, framed inputs, what layers save, gradients of activations, rooms of movements, and gradients of
-        weights that are to be added to those of an earlier pass: those that live at once, at the most.
+        The buffers of the schedule that live at once, at the most: inputs with their ghost zones, outputs, what layers
+        save, gradients of activations, messages, and gradients of weights that are to be added to those of an earlier
+        pass.
     unused : int
-        What the pool of activations holds beyond them: blocks are rounded up, and wait for a request that they fit.
+        What the block in which they lie has beyond that.
     inputs : int
-        The network's input with its frames; input and targets once more as they are read ahead.
+        The batch that is read ahead.
     buffers : int
-        What movements pack into, and the workspaces of the kernels.
+        The workspaces of the kernels.
     at : tuple of str
-        The layer and the phase in which the activations are at their peak.
+        The layer and the phase in which the buffers are at their peak.
     layers : mapping of str to int
-        The bytes of ``activations`` by the layer that took them.
+        The bytes of ``activations`` by layer.
+    kinds : mapping of str to int
+        And by the kind of buffer.
     """
 
     weights: int
@@ -56,10 +56,11 @@ class Peak:
     buffers: int
     at: tuple[str, str]
     layers: Mapping[str, int]
+    kinds: Mapping[str, int]
 
     @property
     def pool(self) -> int:
-        """What the pool of activations takes from the system."""
+        """The block in which the buffers of the schedule lie."""
         return self.activations + self.unused
 
     @property
@@ -74,7 +75,15 @@ class Peak:
         return sum(self.terms.values())
 
 
-def peak(program: Program, index: int, *, itemsize: int = 4, slots: int = 1, accumulate: bool = False) -> Peak:
+def peak(
+    program: Program,
+    index: int,
+    *,
+    itemsize: int = 4,
+    slots: int = 1,
+    accumulate: bool = False,
+    policy: Policy | None = None,
+) -> Peak:
     """Predict the memory of rank ``index`` in a training step of ``program``.
 
     Parameters
@@ -89,49 +98,44 @@ def peak(program: Program, index: int, *, itemsize: int = 4, slots: int = 1, acc
         Arrays that the optimizer keeps like the weights: 1 for momentum, 2 for Adam.
     accumulate : bool
         Whether the gradients of several passes are added up.
+    policy : Policy, optional
+        Of the device; default: a CPU's.
     """
+    policy = policy or Policy(itemsize)
+    ends = [(True, False), (False, True)] if accumulate else [(True, True)]
+    made = [build(program, index, policy, first=first, last=last) for first, last in ends]
+    return peak_of(made, slots=slots)
+
+
+def peak_of(schedules: Sequence[Schedule], *, slots: int = 1) -> Peak:
+    """The memory of a rank that runs ``schedules`` one after the other, in one block."""
+    arenas = [plan_arena(schedule) for schedule in schedules]
+    arena = max(arenas, key=lambda one: one.size)
+    program, index, itemsize = arena.schedule.program, arena.schedule.rank, arena.schedule.policy.itemsize
     kept, trained = wide(itemsize), _elements(program, index, "weights")
-    rehearsal = rehearse(program, index, itemsize)
-    account, before = rehearsal.account, -1
-    for _ in range(STEPS):
-        if account.taken == before:
-            break
-        before = account.taken
-        rehearsal.train()
-        if accumulate:
-            rehearsal.train(first=False)
+    at = arena.schedule.operations[min(arena.at, len(arena.schedule.operations) - 1)]
     return Peak(
         weights=(kept + rounded(itemsize)) * trained,
         gradients=kept * trained,
         states=kept * _elements(program, index, "states"),
         optimizer=slots * kept * trained,
-        activations=account.peak,
-        unused=max(0, account.taken - account.peak),
-        inputs=_inputs(program, rehearsal, itemsize),
-        buffers=itemsize * packing(program, index) + _workspaces(rehearsal, itemsize),
-        at=account.at,
-        layers=account.layers,
+        activations=arena.peak,
+        unused=arena.size - arena.peak,
+        inputs=_read_ahead(arena.schedule),
+        buffers=_workspaces(program, index, itemsize),
+        at=(at.layer, at.phase),
+        layers=_shares(arena, "layer"),
+        kinds=_shares(arena, "kind"),
     )
 
 
-def packing(program: Program, index: int) -> int:
-    """The elements that the largest movement of rank ``index`` packs at once."""
-    steps = (step for piece in program.pieces for step in piece.steps)
-    transfers = (edge.transfer for step in steps for edge in step.edges if edge.transfer)
-    return max((_packed(stage, index) for transfer in transfers for stage in transfer.stages), default=0)
-
-
-def _packed(stage: Stage, index: int) -> int:
-    """What the moves of `gridnn.comm.mover` reserve."""
-    source, target = box_size(stage.source.box(index)), box_size(stage.target.box(index))
-    if stage.kind == "local":
-        return 0
-    if stage.kind == "all-reduce":
-        return target
-    if stage.kind in ("neighbours", "all-to-all"):
-        pieces = (*stage.sends(index), *stage.receives(index))
-        return sum(box_size(piece.box) for piece in pieces if piece.peer != index)
-    return source + target
+def _shares(arena: Arena, attribute: str) -> dict[str, int]:
+    """The bytes at the peak by layer, or by kind."""
+    found: dict[str, int] = {}
+    for buffer in arena.living:
+        name = getattr(buffer, attribute)
+        found[name] = found.get(name, 0) + arena.sizes[buffer.name]
+    return {name: size for name, size in found.items() if size}
 
 
 def _elements(program: Program, index: int, kind: str) -> int:
@@ -140,15 +144,19 @@ def _elements(program: Program, index: int, kind: str) -> int:
     return sum(box_size(layout.box(index)) for layout in tensors)
 
 
-def _inputs(program: Program, rehearsal: Rehearsal | RehearsalInRounds, itemsize: int) -> int:
-    """Frames of the network's input, the host's copy without frames, and two batches of targets."""
-    size = sum(feed.bytes + wide(itemsize) * math.prod(feed.extents) for feed in rehearsal.inputs)
-    loss = program.steps[-1].node.layer
-    return size + 2 * loss.target(rehearsal.target).size(itemsize) if isinstance(loss, Loss) else size
+def _read_ahead(schedule: Schedule) -> int:
+    """Samples and targets of the next batch, as they are read."""
+    itemsize = schedule.policy.itemsize
+    size = sum(wide(itemsize) * box_size(box) for box in schedule.input_boxes)
+    return size + (schedule.buffers["target"].bytes(itemsize) if schedule.target_box is not None else 0)
 
 
-def _workspaces(rehearsal: Rehearsal | RehearsalInRounds, itemsize: int) -> int:
+def _workspaces(program: Program, index: int, itemsize: int) -> int:
     """One workspace for every type that some kernel works in."""
-    wanted = {dtype for seat in rehearsal.seats for dtype in seat.rooms.workspaces}
     own = next((name for name in ("float32", "float64") if WIDTHS[name] == itemsize), "16 bits")
-    return WORKSPACE_BYTES * len({dtype or own for dtype in wanted})
+    found = set()
+    for step in program.steps:
+        boxes = tuple(edge.layout.box(index) for edge in step.edges)
+        part = LayerPart(step.shapes, boxes, step.output.box(index), tuple(map(box_shape, boxes)), fused=UNFUSED)
+        found.update(step.node.layer.computation(part).workspaces)
+    return WORKSPACE_BYTES * len({own if dtype == ACTIVATION else dtype for dtype in found})

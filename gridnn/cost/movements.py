@@ -1,4 +1,4 @@
-"""What the movements of one rank cost: the stages of the transfers that run, counted and priced on a machine."""
+"""What the movements of one rank cost on a machine."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from gridnn.cost.machine import Machine, Reach
-from gridnn.layout.counts import SUMS, Count, all_reduce, bucket, dimension_of, messages
+from gridnn.layout.counts import SUMS, Count
 from gridnn.layout.gridshape import GridShape
-from gridnn.layout.group import Group
-from gridnn.layout.layout import box_size
-from gridnn.layout.stage import Stage
-from gridnn.layout.transfer import Transfer
-from gridnn.program.program import Bucket
+from gridnn.program.schedule import Begin
+from gridnn.program.schedule import Movement as Moved
 from gridnn.units import wide
 
 WIDE = 8  # bytes of an element of a reduction that a layer asks for: float64
@@ -29,11 +26,8 @@ class Movement(NamedTuple):
     seconds: float
 
 
-Call = tuple[Movement, ...]  # what is started and waited for at once: messages to neighbours in several dimensions, say
-
-
 class Movements:
-    """The movements of rank ``index``.
+    """Prices the movements of rank ``index``.
 
     Parameters
     ----------
@@ -51,40 +45,29 @@ class Movements:
         self.machine, self.grid, self.index, self.itemsize = machine, grid, index, itemsize
         self._reach: dict[Sequence[int], Reach] = {}
 
-    def transfer(self, transfer: Transfer, phase: str) -> tuple[Call, ...]:
-        """The calls of a transfer, or with ``phase`` backward of its adjoint, in the order in which they run."""
-        backward = phase == "backward"
-        stages = transfer.stages[::-1] if backward else transfer.stages
-        calls = (self._stage(stage, phase, backward, transfer.full_sum) for stage in stages)
-        return tuple(call for call in calls if call)
+    def price(self, operation: Begin) -> tuple[tuple[str, Movement], ...]:
+        """What a movement costs: layer and share, one for each layer and grid dimension."""
+        movement, phase = operation.movement, operation.phase
+        counts = [count for _, count in movement.entries]
+        if not counts:
+            return ()
+        if movement.purpose == "gradients":
+            (whole,) = self._call("update", counts, self._far(movement.members), self.itemsize, "started all-reduce")
+            return tuple((layer, _share(whole, count)) for layer, count in movement.entries)
+        itemsize = self.itemsize if movement.purpose == "transfer" else WIDE
+        reach = self._far(movement.members) if movement.members is not None else self._farthest(movement)
+        return tuple((operation.layer, one) for one in self._call(phase, counts, reach, itemsize))
 
-    def all_reduce(self, phase: str, members: Group, words: int) -> Movement:
-        """A sum of ``words`` float64 elements over ``members``."""
-        count = all_reduce(dimension_of(members, self.grid.rows), len(members), members.index(self.index), words)
-        return self._call(phase, [count], self._far(members), WIDE)[0]
+    def _farthest(self, movement: Moved) -> Reach:
+        """How far the messages to neighbours go."""
+        stage, index = movement.stage, self.index
+        pieces = stage.receives(index) if movement.adjoint else stage.sends(index)
+        peers = {piece.peer for piece in pieces if piece.peer != index}
+        return max(self._far(tuple(sorted((index, peer)))) for peer in peers)
 
-    def bucket(self, group: Bucket) -> tuple[tuple[str, Movement], ...]:
-        """The shares of the layers, by name, in the started all-reduce of a bucket of gradients."""
-        members = group.members
-        along, place = dimension_of(members, self.grid.rows), members.index(self.index)
-        counts = bucket(along, len(members), place, [gradient.size for gradient in group.gradients])
-        (whole,) = self._call("update", counts, self._far(members), self.itemsize, "started all-reduce")
-        return tuple(
-            (gradient.layer, whole._replace(words=count.words, messages=count.messages, seconds=_share(whole, count)))
-            for gradient, count in zip(group.gradients, counts, strict=True)
-        )
-
-    def _stage(self, stage: Stage, phase: str, backward: bool, full_sum: bool) -> Call:
-        if stage.kind != "neighbours":
-            counts = stage.counts(self.index, self.grid.rows, backward, full_sum)
-            return self._call(phase, counts, self._far(stage.members(self.index)), self.itemsize) if counts else ()
-        pieces = stage.receives(self.index) if backward else stage.sends(self.index)
-        away = [(piece.peer, box_size(piece.box)) for piece in pieces if piece.peer != self.index]
-        peers = [self._far(tuple(sorted((self.index, peer)))) for peer, _ in away]
-        counts = messages(self.index, away, self.grid.rows)
-        return self._call(phase, counts, max(peers), self.itemsize) if peers else ()
-
-    def _call(self, phase: str, counts: Sequence[Count], reach: Reach, itemsize: int, kind: str = "") -> Call:
+    def _call(
+        self, phase: str, counts: Sequence[Count], reach: Reach, itemsize: int, kind: str = ""
+    ) -> tuple[Movement, ...]:
         """One call whose counts may be of several dimensions: priced whole, its seconds shared by words."""
         kind = kind or counts[0].kind
         total, sent = sum(count.words for count in counts), sum(count.messages for count in counts)
@@ -107,5 +90,7 @@ class Movements:
         return self._reach[members]
 
 
-def _share(whole: Movement, count: Count) -> float:
-    return whole.seconds * count.words / whole.words if whole.words else 0.0
+def _share(whole: Movement, count: Count) -> Movement:
+    """The share of one layer in the sum of a bucket."""
+    seconds = whole.seconds * count.words / whole.words if whole.words else 0.0
+    return whole._replace(words=count.words, messages=count.messages, seconds=seconds)

@@ -7,16 +7,17 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from gridnn.cost.breakdown import LayerPrice, Run, entries, layer_price, runs_of
 from gridnn.cost.busiest import busiest
+from gridnn.cost.layers import LayerPrice, layer_prices
 from gridnn.cost.machine import Machine
-from gridnn.cost.memory import Peak, peak
-from gridnn.cost.movements import Movement
-from gridnn.cost.schedule import Schedule, schedule
-from gridnn.cost.simulate import Timeline, simulate
+from gridnn.cost.memory import Peak, peak_of
+from gridnn.cost.operations import Priced, price_operations
+from gridnn.cost.timeline import Timeline, timeline
 from gridnn.layout.counts import DIMENSIONS
 from gridnn.plan.plan import Plan
+from gridnn.program.build import build
 from gridnn.program.program import Program
+from gridnn.program.schedule import Policy, Schedule
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,10 @@ class Price:
         The priced rank, its place in the grid counted down the columns.
     timeline : Timeline
         The step as it runs, with overlap.
-    passes : tuple of Schedule
-        What the rank does in every pass of the batch.
+    passes : tuple of tuple of Priced
+        What the rank does in every pass of the batch, operation by operation.
+    schedules : tuple of Schedule
+        The same without a machine.
     itemsize, slots : int
         Bytes of an element; arrays that the optimizer keeps for every weight.
     estimates : tuple of str
@@ -48,7 +51,8 @@ class Price:
     machine: str
     index: int
     timeline: Timeline
-    passes: tuple[Schedule, ...] = field(repr=False)
+    passes: tuple[tuple[Priced, ...], ...] = field(repr=False)
+    schedules: tuple[Schedule, ...] = field(repr=False)
     itemsize: int = 4
     slots: int = 1
     estimates: tuple[str, ...] = ()
@@ -75,28 +79,21 @@ class Price:
 
     @cached_property
     def memory(self) -> Peak:
-        """The peak memory of the rank in the largest pass."""
-        largest = max((one.program for one in self.passes), key=lambda program: program.batch)
-        several = len(self.passes) > 1
-        return peak(largest, self.index, itemsize=self.itemsize, slots=self.slots, accumulate=several)
+        """The peak memory of the rank."""
+        return peak_of(tuple({id(one): one for one in self.schedules}.values()), slots=self.slots)
 
     @cached_property
     def layers(self) -> tuple[LayerPrice, ...]:
         """What every layer costs."""
-        movements, kept, updates = self._movements(), self.memory.layers, self.passes[-1].updates
-        runs: dict[str, list[Run]] = {}
-        for run in runs_of(self.passes):
-            runs.setdefault(run.priced.name, []).append(run)
-        return tuple(
-            layer_price(each, updates[name], movements.get(name, ()), kept.get(name, 0)) for name, each in runs.items()
-        )
+        return layer_prices(self.passes, [one.program for one in self.schedules], self.memory.layers)
 
     def words(self) -> dict[str, int]:
         """The words of a step by grid dimension."""
         totals = dict.fromkeys(DIMENSIONS, 0)
-        for movements in self._movements().values():
-            for movement in movements:
-                totals[movement.dimension] += movement.words
+        for operations in self.passes:
+            for priced in operations:
+                for _, movement in priced.movements:
+                    totals[movement.dimension] += movement.words
         return totals
 
     def as_dict(self) -> dict[str, Any]:
@@ -124,17 +121,6 @@ class Price:
             ],
         }
 
-    def _movements(self) -> dict[str, tuple[Movement, ...]]:
-        """What every layer moves in a step, one movement for each phase, dimension and kind."""
-        rows: dict[str, dict[tuple[str, str, str], Movement]] = {}
-        for number, one in enumerate(self.passes, 1):
-            for layer, movement in entries(one, number == len(self.passes)):
-                kinds = rows.setdefault(layer, {})
-                before = kinds.get(movement[:3], movement._replace(words=0, messages=0, seconds=0.0))
-                after = (old + new for old, new in zip(before[3:], movement[3:], strict=True))
-                kinds[movement[:3]] = Movement(*movement[:3], *after)
-        return {layer: tuple(kinds.values()) for layer, kinds in rows.items()}
-
 
 def price(
     programs: Sequence[Program], machine: Machine, *, itemsize: int = 4, slots: int = 1, overlap: float | None = None
@@ -155,19 +141,24 @@ def price(
         How fast movements go on behind computation where the program lets them; default: as on the machine.
     """
     overlap = machine.overlap if overlap is None else overlap
-    candidates = [_timed(programs, machine, index, itemsize, slots, overlap) for index in busiest(programs[0], machine)]
-    index, passes, timeline = max(candidates, key=lambda one: one[2].seconds)
-    batch = sum(program.batch for program in programs)
-    return Price(programs[0].plan, batch, machine.name, index, timeline, passes, itemsize, slots, machine.estimates)
+    policy = Policy(itemsize)
+    candidates = [_timed(programs, machine, index, policy, slots, overlap) for index in busiest(programs[0], machine)]
+    index, schedules, passes, line = max(candidates, key=lambda one: one[3].seconds)
+    batch, plan = sum(program.batch for program in programs), programs[0].plan
+    return Price(plan, batch, machine.name, index, line, passes, schedules, itemsize, slots, machine.estimates)
 
 
 def _timed(
-    programs: Sequence[Program], machine: Machine, index: int, itemsize: int, slots: int, overlap: float
-) -> tuple[int, tuple[Schedule, ...], Timeline]:
-    """The schedule and the time line of one rank; passes of equal size share theirs."""
-    made: dict[int, Schedule] = {}
-    for program in programs:
-        if id(program) not in made:
-            made[id(program)] = schedule(program, machine, index, itemsize=itemsize, slots=slots)
-    passes = tuple(made[id(program)] for program in programs)
-    return index, passes, simulate(passes, overlap=overlap)
+    programs: Sequence[Program], machine: Machine, index: int, policy: Policy, slots: int, overlap: float
+) -> tuple[int, tuple[Schedule, ...], tuple[tuple[Priced, ...], ...], Timeline]:
+    """The schedules and the time line of one rank; passes that are alike share theirs."""
+    made: dict[tuple, tuple[Schedule, tuple[Priced, ...]]] = {}
+    keys = []
+    for number, program in enumerate(programs, 1):
+        ends = {"first": number == 1, "last": number == len(programs)}
+        keys.append((id(program), *ends.values()))
+        if keys[-1] not in made:
+            schedule = build(program, index, policy, **ends)
+            made[keys[-1]] = schedule, price_operations(schedule, machine, slots)
+    schedules, passes = zip(*(made[key] for key in keys), strict=True)
+    return index, schedules, passes, timeline(passes, overlap=overlap)

@@ -39,7 +39,7 @@ def work(
     """The work of ``layer`` on a rank that has the part ``local`` of ``shapes``.
 
     A product of forward is repeated twice backwards: for the gradient of the weights, and for that of the input where
-    somebody asks for it. Other layers stream their arrays (`Layer.passes`).
+    somebody asks for it. Other layers stream their arrays (`Layer.memory_passes`).
 
     Parameters
     ----------
@@ -57,11 +57,11 @@ def work(
     read, written = itemsize * sum(map(math.prod, local.inputs)), itemsize * math.prod(local.output)
     if not written:
         return Work((), (), ())
-    if layer.work not in ARRAYS:
-        forward, backward = layer.passes
+    if layer.bound_by not in ARRAYS:
+        forward, backward = layer.memory_passes
         streamed = backward * (2 * read + written) if weights or needs_gradient else 0
         return Work(_streamed(forward * (read + written)), _streamed(streamed), ())
-    product = Call(layer.work, local_flops(layer, shapes, local), read + written + itemsize * weights)
+    product = Call(layer.bound_by, local_flops(layer, shapes, local), read + written + itemsize * weights)
     add, total = (_streamed(2 * written), _streamed(written)) if getattr(layer, "bias", False) else ((), ())
     return Work((product, *add), (product,) if needs_gradient else (), (product, *total))
 

@@ -5,42 +5,40 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from gridnn.layers.base import Array, Layer, Local
-from gridnn.layers.rooms import Part, Room, Rooms, usual
+from gridnn.layers.base import Array, Context, Layer
+from gridnn.layers.computation import BufferSpec, Computation, LayerPart, View, simple
 
 
 @dataclass(frozen=True)
-class Ruled(Layer):
+class Pointwise(Layer):
     """An activation with two kernels, its own and its gradient by the output (abstract); a neighbour may do either."""
 
-    def rooms(self, part: Part) -> Rooms:
-        return usual(part, "y")
+    def computation(self, part: LayerPart) -> Computation:
+        made = simple(("y",), in_place=True)
+        applied, derived = part.fused.applied, part.fused.derived
+        views = (View("y", "x", part.output),) * applied + (View("dx", "dy", part.output),) * derived
+        return made._replace(
+            forward=() if applied else made.forward, backward=() if derived else made.backward, views=views
+        )
 
-    def forward(self, local: Local, *inputs: Array) -> Array:
-        if local.fused.applied:
-            local.saved["y"] = inputs[0]
-            return inputs[0]
-        y = local.saved["y"] = local.buffer("y", inputs[0].shape)
-        getattr(local.backend.kernels, self.activation)(inputs[0], y)
-        return y
+    def forward(self, context: Context, x: Array, y: Array) -> None:
+        """Write the activation of ``x`` to ``y``."""
+        getattr(context.kernels, self.activation)(x, y)
 
-    def backward(self, local: Local, gradient: Array) -> tuple[Array | None, ...]:
-        if local.fused.derived:
-            return (gradient,)
-        dx = local.buffer("dx", gradient.shape)
-        getattr(local.backend.kernels, f"{self.activation}_grad")(local.saved["y"], gradient, dx)
-        return (dx,)
+    def backward(self, context: Context, dy: Array, y: Array, dx: Array) -> None:
+        """Write the gradient of the input to ``dx``, from the output."""
+        getattr(context.kernels, f"{self.activation}_grad")(y, dy, dx)
 
 
 @dataclass(frozen=True)
-class ReLU(Ruled):
+class ReLU(Pointwise):
     """max(x, 0)."""
 
     activation: ClassVar[str] = "relu"
 
 
 @dataclass(frozen=True)
-class Tanh(Ruled):
+class Tanh(Pointwise):
     """The hyperbolic tangent."""
 
     activation: ClassVar[str] = "tanh"
@@ -62,18 +60,16 @@ class LeakyReLU(Layer):
         if not 0 <= self.slope <= 1:
             raise ValueError(f"LeakyReLU({self.slope}): the slope lies in [0, 1]")
 
-    def rooms(self, part: Part) -> Rooms:
-        return usual(part, "y")
+    def computation(self, part: LayerPart) -> Computation:
+        return simple(("y",))
 
-    def forward(self, local: Local, *inputs: Array) -> Array:
-        y = local.saved["y"] = local.buffer("y", inputs[0].shape)
-        local.backend.kernels.leaky_relu(inputs[0], self.slope, y)
-        return y
+    def forward(self, context: Context, x: Array, y: Array) -> None:
+        """Write the activation of ``x`` to ``y``."""
+        context.kernels.leaky_relu(x, self.slope, y)
 
-    def backward(self, local: Local, gradient: Array) -> tuple[Array | None, ...]:
-        dx = local.buffer("dx", gradient.shape)
-        local.backend.kernels.leaky_relu_grad(local.saved["y"], gradient, self.slope, dx)  # y has the sign of x
-        return (dx,)
+    def backward(self, context: Context, dy: Array, y: Array, dx: Array) -> None:
+        """Write the gradient of the input to ``dx``; the output has the sign of the input."""
+        context.kernels.leaky_relu_grad(y, dy, self.slope, dx)
 
 
 @dataclass(frozen=True)
@@ -86,7 +82,7 @@ class GELU(Layer):
         "none": by the error function; "tanh": by the paper's approximation.
     """
 
-    passes: ClassVar[tuple[float, float]] = (40.0, 1.0)  # the error function
+    memory_passes: ClassVar[tuple[float, float]] = (40.0, 1.0)  # the error function
 
     approximate: str = "none"
 
@@ -94,18 +90,14 @@ class GELU(Layer):
         if self.approximate not in ("none", "tanh"):
             raise ValueError(f"GELU(approximate={self.approximate!r}): choose 'none' or 'tanh'")
 
-    def rooms(self, part: Part) -> Rooms:
-        return usual(part, "slope", extra=(Room("slope", part.output),))
+    def computation(self, part: LayerPart) -> Computation:
+        return simple(("slope",), (BufferSpec("slope", part.output),) if part.training else ())
 
-    def forward(self, local: Local, *inputs: Array) -> Array:
-        x = inputs[0]
-        y = local.buffer("y", x.shape)
-        slope = local.buffer("slope", x.shape) if local.training else None
-        local.saved["slope"] = slope
-        local.backend.kernels.gelu(x, y, slope, self.approximate)
-        return y
+    def forward(self, context: Context, x: Array, *made: Array) -> None:
+        """Write the activation of ``x`` to the last array, and in training its slope to the one before."""
+        *slope, y = made
+        context.kernels.gelu(x, y, slope[0] if slope else None, self.approximate)
 
-    def backward(self, local: Local, gradient: Array) -> tuple[Array | None, ...]:
-        dx = local.buffer("dx", gradient.shape)
-        local.backend.xp.multiply(gradient, local.saved["slope"], out=dx)
-        return (dx,)
+    def backward(self, context: Context, dy: Array, slope: Array, dx: Array) -> None:
+        """Write the gradient of the input to ``dx``."""
+        context.backend.xp.multiply(dy, slope, out=dx)

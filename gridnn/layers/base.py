@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol
 
-from gridnn.layers.rooms import Part, Room, Rooms, usual
+from gridnn.layers.computation import WIDE, BufferSpec, Computation, LayerPart, Reduction, words_of
+from gridnn.layout.layout import box_shape
 from gridnn.layout.partition import Even, Partition, Window, Windowed
 from gridnn.layout.split import Split
 
 Shape = tuple[int, ...]
+Box = tuple[tuple[int, int], ...]
 Array = Any
 SPACE_AXES = ("d", "h", "w")
 SPACE = {2: (), 3: ("w",), 4: ("h", "w"), 5: SPACE_AXES}
@@ -50,15 +52,15 @@ class Parameter(NamedTuple):
     value: float = 0.0
 
 
-class Reduction(NamedTuple):
-    """A global sum or maximum that a layer asks for in one step: ``words`` elements over the ranks of ``axes``."""
+class GlobalSum(NamedTuple):
+    """A sum or maximum that a layer asks for in one pass: ``words`` elements over the ranks that divide ``axes``."""
 
     phase: str
     axes: tuple[str, ...]
     words: int
 
 
-class Fused(NamedTuple):
+class Fusion(NamedTuple):
     """What of its neighbours' work a layer does at once with its own, or is spared: see `gridnn.program.fusion`.
 
     Attributes
@@ -66,15 +68,13 @@ class Fused(NamedTuple):
     activation : str
         The activation that it applies to its output; "none".
     masked : bool
-        Whether the reader of that activation wants the mask that `gridnn.arrays.linear.Linear.linear` returns.
+        Whether the reader of that activation wants the mask that ``kernels.linear`` returns.
     applied : bool
         Of an activation: its input is its output already.
     derivative : str
         The activation that made its input, by whose derivative it multiplies the gradient of its input; "none".
     derived : bool
         Of an activation: the gradient of its output is that of its input already.
-    maker : Local or None
-        With ``derivative``: the layer that applied that activation; its mask is ``maker.saved["mask"]``.
     """
 
     activation: str = "none"
@@ -82,60 +82,55 @@ class Fused(NamedTuple):
     applied: bool = False
     derivative: str = "none"
     derived: bool = False
-    maker: Any = None
 
 
-ALONE = Fused()
+UNFUSED = Fusion()
 
 
-class Local(Protocol):
+class Context(Protocol):
     """What a layer sees of the run: its part of the global index space, and nothing of who has the rest."""
 
-    backend: Any  # arrays.Backend: xp, kernels, uniform
+    backend: Any  # xp, kernels
+    kernels: Any  # local kernels: backend.kernels
     dtype: Any  # of the activations, and of the weights that products take
     wide: Any  # of sums, gradients of weights, biases and what norms scale by: float32 where dtype has 16 bits
     training: bool
     counts: bool  # False on the ranks that only repeat another one's work: a loss counts nothing there
-    needs_gradient: bool  # whether anybody asks for the gradient of the input
-    key: tuple[int, ...]  # (seed, layer, step): names the random numbers of this layer in this step
+    key: tuple[int, ...]  # (seed, layer, step, pass): names the random numbers of this layer in this pass
+    scale: float  # what the gradient of a loss is multiplied by
     shapes: Shapes  # global
-    input_boxes: tuple[tuple[tuple[int, int], ...], ...]  # this rank's part of every input, without frames
-    output_box: tuple[tuple[int, int], ...]  # this rank's part of the output
-    indices: tuple[Any, ...]  # the same in the whole batch: ranges, or an array of places along a dimension
-    saved: dict[str, Any]  # from forward to backward; emptied after backward, or after forward outside training
-    kept: dict[str, Any]  # small results of forward (statistics) that last until backward even where it is recomputed
-    fused: Fused
-    recomputing: bool  # forward runs a second time: take statistics from ``kept``, ask for no sum, update no state
+    input_boxes: tuple[tuple[tuple[int, int], ...], ...]  # this rank's part of every input, without ghost zones
+    output_box: tuple[tuple[int, int], ...]  # what of the output is computed: this rank's part, or a region of it
+    indices: tuple[Any, ...]  # the part in the whole batch: ranges, or an array of places along a dimension
+    fused: Fusion
+    mask: Any  # of a fused ReLU, in the form of the kernels that made it; see `Fusion.masked`
     parameters: Mapping[str, Array]  # this rank's parts
-    gradients: Mapping[str, Array]  # to be overwritten by backward
+    gradients: Mapping[str, Array]  # to be overwritten by the tasks that store gradients
     state: Mapping[str, Array]  # kept between steps and in checkpoints (running statistics), updated in place
-
-    def buffer(self, name: str, shape: Shape, dtype: Any = None) -> Array:
-        """A fresh array with arbitrary contents, which lives as long as somebody refers to it."""
+    result: Array  # [3], float64: a loss adds (summed loss, right answers) to the first two
 
     def part(self, axis: str) -> int:
         """Which part of ``axis`` this rank has."""
 
-    def sum(self, array: Array, axes: tuple[str, ...]) -> Array:
-        """``array`` summed over the ranks that divide ``axes``; in place, and returned."""
-
-    def max(self, array: Array, axes: tuple[str, ...]) -> Array:
-        """The maximum of ``array`` over the ranks that divide ``axes``; in place, and returned."""
+    def workspace(self, dtype: Any = None) -> Array:
+        """A flat array for the temporaries of one kernel call, of the activations' type if none is given."""
 
 
 @dataclass(frozen=True)
 class Layer:
     """A layer without its data: frozen, comparable, knows nothing of ranks.
 
-    The defaults below are those of a layer that works element by element. ``n`` is the first axis of every tensor.
+    The defaults below are those of a layer that works element by element. ``n`` is the first axis of every tensor. What
+    runs are the methods that `computation` names.
     """
 
-    fill: ClassVar[float] = 0.0  # what stands in the padding
-    work: ClassVar[str] = "memory"  # what bounds its time: "gemm", "conv", or the bytes that it streams
-    finishes: ClassVar[bool] = False  # whether it can apply an activation to its output
-    draws: ClassVar[bool] = False  # whether training takes random numbers, other ones in every step
+    padding_value: ClassVar[float] = 0.0  # what stands in ghost zones that no rank fills
+    bound_by: ClassVar[str] = "memory"  # what bounds its time: "gemm", "conv", or the bytes that it streams
+    has_epilogue: ClassVar[bool] = False  # whether it can apply an activation to its output
+    is_tiled: ClassVar[bool] = False  # whether forward can compute a region of the output: the interior before a halo
+    is_global: ClassVar[bool] = False  # whether it may ask for sums over ranks
     activation: ClassVar[str] = "none"  # the one that it is, where another layer can apply it
-    passes: ClassVar[tuple[float, float]] = (1.0, 1.0)  # times that forward, backward stream their arrays, on a CPU
+    memory_passes: ClassVar[tuple[float, float]] = (1.0, 1.0)  # how often forward, backward stream their arrays (CPU)
 
     def infer(self, *shapes: Shape) -> Shape:
         """The output's shape per sample from the inputs' shapes per sample.
@@ -194,9 +189,20 @@ class Layer:
         """The tensors that are kept but not trained (running statistics) by name."""
         return {}
 
-    def reductions(self, shapes: Shapes, output_box: tuple[tuple[int, int], ...], training: bool) -> list[Reduction]:
-        """The global sums that one step asks for on a rank with this part of the output."""
-        return []
+    def computation(self, part: LayerPart) -> Computation:
+        """The calls of forward and backward, and the arrays between them."""
+        raise NotImplementedError
+
+    def reductions(self, shapes: Shapes, output_box: Box, training: bool) -> list[GlobalSum]:
+        """The global sums and maxima of one pass on a rank with this part of the output."""
+        if not self.is_global:
+            return []
+        part = LayerPart(shapes, (output_box,) * len(shapes.inputs), output_box, (box_shape(output_box),), training)
+        made = self.computation(part)
+        words = {spec.name: words_of(spec) for spec in made.buffers}
+        halves = ("forward", made.forward), ("backward", made.backward if training else ())
+        calls = ((phase, call) for phase, half in halves for call in half if isinstance(call, Reduction))
+        return [GlobalSum(phase, call.axes, words[call.buffer]) for phase, call in calls]
 
     def check(self, shapes: Shapes, split: Split) -> None:
         """Refuse a split that this layer cannot have.
@@ -215,84 +221,18 @@ class Layer:
         """The floating-point operations of one forward pass over the whole batch."""
         return math.prod(shapes.output)
 
-    def rooms(self, part: Part) -> Rooms:
-        """The arrays that forward and backward take, and what lives between: an output and a gradient, nothing kept."""
-        return usual(part)
-
-    def forward(self, local: Local, *inputs: Array) -> Array:
-        """This rank's part of the output from framed local inputs."""
-        raise NotImplementedError
-
-    def backward(self, local: Local, gradient: Array) -> tuple[Array | None, ...]:
-        """The gradients of the framed local inputs; overwrites ``local.gradients``.
-
-        ``local.needs_gradient`` is False where nobody asks for them (the first layer): then None may be returned.
-        """
-        raise NotImplementedError
-
-
-@dataclass(frozen=True)
-class Apart(Layer):
-    """A layer with one input whose two gradients are computed apart (abstract).
-
-    So that of the weights is computed while that of the input is under way.
-    """
-
-    def backward_input(self, local: Local, gradient: Array) -> Array | None:
-        """The gradient of the framed input, or None where nobody asks for it."""
-        raise NotImplementedError
-
-    def backward_weights(self, local: Local, gradient: Array) -> None:
-        """Overwrite ``local.gradients``."""
-
-    def backward(self, local: Local, gradient: Array) -> tuple[Array | None, ...]:
-        dx = self.backward_input(local, gradient)
-        self.backward_weights(local, gradient)
-        return (dx,)
-
-
-@dataclass(frozen=True)
-class Partwise(Apart):
-    """A layer whose output can be computed in pieces as well (abstract): the interior while halos are under way."""
-
-    def prepare(self, local: Local, *inputs: Array) -> Array:
-        """Allocate the output, and remember what backward needs; the frames of the inputs may be incomplete still."""
-        raise NotImplementedError
-
-    def compute(self, local: Local, region: tuple[slice, ...], y: Array, *inputs: Array) -> None:
-        """Write ``y[region]``.
-
-        Parameters
-        ----------
-        region : tuple of slice
-            One per dimension of ``y``, in local coordinates; samples and channels whole.
-        y : array
-            What ``prepare`` gave.
-        inputs : arrays
-            The frames; what the windows of ``region`` reach must be there.
-        """
-        raise NotImplementedError
-
-    def forward(self, local: Local, *inputs: Array) -> Array:
-        y = self.prepare(local, *inputs)
-        self.compute(local, tuple(slice(0, size) for size in y.shape), y, *inputs)
-        return y
-
 
 @dataclass(frozen=True)
 class Loss(Layer):
     """The last layer: compares an output with its targets.
 
-    ``forward`` gives a float64 array of two elements, this rank's share of (the sum over samples of the loss, the
-    number of right answers), counted only on the ranks whose ``local.counts`` is True, so that the sum over all ranks
-    counts every sample once. ``local.saved["target"]`` holds this rank's targets: the global class of each local
-    sample or place (int64, shape (n,) or (n, *space)), or an array like the local input. ``backward(local, scale)``
-    gives ``scale`` times the gradient of the summed loss. Its ``output`` shape is that of its input.
+    It adds this rank's share of (the sum over samples of the loss, the number of right answers) to ``context.result``,
+    counted only on the ranks whose ``context.counts`` is True, so that the sum over all ranks counts every sample once.
+    Its tasks read ``target``: the global class of each local sample or place (int64, shape (n,) or (n, *space)), or an
+    array like the local input. Backward gives ``context.scale`` times the gradient of the summed loss. Its output shape
+    is that of its input; there is no array of it.
     """
 
-    def target(self, shape: Shape) -> Room:
+    def target(self, shape: Shape) -> BufferSpec:
         """The targets of local inputs of ``shape``: numbers like them."""
-        return Room("target", shape, "wide")
-
-    def backward(self, local: Local, scale: float) -> tuple[Array]:
-        raise NotImplementedError
+        return BufferSpec("target", shape, WIDE)

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from gridnn.errors import UserError
-from gridnn.layers.base import Array, Layer, Local, Parameter, Reduction, Shapes
-from gridnn.layers.rooms import Part, Room, Rooms, usual
-from gridnn.layout.layout import box_shape
+from gridnn.layers.base import Array, Context, Layer, Parameter, Shapes
+from gridnn.layers.computation import ACTIVATION, BufferSpec, Computation, LayerPart, Reduction, Task
+
+WIDEST = "float64"
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,11 @@ class BatchNorm(Layer):
         Added to the variance.
     """
 
-    passes: ClassVar[tuple[float, float]] = (2.5, 2.4)  # moments and affine; sums of the gradient, two terms of dx
+    is_global: ClassVar[bool] = True
+    memory_passes: ClassVar[tuple[float, float]] = (
+        2.5,
+        2.4,
+    )  # moments and affine; sums, two terms of dx
 
     momentum: float = 0.1
     eps: float = 1e-5
@@ -45,72 +50,73 @@ class BatchNorm(Layer):
         shape = shapes.output[-1:]
         return {"running_mean": Parameter(shape, ("co",)), "running_var": Parameter(shape, ("co",), value=1.0)}
 
-    def reductions(self, shapes: Shapes, output_box: tuple[tuple[int, int], ...], training: bool) -> list[Reduction]:
-        if not training:
-            return []
-        words = 2 * (output_box[-1][1] - output_box[-1][0])
-        return [Reduction(phase, self._summed(shapes), words) for phase in ("forward", "backward")]
-
     def flops(self, shapes: Shapes) -> int:
         return 6 * math.prod(shapes.output)
 
-    def rooms(self, part: Part) -> Rooms:
-        sums = Room("sums", (2, part.output[-1]), "float64")
-        made = usual(part, "x", extra=() if part.recomputing else (sums._replace(until="y"),))
-        return made._replace(backward=(sums, *made.backward), workspaces=("float64", None))
+    def computation(self, part: LayerPart) -> Computation:
+        if not part.training:
+            return Computation((Task("evaluate", ("x",), ("y",)),))
+        channels, axes = part.output[-1], self.output_axes(part.shapes)[:-1]
+        forward = (
+            Task("moments", ("x",), ("sums",), once=True, share=0.4),
+            Reduction("sums", axes),
+            Task("statistics", ("sums",), ("mean", "inverse"), once=True, share=0.0),
+            Task("normalize", ("x", "mean", "inverse"), ("y",), share=0.6),
+        )
+        backward = (
+            Task(
+                "gradient_moments", ("dy", "x", "mean", "inverse"), ("gradient_sums",), stores_gradients=True, share=0.5
+            ),
+            Reduction("gradient_sums", axes),
+            Task("backward_input", ("dy", "x", "mean", "inverse", "gradient_sums"), ("dx",), share=0.5),
+        )
+        sums = (BufferSpec(name, (2, channels), WIDEST) for name in ("sums", "gradient_sums"))
+        kept = (BufferSpec(name, (channels,), WIDEST) for name in ("mean", "inverse"))
+        return Computation(forward, backward, (*sums, *kept), workspaces=(WIDEST, ACTIVATION))
 
-    def forward(self, local: Local, *inputs: Array) -> Array:
-        x, kernels = inputs[0], local.backend.kernels
-        if local.training:
-            if not local.recomputing:
-                local.kept["statistics"] = self._statistics(local, x)
-            mean, variance = local.kept["statistics"]
-        else:
-            wide = local.backend.xp.float64
-            mean, variance = (local.state[name].astype(wide) for name in ("running_mean", "running_var"))
-        inverse = 1 / local.backend.xp.sqrt(variance + self.eps)
-        scale = inverse * local.parameters["gamma"]
-        offset = local.parameters["beta"] - mean * scale
-        local.saved.update(x=x, mean=mean, inverse=inverse, scale=scale)
-        y = local.buffer("y", box_shape(local.output_box))
-        kernels.affine(x, scale.astype(local.wide), offset.astype(local.wide), y)
-        return y
+    def moments(self, context: Context, x: Array, sums: Array) -> None:
+        """Write this rank's sums of x and x**2 about the running mean."""
+        shift = context.state["running_mean"].astype(WIDEST)
+        context.kernels.moments(x, shift, sums, context.workspace(WIDEST))
 
-    def backward(self, local: Local, gradient: Array) -> tuple[Array | None, ...]:
-        x, mean, inverse, scale = (local.saved[name] for name in ("x", "mean", "inverse", "scale"))
-        backend, count = local.backend, self._count(local.shapes)
-        sums = local.buffer("sums", (2, x.shape[-1]), "float64")
-        backend.kernels.moments_grad(x, gradient, mean, sums, backend.workspace("float64"))
-        local.gradients["beta"][...] = sums[0]
-        local.gradients["gamma"][...] = sums[1] * inverse
-        local.sum(sums, self._summed(local.shapes))
-        if not local.needs_gradient:
-            return (None,)
-        # dx = scale * (dy - mean(dy) - (x - mean) * inverse**2 * mean(dy * (x - mean)))
-        slope = scale * inverse * inverse * sums[1] / count
-        offset = mean * slope - scale * sums[0] / count
-        dx = local.buffer("dx", x.shape)
-        backend.kernels.affine(x, (-slope).astype(local.wide), offset.astype(local.wide), dx)
-        backend.kernels.add_scaled(gradient, scale.astype(local.wide), dx, backend.workspace(local.dtype))
-        return (dx,)
-
-    def _statistics(self, local: Local, x: Array) -> tuple[Array, Array]:
-        """The global mean and variance; updates the running ones (with the unbiased variance)."""
-        backend, count = local.backend, self._count(local.shapes)
-        shift = local.state["running_mean"].astype(backend.xp.float64)
-        sums = local.buffer("sums", (2, x.shape[-1]), "float64")
-        backend.kernels.moments(x, shift, sums, backend.workspace("float64"))
-        local.sum(sums, self._summed(local.shapes))
+    def statistics(self, context: Context, sums: Array, mean: Array, inverse: Array) -> None:
+        """Write the global mean and 1 / sqrt(var + eps); update the running ones (with the unbiased variance)."""
+        xp, count = context.backend.xp, self._count(context.shapes)
         off = sums[0] / count
-        mean, variance = shift + off, backend.xp.maximum(sums[1] / count - off * off, 0)
+        variance = xp.maximum(sums[1] / count - off * off, 0)
+        xp.add(context.state["running_mean"].astype(WIDEST), off, out=mean)
+        xp.divide(1, xp.sqrt(variance + self.eps), out=inverse)
         for name, value in (("running_mean", mean), ("running_var", variance * (count / (count - 1)))):
-            running = local.state[name]
+            running = context.state[name]
             running *= 1 - self.momentum
             running += self.momentum * value
-        return mean, variance
 
-    def _summed(self, shapes: Shapes) -> tuple[str, ...]:
-        return self.output_axes(shapes)[:-1]
+    def normalize(self, context: Context, x: Array, mean: Array, inverse: Array, y: Array) -> None:
+        """Write gamma * (x - mean) * inverse + beta to ``y``."""
+        scale = inverse * context.parameters["gamma"]
+        offset = context.parameters["beta"] - mean * scale
+        context.kernels.affine(x, scale.astype(context.wide), offset.astype(context.wide), y)
+
+    def evaluate(self, context: Context, x: Array, y: Array) -> None:
+        """As `normalize`, with the running statistics."""
+        mean, variance = (context.state[name].astype(WIDEST) for name in ("running_mean", "running_var"))
+        self.normalize(context, x, mean, 1 / context.backend.xp.sqrt(variance + self.eps), y)
+
+    def gradient_moments(self, context: Context, dy: Array, x: Array, mean: Array, inverse: Array, sums: Array) -> None:
+        """Write this rank's sums of dy and dy * (x - mean); store its gradients of beta and gamma."""
+        context.kernels.moments_grad(x, dy, mean, sums, context.workspace(WIDEST))
+        context.gradients["beta"][...] = sums[0]
+        context.gradients["gamma"][...] = sums[1] * inverse
+
+    def backward_input(
+        self, context: Context, dy: Array, x: Array, mean: Array, inverse: Array, sums: Array, dx: Array
+    ) -> None:
+        """Write scale * (dy - mean(dy) - (x - mean) * inverse**2 * mean(dy * (x - mean))) to ``dx``."""
+        kernels, count, scale = context.kernels, self._count(context.shapes), inverse * context.parameters["gamma"]
+        slope = scale * inverse * inverse * sums[1] / count
+        offset = mean * slope - scale * sums[0] / count
+        kernels.affine(x, (-slope).astype(context.wide), offset.astype(context.wide), dx)
+        kernels.add_scaled(dy, scale.astype(context.wide), dx, context.workspace())
 
     @staticmethod
     def _count(shapes: Shapes) -> int:

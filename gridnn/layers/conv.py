@@ -7,18 +7,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from gridnn.layers.base import Array, Cut, Local, Parameter, Partwise, Shape, Shapes, tensor_axes
+from gridnn.layers.base import Array, Context, Cut, Layer, Parameter, Shape, Shapes, tensor_axes
+from gridnn.layers.computation import ACTIVATION, Computation, LayerPart, Task
 from gridnn.layers.groups import Channels, Grouped, check_groups, is_depthwise, kernel_of, refuse_divided_groups
 from gridnn.layers.linear import added_bias, bias_gradient
-from gridnn.layers.rooms import Part, Rooms, usual
-from gridnn.layers.sliding import Padding, Sizes, Space, output_sizes, padding_pairs, per_axis, under, windows
-from gridnn.layout.layout import box_shape
+from gridnn.layers.sliding import Padding, Sizes, Space, output_sizes, padding_pairs, per_axis, windows
 from gridnn.layout.partition import Window
 from gridnn.layout.split import Split
 
 
 @dataclass(frozen=True)
-class Conv(Partwise):
+class Conv(Layer):
     """A convolution of x [n, *space, ci] with W [*kernel, ci / groups, co], and a bias [co] (abstract).
 
     Attributes
@@ -37,8 +36,9 @@ class Conv(Partwise):
     """
 
     space: ClassVar[Space] = ()
-    work: ClassVar[str] = "conv"
-    finishes: ClassVar[bool] = True
+    bound_by: ClassVar[str] = "conv"
+    has_epilogue: ClassVar[bool] = True
+    is_tiled: ClassVar[bool] = True
 
     channels: int
     kernel: int | Sizes
@@ -87,48 +87,45 @@ class Conv(Partwise):
     def flops(self, shapes: Shapes) -> int:
         return 2 * math.prod(shapes.output) * math.prod(self.kernel) * shapes.inputs[0][-1] // self.groups
 
-    def rooms(self, part: Part) -> Rooms:
-        return usual(part, "x", workspaces=(None,))
+    def computation(self, part: LayerPart) -> Computation:
+        forward = Task("forward", ("x",), ("y",))
+        to_input = Task("backward_input", ("dy",), ("dx",))
+        to_weights = Task("backward_weights", ("dy", "x"), stores_gradients=True)
+        return Computation((forward,), (to_input, to_weights), workspaces=(ACTIVATION,))
 
-    def prepare(self, local: Local, *inputs: Array) -> Array:
-        local.saved["x"] = inputs[0]
-        return local.buffer("y", box_shape(local.output_box))
-
-    def compute(self, local: Local, region: tuple[slice, ...], y: Array, *inputs: Array) -> None:
-        weight, run = local.parameters["weight"], kernel_of(self, local, "")
-        x, out = inputs[0][under(region, y.shape, self.windows(None))], y[region]
-        workspace = local.backend.workspace(local.dtype)
-        for ci, co in self._pieces(local):
-            run(x[..., ci], weight[..., co], self.stride, self.dilation, out[..., co], workspace)
-        bias, activation = added_bias(self, local), local.fused.activation
+    def forward(self, context: Context, x: Array, y: Array) -> None:
+        """Write the convolution of ``x``, a region of the ghosted input, to the region ``y`` of the output."""
+        weight, run, workspace = context.parameters["weight"], kernel_of(self, context, ""), context.workspace()
+        for ci, co in self._groups(context):
+            run(x[..., ci], weight[..., co], self.stride, self.dilation, y[..., co], workspace)
+        bias, activation = added_bias(self, context), context.fused.activation
         if bias is not None or activation != "none":
-            local.backend.kernels.finish(out, bias, activation)
+            context.kernels.finish(y, bias, activation)
 
-    def backward_input(self, local: Local, gradient: Array) -> Array | None:
-        if not local.needs_gradient:
-            return None
-        weight, run = local.parameters["weight"], kernel_of(self, local, "_grad_input")
-        dx, workspace = local.buffer("dx", local.saved["x"].shape), local.backend.workspace(local.dtype)
-        for ci, co in self._pieces(local):
-            run(gradient[..., co], weight[..., co], self.stride, self.dilation, dx[..., ci], workspace)
-        return dx
+    def backward_input(self, context: Context, dy: Array, dx: Array) -> None:
+        """Write the gradient of the ghosted input to ``dx``."""
+        weight, workspace = context.parameters["weight"], context.workspace()
+        run = kernel_of(self, context, "_grad_input")
+        for ci, co in self._groups(context):
+            run(dy[..., co], weight[..., co], self.stride, self.dilation, dx[..., ci], workspace)
 
-    def backward_weights(self, local: Local, gradient: Array) -> None:
-        x, dw = local.saved["x"], local.gradients["weight"]
-        run, workspace = kernel_of(self, local, "_grad_weight"), local.backend.workspace(local.dtype)
-        for ci, co in self._pieces(local):
-            run(x[..., ci], gradient[..., co], self.stride, self.dilation, dw[..., co], workspace)
+    def backward_weights(self, context: Context, dy: Array, x: Array) -> None:
+        """Store the gradients of the weights and the bias."""
+        dw, workspace = context.gradients["weight"], context.workspace()
+        run = kernel_of(self, context, "_grad_weight")
+        for ci, co in self._groups(context):
+            run(x[..., ci], dy[..., co], self.stride, self.dilation, dw[..., co], workspace)
         if self.bias:
-            bias_gradient(local, gradient)
+            bias_gradient(context, dy)
 
-    def _pieces(self, local: Local) -> Iterator[Channels]:
+    def _groups(self, context: Context) -> Iterator[Channels]:
         """The local channels of every group that this rank's output channels touch; depthwise ones all together."""
-        if self.groups == 1 or is_depthwise(self, local.shapes):
+        if self.groups == 1 or is_depthwise(self, context.shapes):
             yield slice(None), slice(None)
             return
-        first, last = local.output_box[-1]
-        offset = local.input_boxes[0][-1][0]
-        outputs, inputs = self.channels // self.groups, local.shapes.inputs[0][-1] // self.groups
+        first, last = context.output_box[-1]
+        offset = context.input_boxes[0][-1][0]
+        outputs, inputs = self.channels // self.groups, context.shapes.inputs[0][-1] // self.groups
         for group in range(first // outputs, -(-last // outputs)):
             start, stop = max(first, group * outputs), min(last, (group + 1) * outputs)
             ci = slice(group * inputs - offset, (group + 1) * inputs - offset)

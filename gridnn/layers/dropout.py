@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from gridnn.layers.base import Array, Layer, Local
-from gridnn.layers.rooms import Part, Room, Rooms, usual
+from gridnn.layers.base import Array, Context, Layer
+from gridnn.layers.computation import BufferSpec, Computation, LayerPart, identity, simple
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,7 @@ class Dropout(Layer):
         In [0, 1).
     """
 
-    draws: ClassVar[bool] = True
-    passes: ClassVar[tuple[float, float]] = (20.0, 1.0)  # most of it random numbers
+    memory_passes: ClassVar[tuple[float, float]] = (20.0, 1.0)  # most of it random numbers
 
     p: float = 0.5
 
@@ -30,19 +29,16 @@ class Dropout(Layer):
         if not 0 <= self.p < 1:
             raise ValueError(f"Dropout({self.p}): the probability is at least 0 and less than 1")
 
-    def rooms(self, part: Part) -> Rooms:
-        return usual(part, "mask", extra=(Room("mask", part.output),))
+    def computation(self, part: LayerPart) -> Computation:
+        if not part.training:
+            return identity(part)
+        made = simple(("mask",), (BufferSpec("mask", part.output),))
+        return made._replace(forward=(made.forward[0]._replace(stochastic=True),))
 
-    def forward(self, local: Local, *inputs: Array) -> Array:
-        x = inputs[0]
-        if not local.training:
-            return x
-        mask = local.saved["mask"] = local.buffer("mask", x.shape)
-        y = local.buffer("y", x.shape)
-        local.backend.kernels.dropout(x, self.p, local.key, local.indices, local.shapes.output, mask, y)
-        return y
+    def forward(self, context: Context, x: Array, mask: Array, y: Array) -> None:
+        """Draw the ``mask`` of 0 and 1 / (1 - p), and write ``x`` times it to ``y``."""
+        context.kernels.dropout(x, self.p, context.key, context.indices, context.shapes.output, mask, y)
 
-    def backward(self, local: Local, gradient: Array) -> tuple[Array | None, ...]:
-        dx = local.buffer("dx", gradient.shape)
-        local.backend.xp.multiply(gradient, local.saved["mask"], out=dx)
-        return (dx,)
+    def backward(self, context: Context, dy: Array, mask: Array, dx: Array) -> None:
+        """Write the gradient of the input to ``dx``."""
+        context.backend.xp.multiply(dy, mask, out=dx)

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from gridnn.layers.base import Array, Cut, Layer, Local, Shape, Shapes
-from gridnn.layers.rooms import Part, Rooms
+from gridnn.layers.base import Cut, Layer, Shape, Shapes
+from gridnn.layers.computation import Computation, LayerPart, identity
 from gridnn.layout.partition import Even, Scaled
 from gridnn.layout.split import Split
 
@@ -19,7 +19,7 @@ class Flatten(Layer):
     What is divided over the first space axis stays where it is; vectors pass through.
     """
 
-    passes: ClassVar[tuple[float, float]] = (0.0, 0.0)  # views
+    memory_passes: ClassVar[tuple[float, float]] = (0.0, 0.0)  # views
 
     def infer(self, *shapes: Shape) -> Shape:
         return (math.prod(shapes[0]),)
@@ -42,12 +42,5 @@ class Flatten(Layer):
     def flops(self, shapes: Shapes) -> int:
         return 0
 
-    def rooms(self, part: Part) -> Rooms:
-        return Rooms((), (), output="x")
-
-    def forward(self, local: Local, *inputs: Array) -> Array:
-        shape = local.saved["shape"] = inputs[0].shape
-        return inputs[0].reshape(shape[0], math.prod(shape[1:]))
-
-    def backward(self, local: Local, gradient: Array) -> tuple[Array | None, ...]:
-        return (gradient.reshape(local.saved["shape"]),)
+    def computation(self, part: LayerPart) -> Computation:
+        return identity(part)

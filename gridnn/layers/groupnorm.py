@@ -6,9 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from gridnn.layers.base import Array, Layer, Local, Parameter, Reduction, Shape, Shapes
-from gridnn.layers.rooms import Part, Room, Rooms, usual
-from gridnn.layout.layout import box_shape
+from gridnn.layers.base import Array, Context, Layer, Parameter, Shape, Shapes
+from gridnn.layers.computation import ACTIVATION, BufferSpec, Computation, LayerPart, Reduction, Task
 
 WIDE = "float64"
 
@@ -29,7 +28,8 @@ class GroupNorm(Layer):
         Added to the variance.
     """
 
-    passes: ClassVar[tuple[float, float]] = (3.0, 3.5)  # as batch norm, sample by sample
+    is_global: ClassVar[bool] = True
+    memory_passes: ClassVar[tuple[float, float]] = (3.0, 3.5)  # as batch norm, sample by sample
 
     groups: int
     eps: float = 1e-5
@@ -54,79 +54,90 @@ class GroupNorm(Layer):
         shape = shapes.output[-1:]
         return {"gamma": Parameter(shape, ("co",), value=1.0), "beta": Parameter(shape, ("co",))}
 
-    def reductions(self, shapes: Shapes, output_box: tuple[tuple[int, int], ...], training: bool) -> list[Reduction]:
-        words = 2 * (output_box[0][1] - output_box[0][0]) * self.groups
-        phases = ("forward", "backward") if training else ("forward",)
-        return [Reduction(phase, self._summed(shapes), words) for phase in phases]
-
     def flops(self, shapes: Shapes) -> int:
         return 8 * math.prod(shapes.output)
 
-    def rooms(self, part: Part) -> Rooms:
-        sums = Room("sums", (part.output[0], 2, part.output[-1]), WIDE)
-        made = usual(part, "x", extra=() if part.recomputing else (sums._replace(until="y"),))
-        return made._replace(backward=(sums, *made.backward), workspaces=(WIDE, None))
+    def computation(self, part: LayerPart) -> Computation:
+        samples, channels, axes = part.output[0], part.output[-1], self.output_axes(part.shapes)[1:]
+        forward = (
+            Task("moments", ("x",), ("sums", "totals"), once=True, share=0.4),
+            Reduction("totals", axes),
+            Task("statistics", ("totals",), ("mean", "inverse"), once=True, share=0.0),
+            Task("normalize", ("x", "mean", "inverse"), ("y",), share=0.6),
+        )
+        moments = ("gradient_sums", "gradient_totals")
+        backward = (
+            Task("gradient_moments", ("dy", "x", "mean", "inverse"), moments, stores_gradients=True, share=0.5),
+            Reduction("gradient_totals", axes),
+            Task("backward_input", ("dy", "x", "mean", "inverse", "gradient_totals"), ("dx",), share=0.5),
+        )
+        sums = (BufferSpec(name, (samples, 2, channels), WIDE) for name in ("sums", "gradient_sums"))
+        totals = (BufferSpec(name, (samples, 2, self.groups), WIDE) for name in ("totals", "gradient_totals"))
+        kept = (BufferSpec(name, (samples, self.groups), WIDE) for name in ("mean", "inverse"))
+        return Computation(forward, backward, (*sums, *totals, *kept), workspaces=(WIDE, ACTIVATION))
 
-    def forward(self, local: Local, *inputs: Array) -> Array:
-        x, backend = inputs[0], local.backend
-        if not local.recomputing:
-            local.kept["statistics"] = self._statistics(local, x)
-        mean, inverse = local.kept["statistics"]
-        scale = self._of_channels(local, inverse) * local.parameters["gamma"]
-        offset = local.parameters["beta"] - self._of_channels(local, mean) * scale
-        y = local.buffer("y", box_shape(local.output_box))
+    def moments(self, context: Context, x: Array, sums: Array, totals: Array) -> None:
+        """Write this rank's sums of x and x**2 a sample and channel, and a sample and group."""
+        shift = context.backend.zeros((x.shape[-1],), WIDE)
         for i in range(x.shape[0]):
-            backend.kernels.affine(x[i], scale[i].astype(local.wide), offset[i].astype(local.wide), y[i])
-        local.saved.update(x=x, scale=scale)
-        return y
+            context.kernels.moments(x[i], shift, sums[i], context.workspace(WIDE))
+        self._add_channels(context, sums, totals)
 
-    def backward(self, local: Local, gradient: Array) -> tuple[Array | None, ...]:
-        x, scale, backend = local.saved["x"], local.saved["scale"], local.backend
-        (mean, inverse), gamma = local.kept["statistics"], local.parameters["gamma"]
-        sums, centre = local.buffer("sums", (x.shape[0], 2, x.shape[-1]), WIDE), self._of_channels(local, mean)
-        for i in range(x.shape[0]):
-            backend.kernels.moments_grad(x[i], gradient[i], centre[i], sums[i], backend.workspace(WIDE))
-        local.gradients["beta"][...] = sums[:, 0].sum(axis=0)
-        local.gradients["gamma"][...] = (sums[:, 1] * self._of_channels(local, inverse)).sum(axis=0)
-        sums *= gamma
-        first, second = self._means(local, sums)
-        if not local.needs_gradient:
-            return (None,)
-        # dx = scale * dy - inverse * mean(gamma dy) - (x - mean) * inverse**3 * mean(gamma dy (x - mean))
-        slope = self._of_channels(local, inverse**3 * second)
-        offset = centre * slope - self._of_channels(local, inverse * first)
-        dx, workspace = local.buffer("dx", x.shape), backend.workspace(local.dtype)
-        for i in range(x.shape[0]):
-            backend.kernels.affine(x[i], (-slope[i]).astype(local.wide), offset[i].astype(local.wide), dx[i])
-            backend.kernels.add_scaled(gradient[i], scale[i].astype(local.wide), dx[i], workspace)
-        return (dx,)
+    def statistics(self, context: Context, totals: Array, mean: Array, inverse: Array) -> None:
+        """Write mean and 1 / sqrt(variance + eps) of every local sample and every group."""
+        xp = context.backend.xp
+        xp.divide(totals[:, 0], self._count(context.shapes), out=mean)
+        variance = xp.maximum(totals[:, 1] / self._count(context.shapes) - mean * mean, 0)
+        xp.divide(1, xp.sqrt(variance + self.eps), out=inverse)
 
-    def _statistics(self, local: Local, x: Array) -> tuple[Array, Array]:
-        """Mean and 1 / sqrt(variance + eps) of every local sample and every group [n, groups]."""
-        backend, sums = local.backend, local.buffer("sums", (x.shape[0], 2, x.shape[-1]), WIDE)
-        shift = backend.zeros((x.shape[-1],), WIDE)
+    def normalize(self, context: Context, x: Array, mean: Array, inverse: Array, y: Array) -> None:
+        """Write gamma * (x - mean) * inverse + beta to ``y``."""
+        scale = self._of_channels(context, inverse) * context.parameters["gamma"]
+        offset = context.parameters["beta"] - self._of_channels(context, mean) * scale
         for i in range(x.shape[0]):
-            backend.kernels.moments(x[i], shift, sums[i], backend.workspace(WIDE))
-        mean, square = self._means(local, sums)
-        return mean, 1 / backend.xp.sqrt(backend.xp.maximum(square - mean * mean, 0) + self.eps)
+            context.kernels.affine(x[i], scale[i].astype(context.wide), offset[i].astype(context.wide), y[i])
 
-    def _means(self, local: Local, sums: Array) -> tuple[Array, Array]:
-        """Two sums a sample and local channel [n, 2, local channels] as global means over the groups, [n, groups]."""
-        first, last = local.output_box[-1]
-        totals, width = local.backend.zeros((*sums.shape[:2], self.groups), WIDE), self._width(local.shapes)
+    def gradient_moments(
+        self, context: Context, dy: Array, x: Array, mean: Array, inverse: Array, sums: Array, totals: Array
+    ) -> None:
+        """Write this rank's sums of gamma dy and gamma dy (x - mean); store its gradients of beta and gamma."""
+        centre = self._of_channels(context, mean)
+        for i in range(x.shape[0]):
+            context.kernels.moments_grad(x[i], dy[i], centre[i], sums[i], context.workspace(WIDE))
+        context.gradients["beta"][...] = sums[:, 0].sum(axis=0)
+        context.gradients["gamma"][...] = (sums[:, 1] * self._of_channels(context, inverse)).sum(axis=0)
+        sums *= context.parameters["gamma"]
+        self._add_channels(context, sums, totals)
+
+    def backward_input(
+        self, context: Context, dy: Array, x: Array, mean: Array, inverse: Array, totals: Array, dx: Array
+    ) -> None:
+        """Write scale * dy - inverse * mean(gamma dy) - (x - mean) * inverse**3 * mean(gamma dy (x - mean))."""
+        first, second = (totals[:, i] / self._count(context.shapes) for i in (0, 1))
+        scale = self._of_channels(context, inverse) * context.parameters["gamma"]
+        slope = self._of_channels(context, inverse**3 * second)
+        offset = self._of_channels(context, mean) * slope - self._of_channels(context, inverse * first)
+        kernels, workspace = context.kernels, context.workspace()
+        for i in range(x.shape[0]):
+            kernels.affine(x[i], (-slope[i]).astype(context.wide), offset[i].astype(context.wide), dx[i])
+            kernels.add_scaled(dy[i], scale[i].astype(context.wide), dx[i], workspace)
+
+    def _add_channels(self, context: Context, sums: Array, totals: Array) -> None:
+        """Sums a sample and local channel [n, 2, local channels] as sums over the groups [n, 2, groups]."""
+        (first, last), width = context.output_box[-1], self._width(context.shapes)
+        totals[...] = 0
         for group in range(first // width, -(-last // width)):
             inside = slice(max(first, group * width) - first, min(last, (group + 1) * width) - first)
             totals[:, :, group] = sums[:, :, inside].sum(axis=2)
-        local.sum(totals, self._summed(local.shapes))
-        totals /= math.prod(local.shapes.output[1:]) // self.groups
-        return totals[:, 0], totals[:, 1]
 
-    def _of_channels(self, local: Local, values: Array) -> Array:
+    def _of_channels(self, context: Context, values: Array) -> Array:
         """``values`` [n, groups] as one value per local channel [n, local channels]."""
-        return local.backend.xp.repeat(values, self._width(local.shapes), axis=1)[:, slice(*local.output_box[-1])]
+        wide = context.backend.xp.repeat(values, self._width(context.shapes), axis=1)
+        return wide[:, slice(*context.output_box[-1])]
 
-    def _summed(self, shapes: Shapes) -> tuple[str, ...]:
-        return self.output_axes(shapes)[1:]
+    def _count(self, shapes: Shapes) -> int:
+        """Values a sample and group."""
+        return math.prod(shapes.output[1:]) // self.groups
 
     def _width(self, shapes: Shapes) -> int:
         """Channels a group."""

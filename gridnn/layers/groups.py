@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gridnn.layers.base import Local, Shapes
+from gridnn.layers.base import Context, Shapes
 from gridnn.layout.partition import Even, Interval, Partition
 from gridnn.layout.split import Split
 
@@ -43,9 +43,9 @@ def is_depthwise(layer, shapes: Shapes) -> bool:
     return layer.groups > 1 and layer.groups == layer.channels == shapes.inputs[0][-1]
 
 
-def kernel_of(layer, local: Local, suffix: str) -> Callable[..., None]:
+def kernel_of(layer, context: Context, suffix: str) -> Callable[..., None]:
     """The local kernel of a (transposed) convolution: "", "_grad_input" or "_grad_weight"."""
-    return getattr(local.backend.kernels, ("depthwise" if is_depthwise(layer, local.shapes) else "conv") + suffix)
+    return getattr(context.kernels, ("depthwise" if is_depthwise(layer, context.shapes) else "conv") + suffix)
 
 
 def check_groups(layer, side: str, channels: int) -> None:

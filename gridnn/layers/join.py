@@ -5,18 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from gridnn.layers.base import Array, Cut, Layer, Local, Shape, Shapes
-from gridnn.layers.rooms import Part, Rooms, usual
-from gridnn.layout.layout import box_shape
+from gridnn.layers.base import Array, Context, Cut, Layer, Shape, Shapes
+from gridnn.layers.computation import Computation, LayerPart, Task, View, gradient, inputs
 from gridnn.layout.partition import Clipped
 from gridnn.layout.split import Split
 
 
 @dataclass(frozen=True)
 class Add(Layer):
-    """The sum of inputs of one shape. All inputs have the same gradient, which ``backward`` returns as one array."""
+    """The sum of inputs of one shape. All inputs have the same gradient, which is one array."""
 
-    passes: ClassVar[tuple[float, float]] = (1.5, 0.0)
+    memory_passes: ClassVar[tuple[float, float]] = (1.5, 0.0)
 
     def infer(self, *shapes: Shape) -> Shape:
         if len(set(shapes)) > 1:
@@ -26,19 +25,20 @@ class Add(Layer):
     def flops(self, shapes: Shapes) -> int:
         return (len(shapes.inputs) - 1) * super().flops(shapes)
 
-    def rooms(self, part: Part) -> Rooms:
-        return usual(part)._replace(backward=())
+    def computation(self, part: LayerPart) -> Computation:
+        names = inputs(len(part.ghosted))
+        views = tuple(View(gradient(name), "dy", part.output) for name in names)
+        return Computation((Task("forward", names, ("y",), in_place=("x", "y")),), views=views)
 
-    def forward(self, local: Local, *inputs: Array) -> Array:
-        local.saved["inputs"] = len(inputs)
-        y = local.buffer("y", inputs[0].shape)
-        y[...] = inputs[0]
-        for x in inputs[1:]:
-            y += x
-        return y
-
-    def backward(self, local: Local, gradient: Array) -> tuple[Array | None, ...]:
-        return (gradient,) * local.saved["inputs"]
+    def forward(self, context: Context, x: Array, *others: Array) -> None:
+        """Write the sum of all arrays but the last to the last one."""
+        *others, y = others
+        if not others:
+            y[...] = x
+            return
+        context.backend.xp.add(x, others[0], out=y)
+        for other in others[1:]:
+            y += other
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Concat(Layer):
     With co divided every rank has an even part of the output, and of each input what falls into it: perhaps nothing.
     """
 
-    passes: ClassVar[tuple[float, float]] = (1.0, 0.0)
+    memory_passes: ClassVar[tuple[float, float]] = (1.0, 0.0)
 
     def infer(self, *shapes: Shape) -> Shape:
         if len({shape[:-1] for shape in shapes}) > 1:
@@ -63,18 +63,18 @@ class Concat(Layer):
     def flops(self, shapes: Shapes) -> int:
         return 0
 
-    def rooms(self, part: Part) -> Rooms:
-        return usual(part)._replace(backward=())
+    def computation(self, part: LayerPart) -> Computation:
+        names, views, start = inputs(len(part.ghosted)), [], 0
+        whole = (slice(None),) * (len(part.output) - 1)
+        for name, shape in zip(names, part.ghosted, strict=True):
+            views.append(View(gradient(name), "dy", shape, (*whole, slice(start, start + shape[-1]))))
+            start += shape[-1]
+        return Computation((Task("forward", names, ("y",)),), views=tuple(views))
 
-    def forward(self, local: Local, *inputs: Array) -> Array:
-        y = local.buffer("y", box_shape(local.output_box))
-        start, parts = 0, []
-        for x in inputs:
-            parts.append(slice(start, start + x.shape[-1]))
-            y[..., parts[-1]] = x
+    def forward(self, context: Context, *arrays: Array) -> None:
+        """Write all arrays but the last, one behind the other, to the last one."""
+        *parts, y = arrays
+        start = 0
+        for x in parts:
+            y[..., start : start + x.shape[-1]] = x
             start += x.shape[-1]
-        local.saved["parts"] = parts
-        return y
-
-    def backward(self, local: Local, gradient: Array) -> tuple[Array | None, ...]:
-        return tuple(gradient[..., part] for part in local.saved["parts"])

@@ -6,15 +6,14 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from gridnn.layers.base import Apart, Array, Local, Parameter, Shape, Shapes
-from gridnn.layers.rooms import Part, Rooms, usual
-from gridnn.layout.layout import box_shape
+from gridnn.layers.base import Array, Context, Layer, Parameter, Shape, Shapes
+from gridnn.layers.computation import Computation, LayerPart, Task
 
 GAIN = math.sqrt(1 / 3)  # weights in +-1 / sqrt(fan_in), as in PyTorch: wide layers begin with small outputs
 
 
 @dataclass(frozen=True)
-class Linear(Apart):
+class Linear(Layer):
     """y = x W + b, with x [n, ci], W [ci, co], b [co].
 
     Divided over ``ci`` the output is a partial sum; divided over ``co`` the gradient of the input is.
@@ -27,8 +26,8 @@ class Linear(Apart):
         Whether there is a b.
     """
 
-    work: ClassVar[str] = "gemm"
-    finishes: ClassVar[bool] = True
+    bound_by: ClassVar[str] = "gemm"
+    has_epilogue: ClassVar[bool] = True
 
     features: int
     bias: bool = True
@@ -57,45 +56,39 @@ class Linear(Apart):
     def flops(self, shapes: Shapes) -> int:
         return 2 * shapes.inputs[0][0] * shapes.inputs[0][1] * self.features
 
-    def rooms(self, part: Part) -> Rooms:
-        return usual(part, "x")
+    def computation(self, part: LayerPart) -> Computation:
+        forward = Task("forward", ("x",), ("y",))
+        to_input = Task("backward_input", ("dy", "x"), ("dx",))
+        return Computation((forward,), (to_input, Task("backward_weights", ("dy", "x"), stores_gradients=True)))
 
-    def forward(self, local: Local, *inputs: Array) -> Array:
-        x, fused, kernels = inputs[0], local.fused, local.backend.kernels
-        local.saved["x"] = x
-        y = local.buffer("y", box_shape(local.output_box))
-        masked = fused.masked and local.training
-        mask = kernels.linear(x, local.parameters["weight"], added_bias(self, local), fused.activation, y, masked)
-        if mask is not None:
-            local.saved["mask"] = mask
-        return y
+    def forward(self, context: Context, x: Array, y: Array) -> None:
+        """Write x W + b, and the activation after it where that is fused, to ``y``."""
+        fused, masked = context.fused, context.fused.masked and context.training
+        bias = added_bias(self, context)
+        context.mask = context.kernels.linear(x, context.parameters["weight"], bias, fused.activation, y, masked)
 
-    def backward_input(self, local: Local, gradient: Array) -> Array | None:
-        if not local.needs_gradient:
-            return None
-        x, fused = local.saved["x"], local.fused
-        dx = local.buffer("dx", x.shape)
-        mask = fused.maker.saved.get("mask") if fused.maker else None  # gone where that layer will be recomputed
-        weight, kernels = local.parameters["weight"], local.backend.kernels
-        kernels.linear_grad_input(gradient, weight, fused.derivative, x, mask, dx)
-        return dx
+    def backward_input(self, context: Context, dy: Array, x: Array, dx: Array) -> None:
+        """Write dy W^T, and the derivative of the activation before it where that is fused, to ``dx``."""
+        weight, fused = context.parameters["weight"], context.fused
+        context.kernels.linear_grad_input(dy, weight, fused.derivative, x, context.input_mask, dx)
 
-    def backward_weights(self, local: Local, gradient: Array) -> None:
-        whole = self.bias and local.part("ci") == 0
-        db = local.gradients["bias"] if whole else None
-        local.backend.kernels.linear_grad_weight(local.saved["x"], gradient, local.gradients["weight"], db)
+    def backward_weights(self, context: Context, dy: Array, x: Array) -> None:
+        """Store the gradients of W and b."""
+        whole = self.bias and context.part("ci") == 0
+        db = context.gradients["bias"] if whole else None
+        context.kernels.linear_grad_weight(x, dy, context.gradients["weight"], db)
         if self.bias and not whole:
-            local.gradients["bias"][...] = 0
+            context.gradients["bias"][...] = 0
 
 
-def added_bias(layer: Any, local: Local) -> Array | None:
+def added_bias(layer: Any, context: Context) -> Array | None:
     """The bias of a layer where it is added: where ``ci`` begins."""
-    return local.parameters["bias"] if layer.bias and local.part("ci") == 0 else None
+    return context.parameters["bias"] if layer.bias and context.part("ci") == 0 else None
 
 
-def bias_gradient(local: Local, gradient: Array) -> None:
-    """The gradient of a bias that is added where ``ci`` begins."""
-    if local.part("ci") == 0:
-        local.backend.kernels.sum_rows(gradient, local.gradients["bias"])
+def bias_gradient(context: Context, dy: Array) -> None:
+    """Store the gradient of a bias that is added where ``ci`` begins."""
+    if context.part("ci") == 0:
+        context.kernels.sum_rows(dy, context.gradients["bias"])
     else:
-        local.gradients["bias"][...] = 0
+        context.gradients["bias"][...] = 0

@@ -6,9 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from gridnn.layers.base import Array, Layer, Local, Shapes
-from gridnn.layers.rooms import Part, Room, Rooms
-from gridnn.layout.layout import box_shape
+from gridnn.layers.base import Array, Context, Layer, Shapes
+from gridnn.layers.computation import WIDE, BufferSpec, Computation, LayerPart, Task
 from gridnn.layout.partition import Window
 
 
@@ -31,7 +30,7 @@ class LocalResponseNorm(Layer):
         What is added to the squares; positive.
     """
 
-    passes: ClassVar[tuple[float, float]] = (28.0, 16.0)  # array by array, with a window of 5
+    memory_passes: ClassVar[tuple[float, float]] = (28.0, 16.0)  # array by array, with a window of 5
 
     size: int
     alpha: float = 1e-4
@@ -48,36 +47,41 @@ class LocalResponseNorm(Layer):
     def flops(self, shapes: Shapes) -> int:
         return (self.size + 5) * math.prod(shapes.output)
 
-    def rooms(self, part: Part) -> Rooms:
-        forward = Room("base", part.output, "wide"), Room("scale", part.output, "wide"), Room("y", part.output)
-        through = Room("through", part.output, "wide")
-        backward = Room("share", part.output, "wide"), Room("dx", part.frames[0]), through
-        return Rooms(forward, backward, ("x", "base", "scale"))
+    def computation(self, part: LayerPart) -> Computation:
+        forward = Task("forward", ("x",), ("base", "scale", "y"))
+        backward = Task("backward", ("dy", "x", "base", "scale"), ("share", "through", "dx"))
+        names = ("base", "scale", "share", "through")
+        return Computation((forward,), (backward,), tuple(BufferSpec(name, part.output, WIDE) for name in names))
 
-    def forward(self, local: Local, *inputs: Array) -> Array:
-        x, xp = inputs[0], local.backend.xp
-        shape = box_shape(local.output_box)
-        base, scale = local.buffer("base", shape, local.wide), local.buffer("scale", shape, local.wide)
-        y = local.buffer("y", shape)
+    def forward(self, context: Context, x: Array, base: Array, scale: Array, y: Array) -> None:
+        """Write the output to ``y``; ``base`` is what has the exponent, ``scale`` its power."""
+        xp = context.backend.xp
         base[...] = 0
-        for part in self._channels(shape[-1]):
-            base += xp.square(x[..., part], out=scale, dtype=local.wide)
+        for part in self._channels(y.shape[-1]):
+            base += xp.square(x[..., part], out=scale, dtype=context.wide)
         base *= self.alpha / self.size
         base += self.k
         xp.power(base, -self.beta, out=scale)
-        xp.multiply(self._middle(x, shape[-1]), scale, out=y)
-        local.saved.update(x=x, base=base, scale=scale)
-        return y
+        xp.multiply(self._middle(x, y.shape[-1]), scale, out=y)
 
-    def backward(self, local: Local, gradient: Array) -> tuple[Array | None, ...]:
-        x, base, scale = (local.saved[name] for name in ("x", "base", "scale"))
-        xp, channels = local.backend.xp, gradient.shape[-1]
-        # y_c = x_c base_c**-beta, and every x_j under the window of c has a part in base_c
-        share = local.buffer("share", gradient.shape, local.wide)
-        xp.multiply(gradient, scale, out=share)
-        dx = local.buffer("dx", x.shape)
+    def backward(
+        self,
+        context: Context,
+        dy: Array,
+        x: Array,
+        base: Array,
+        scale: Array,
+        share: Array,
+        through: Array,
+        dx: Array,
+    ) -> None:
+        """Write the gradient of the ghosted input to ``dx``.
+
+        y_c = x_c base_c**-beta, and every x_j under the window of c has a part in base_c.
+        """
+        xp, channels = context.backend.xp, dy.shape[-1]
+        xp.multiply(dy, scale, out=share)
         dx[...] = 0
-        through = local.buffer("through", gradient.shape, local.wide)
         xp.multiply(share, self._middle(x, channels), out=through)
         through /= base
         through *= -2 * self.alpha * self.beta / self.size
@@ -87,12 +91,11 @@ class LocalResponseNorm(Layer):
         dx *= x
         middle = self._middle(dx, channels)
         middle += share
-        return (dx,)
 
     def _channels(self, channels: int) -> list[slice]:
-        """For each place in the window, the channels of the frame that stand there."""
+        """For each place in the window, the channels of the ghosted input that stand there."""
         return [slice(offset, offset + channels) for offset in range(self.size)]
 
-    def _middle(self, frame: Array, channels: int) -> Array:
-        """What of a frame is the input itself."""
-        return frame[..., self.size // 2 : self.size // 2 + channels]
+    def _middle(self, ghosted: Array, channels: int) -> Array:
+        """What of a ghosted input is the input itself."""
+        return ghosted[..., self.size // 2 : self.size // 2 + channels]

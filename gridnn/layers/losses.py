@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
-from gridnn.errors import UserError
-from gridnn.layers.base import Array, Local, Loss, Reduction, Shape, Shapes
-from gridnn.layers.rooms import Part, Room, Rooms
+from gridnn.layers.base import Array, Context, Loss, Shape, Shapes
+from gridnn.layers.computation import WIDE as NUMBERS
+from gridnn.layers.computation import BufferSpec, Computation, LayerPart, Reduction, Task
 
 WIDE = "float64"
 
@@ -20,67 +21,68 @@ class SoftmaxCrossEntropy(Loss):
     a label whose logit is the largest one; with places, a sample counts as the fraction of them that are right.
     """
 
+    is_global: ClassVar[bool] = True
+
     def infer(self, *shapes: Shape) -> Shape:
         if not 1 <= len(shapes[0]) <= 4:
             wanted = "(classes,) or (*space, classes)"
             raise ValueError(f"SoftmaxCrossEntropy needs logits of shape {wanted} a sample, these are {shapes[0]}")
         return shapes[0]
 
-    def reductions(self, shapes: Shapes, output_box: tuple[tuple[int, int], ...], training: bool) -> list[Reduction]:
-        if not _divided(shapes, output_box):
-            return []
-        places = math.prod(stop - start for start, stop in output_box[:-1])
-        return [Reduction("forward", ("co",), places), Reduction("forward", ("co",), 2 * places)]
-
     def flops(self, shapes: Shapes) -> int:
         return 5 * math.prod(shapes.output)
 
-    def target(self, shape: Shape) -> Room:
-        return Room("target", shape[:-1], "int64")
+    def target(self, shape: Shape) -> BufferSpec:
+        return BufferSpec("target", shape[:-1], "int64")
 
-    def rooms(self, part: Part) -> Rooms:
-        logits = part.frames[0]
+    def computation(self, part: LayerPart) -> Computation:
+        logits = part.ghosted[0]
+        divided = part.output[-1] < part.shapes.output[-1]
         forward = (
-            Room("largest", logits[:-1], WIDE),
-            Room("exponentials", logits, WIDE),
-            Room("hot", logits, "bool"),
-            Room("sums", (*logits[:-1], 2), WIDE),
+            Task("maximum", ("x",), ("largest",), share=0.2),
+            *(Reduction("largest", ("co",), "max"),) * divided,
+            Task("exponentiate", ("x", "target", "largest"), ("exponentials", "hot", "sums"), share=0.8),
+            *(Reduction("sums", ("co",)),) * divided,
+            Task("evaluate", ("sums",), share=0.0),
         )
-        return Rooms(forward, (Room("dx", logits),), ("exponentials", "hot", "sums"), output=None)
+        backward = (Task("backward", ("exponentials", "hot", "sums"), ("dx",), stochastic=True),)
+        buffers = (
+            BufferSpec("largest", logits[:-1], WIDE),
+            BufferSpec("exponentials", logits, WIDE),
+            BufferSpec("hot", logits, "bool"),
+            BufferSpec("sums", (*logits[:-1], 2), WIDE),
+        )
+        return Computation(forward, backward, buffers)
 
-    def forward(self, local: Local, *inputs: Array) -> Array:
-        x, xp = inputs[0], local.backend.xp
-        target, divided = local.saved["target"], _divided(local.shapes, local.output_box)
-        if target.shape != x.shape[:-1]:
-            raise UserError(
-                f"SoftmaxCrossEntropy: logits of shape {x.shape} need labels of shape {x.shape[:-1]}, these have shape "
-                f"{target.shape}; for one label a sample let the network end in a vector (Flatten or GlobalAvgPool)"
-            )
-        largest = local.buffer("largest", x.shape[:-1], WIDE)
+    def maximum(self, context: Context, x: Array, largest: Array) -> None:
+        """Write the largest local logit of every place."""
         largest[...] = x.max(axis=-1) if x.shape[-1] else -math.inf
-        if divided:
-            local.max(largest, ("co",))
-        exponentials = local.saved["exponentials"] = local.buffer("exponentials", x.shape, WIDE)
+
+    def exponentiate(
+        self, context: Context, x: Array, target: Array, largest: Array, exponentials: Array, hot: Array, sums: Array
+    ) -> None:
+        """Write exp(x - largest), where the label is, and two sums: of the exponentials, and the label's logit."""
+        xp = context.backend.xp
         xp.subtract(x, largest[..., None], out=exponentials)
-        hot = local.saved["hot"] = local.buffer("hot", x.shape, "bool")
-        xp.equal(xp.arange(*local.output_box[-1]), target[..., None], out=hot)
-        sums = local.buffer("sums", (*x.shape[:-1], 2), WIDE)
+        xp.equal(xp.arange(*context.output_box[-1]), target[..., None], out=hot)
         sums[..., 1] = xp.where(hot, exponentials, 0).sum(axis=-1)  # the label's logit, less the largest one
         xp.exp(exponentials, out=exponentials)
         sums[..., 0] = exponentials.sum(axis=-1)
-        if divided:
-            local.sum(sums, ("co",))
-        local.saved["total"] = sums[..., 0]
-        loss, right = (xp.log(sums[..., 0]) - sums[..., 1]).sum(), (sums[..., 1] == 0).sum()
-        return _share(local, loss / _places(local.shapes), right / _places(local.shapes))
 
-    def backward(self, local: Local, scale: float) -> tuple[Array]:
-        exponentials, hot, total = (local.saved[name] for name in ("exponentials", "hot", "total"))
-        dx, scale = local.buffer("dx", hot.shape), scale / _places(local.shapes)
-        exponentials /= total[..., None]
+    def evaluate(self, context: Context, sums: Array) -> None:
+        """Add loss and right answers where they count: once among replicas and the ranks that divide the classes."""
+        if not context.counts or context.part("co"):
+            return
+        places = _places(context.shapes)
+        context.result[0] += (context.backend.xp.log(sums[..., 0]) - sums[..., 1]).sum() / places
+        context.result[1] += (sums[..., 1] == 0).sum() / places
+
+    def backward(self, context: Context, exponentials: Array, hot: Array, sums: Array, dx: Array) -> None:
+        """Write the gradient of the logits to ``dx``."""
+        exponentials /= sums[..., :1]
         exponentials -= hot  # before it is rounded: of a sample that is right, little is left
-        local.backend.xp.multiply(exponentials, scale, out=dx, casting="same_kind")
-        return (dx,)
+        scale = context.scale / _places(context.shapes)
+        context.backend.xp.multiply(exponentials, scale, out=dx, casting="same_kind")
 
 
 @dataclass(frozen=True)
@@ -90,41 +92,25 @@ class MeanSquaredError(Loss):
     def flops(self, shapes: Shapes) -> int:
         return 3 * math.prod(shapes.output)
 
-    def rooms(self, part: Part) -> Rooms:
-        shape = part.frames[0]
-        return Rooms((Room("difference", shape, "wide"),), (Room("dx", shape),), ("difference",), output=None)
+    def computation(self, part: LayerPart) -> Computation:
+        forward = Task("forward", ("x", "target"), ("difference",))
+        backward = Task("backward", ("difference",), ("dx",), stochastic=True)
+        return Computation((forward,), (backward,), (BufferSpec("difference", part.ghosted[0], NUMBERS),))
 
-    def forward(self, local: Local, *inputs: Array) -> Array:
-        xp = local.backend.xp
-        difference = local.saved["difference"] = local.buffer("difference", inputs[0].shape, local.wide)
-        xp.subtract(inputs[0], local.saved["target"], out=difference)
-        total = xp.sum(difference * difference, dtype=WIDE) / math.prod(local.shapes.output[1:])
-        result = local.backend.zeros((2,), WIDE)
-        if local.counts:  # every rank that shares a sample counts its own elements
-            result[0] = total
-        return result
+    def forward(self, context: Context, x: Array, target: Array, difference: Array) -> None:
+        """Write x - target, and add the loss: every rank that shares a sample counts its own elements."""
+        xp = context.backend.xp
+        xp.subtract(x, target, out=difference)
+        if context.counts:
+            size = math.prod(context.shapes.output[1:])
+            context.result[0] += xp.sum(difference * difference, dtype=WIDE) / size
 
-    def backward(self, local: Local, scale: float) -> tuple[Array]:
-        dx = local.buffer("dx", local.saved["difference"].shape)
-        factor = 2 * scale / math.prod(local.shapes.output[1:])
-        local.backend.xp.multiply(local.saved["difference"], factor, out=dx)
-        return (dx,)
-
-
-def _divided(shapes: Shapes, output_box: tuple[tuple[int, int], ...]) -> bool:
-    """Whether this rank has some of the classes only."""
-    start, stop = output_box[-1]
-    return stop - start < shapes.output[-1]
+    def backward(self, context: Context, difference: Array, dx: Array) -> None:
+        """Write the gradient of the input to ``dx``."""
+        factor = 2 * context.scale / math.prod(context.shapes.output[1:])
+        context.backend.xp.multiply(difference, factor, out=dx)
 
 
 def _places(shapes: Shapes) -> int:
     """The number of places of one sample; 1 for a vector."""
     return math.prod(shapes.output[1:-1])
-
-
-def _share(local: Local, loss: Array, right: Array) -> Array:
-    """(loss, right answers) where they count: once among copies and among the ranks that divide the classes."""
-    result = local.backend.zeros((2,), WIDE)
-    if local.counts and local.part("co") == 0:
-        result[0], result[1] = loss, right
-    return result

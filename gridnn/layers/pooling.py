@@ -6,15 +6,14 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from gridnn.layers.base import Array, Layer, Local, Partwise, Shape, Shapes
-from gridnn.layers.rooms import Part, Room, Rooms, chained, usual
-from gridnn.layers.sliding import Padding, Sizes, Space, output_sizes, padding_pairs, per_axis, under, windows
-from gridnn.layout.layout import box_shape
+from gridnn.layers.base import Array, Context, Layer, Shape, Shapes
+from gridnn.layers.computation import ACTIVATION, BufferSpec, Computation, LayerPart, Task, simple
+from gridnn.layers.sliding import Padding, Sizes, Space, output_sizes, padding_pairs, per_axis, windows
 from gridnn.layout.partition import Window
 
 
 @dataclass(frozen=True)
-class Pool(Partwise):
+class Pool(Layer):
     """A reduction over the windows of x [n, *space, c] (abstract).
 
     Attributes
@@ -28,7 +27,8 @@ class Pool(Partwise):
     """
 
     space: ClassVar[Space] = ()
-    passes: ClassVar[tuple[float, float]] = (2.5, 2.0)
+    is_tiled: ClassVar[bool] = True
+    memory_passes: ClassVar[tuple[float, float]] = (2.5, 2.0)
 
     kernel: int | Sizes
     stride: int | Sizes | None = None
@@ -56,45 +56,31 @@ class Pool(Partwise):
     def flops(self, shapes: Shapes) -> int:
         return math.prod(shapes.output) * math.prod(self.kernel)
 
-    def rooms(self, part: Part) -> Rooms:
-        return usual(part, workspaces=(None,))
-
-    def prepare(self, local: Local, *inputs: Array) -> Array:
-        local.saved["frame"] = inputs[0].shape
-        return local.buffer("y", box_shape(local.output_box))
-
 
 @dataclass(frozen=True)
 class MaxPool(Pool):
     """The maximum of every window; the gradient goes to the first element that has it (abstract)."""
 
-    fill: ClassVar[float] = -math.inf
+    padding_value: ClassVar[float] = -math.inf
 
     @property
     def index_dtype(self) -> str:
         """Of the number of a tap."""
         return "uint8" if math.prod(self.kernel) <= 256 else "uint32"
 
-    def rooms(self, part: Part) -> Rooms:
-        index = Room("index", part.output, self.index_dtype)
-        return usual(part, "index", extra=(index,), workspaces=(None,))
+    def computation(self, part: LayerPart) -> Computation:
+        forward = Task("forward", ("x",), ("index", "y"))
+        backward = Task("backward", ("dy", "index"), ("dx",))
+        index = BufferSpec("index", part.output, self.index_dtype)
+        return Computation((forward,), (backward,), (index,), workspaces=(ACTIVATION,))
 
-    def prepare(self, local: Local, *inputs: Array) -> Array:
-        local.saved["index"] = local.buffer("index", box_shape(local.output_box), self.index_dtype)
-        return super().prepare(local, *inputs)
+    def forward(self, context: Context, x: Array, index: Array, y: Array) -> None:
+        """Write the maxima over the windows of a region, and which tap has each."""
+        context.kernels.max_pool(x, self.kernel, self.stride, y, index, context.workspace())
 
-    def compute(self, local: Local, region: tuple[slice, ...], y: Array, *inputs: Array) -> None:
-        x, index = inputs[0][under(region, y.shape, self.windows(None))], local.saved["index"]
-        workspace = local.backend.workspace(local.dtype)
-        local.backend.kernels.max_pool(x, self.kernel, self.stride, y[region], index[region], workspace)
-
-    def backward_input(self, local: Local, gradient: Array) -> Array | None:
-        if not local.needs_gradient:
-            return None
-        dx, index = local.buffer("dx", local.saved["frame"]), local.saved["index"]
-        workspace = local.backend.workspace(local.dtype)
-        local.backend.kernels.max_pool_grad(gradient, index, self.kernel, self.stride, dx, workspace)
-        return dx
+    def backward(self, context: Context, dy: Array, index: Array, dx: Array) -> None:
+        """Write the gradient of the ghosted input to ``dx``."""
+        context.kernels.max_pool_grad(dy, index, self.kernel, self.stride, dx, context.workspace())
 
 
 @dataclass(frozen=True)
@@ -109,36 +95,39 @@ class AvgPool(Pool):
 
     count_padding: bool = True
 
-    def rooms(self, part: Part) -> Rooms:
-        padded = sum(any(pair) for pair in self.padding) if not self.count_padding else 0
-        shapes = [part.output] * padded + [part.frames[0]]
-        return super().rooms(part)._replace(backward=chained(shapes, "share", "dx"))
+    def computation(self, part: LayerPart) -> Computation:
+        forward, backward = Task("forward", ("x",), ("y",)), Task("backward", ("dy",), ("dx",))
+        if self.count_padding or not any(map(any, self.padding)):
+            return Computation((forward,), (backward,), workspaces=(ACTIVATION,))
+        backward = Task("backward_weighted", ("dy",), ("weighted", "dx"))
+        return Computation((forward,), (backward,), (BufferSpec("weighted", part.output),), workspaces=(ACTIVATION,))
 
-    def compute(self, local: Local, region: tuple[slice, ...], y: Array, *inputs: Array) -> None:
-        x, part = inputs[0][under(region, y.shape, self.windows(None))], y[region]
-        local.backend.kernels.avg_pool(x, self.kernel, self.stride, part)
-        for factor in self._factors(local):
-            part *= factor[tuple(r if n > 1 else slice(None) for r, n in zip(region, factor.shape, strict=True))]
+    def forward(self, context: Context, x: Array, y: Array) -> None:
+        """Write the means over the windows of a region."""
+        context.kernels.avg_pool(x, self.kernel, self.stride, y)
+        for factor in self._factors(context):
+            y *= factor
 
-    def backward_input(self, local: Local, gradient: Array) -> Array | None:
-        if not local.needs_gradient:
-            return None
-        for factor in self._factors(local):
-            gradient = local.backend.xp.multiply(gradient, factor, out=local.buffer("share", gradient.shape))
-        dx, workspace = local.buffer("dx", local.saved["frame"]), local.backend.workspace(local.dtype)
-        local.backend.kernels.avg_pool_grad(gradient, self.kernel, self.stride, dx, workspace)
-        return dx
+    def backward(self, context: Context, dy: Array, dx: Array) -> None:
+        """Write the gradient of the ghosted input to ``dx``."""
+        context.kernels.avg_pool_grad(dy, self.kernel, self.stride, dx, context.workspace())
 
-    def _factors(self, local: Local) -> list[Array]:
+    def backward_weighted(self, context: Context, dy: Array, weighted: Array, dx: Array) -> None:
+        """As `backward`, where the mean is over what of the window is not padding."""
+        for factor in self._factors(context):
+            dy = context.backend.xp.multiply(dy, factor, out=weighted)
+        self.backward(context, dy, dx)
+
+    def _factors(self, context: Context) -> list[Array]:
         """For each padded axis, the taps of every window over those that are not padding, along its own dimension."""
         if self.count_padding:
             return []
-        xp, factors, ndim = local.backend.xp, [], len(local.output_box)
+        xp, factors, ndim = context.backend.xp, [], len(context.output_box)
         for dim, window in enumerate(self.windows(None).values(), 1):
             if window.before or window.after:
-                first = xp.arange(*local.output_box[dim]) * window.stride - window.before
-                last = xp.minimum(first + window.kernel, local.shapes.inputs[0][dim])
-                factor = (window.kernel / (last - xp.maximum(first, 0))).astype(local.wide)
+                first = xp.arange(*context.output_box[dim]) * window.stride - window.before
+                last = xp.minimum(first + window.kernel, context.shapes.inputs[0][dim])
+                factor = (window.kernel / (last - xp.maximum(first, 0))).astype(context.wide)
                 factors.append(factor.reshape(tuple(-1 if i == dim else 1 for i in range(ndim))))
         return factors
 
@@ -189,7 +178,7 @@ class AvgPool3d(AvgPool):
 class GlobalAvgPool(Layer):
     """The mean over all of space: [n, *space, c] -> [n, c]. With space divided, the output is a partial sum."""
 
-    passes: ClassVar[tuple[float, float]] = (2.0, 1.0)
+    memory_passes: ClassVar[tuple[float, float]] = (2.0, 1.0)
 
     def infer(self, *shapes: Shape) -> Shape:
         if len(shapes[0]) < 2:
@@ -199,14 +188,13 @@ class GlobalAvgPool(Layer):
     def flops(self, shapes: Shapes) -> int:
         return math.prod(shapes.inputs[0])
 
-    def forward(self, local: Local, *inputs: Array) -> Array:
-        x = inputs[0]
-        local.saved["shape"] = x.shape
-        y = local.buffer("y", box_shape(local.output_box))
-        local.backend.kernels.mean_space(x, math.prod(local.shapes.inputs[0][1:-1]), y)
-        return y
+    def computation(self, part: LayerPart) -> Computation:
+        return simple(())
 
-    def backward(self, local: Local, gradient: Array) -> tuple[Array | None, ...]:
-        dx = local.buffer("dx", local.saved["shape"])
-        local.backend.kernels.mean_space_grad(gradient, math.prod(local.shapes.inputs[0][1:-1]), dx)
-        return (dx,)
+    def forward(self, context: Context, x: Array, y: Array) -> None:
+        """Write this rank's part of the means to ``y``."""
+        context.kernels.mean_space(x, math.prod(context.shapes.inputs[0][1:-1]), y)
+
+    def backward(self, context: Context, dy: Array, dx: Array) -> None:
+        """Write the gradient of the input to ``dx``."""
+        context.kernels.mean_space_grad(dy, math.prod(context.shapes.inputs[0][1:-1]), dx)

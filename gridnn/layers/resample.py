@@ -6,11 +6,9 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from gridnn.layers.base import SPACE, Array, Cut, Layer, Local, Shape, Shapes
-from gridnn.layers.rooms import Part, Rooms, chained, usual
+from gridnn.layers.base import SPACE, Array, Context, Cut, Layer, Shape, Shapes
+from gridnn.layers.computation import BufferSpec, Computation, LayerPart, Task, identity, simple
 from gridnn.layers.sliding import Sizes, per_axis
-from gridnn.layout.layout import box_shape
-from gridnn.layout.partition import Interval
 from gridnn.layout.sampling import Resampled
 from gridnn.layout.split import Split
 
@@ -37,33 +35,33 @@ class Resample(Layer):
     def flops(self, shapes: Shapes) -> int:
         return 2 * math.prod(max(pair) for pair in zip(shapes.inputs[0], shapes.output, strict=True))
 
-    def rooms(self, part: Part) -> Rooms:
+    def computation(self, part: LayerPart) -> Computation:
         changed = self._changed(part.shapes)
         if not changed:
-            return Rooms((), (), output="x")
-        forward = chained(list(_between(part.frames[0], part.output, changed)), "product", "y")
-        backward = chained(list(_between(part.output, part.frames[0], changed[::-1])), "product", "dx")
-        return Rooms(forward, backward)
+            return identity(part)
+        forward, products = self._chain("resample", "x", "y", part.ghosted[0], part.output, changed)
+        backward, others = self._chain("resample_grad", "dy", "dx", part.output, part.ghosted[0], changed[::-1])
+        return Computation(forward, backward, (*products, *others))
 
-    def forward(self, local: Local, *inputs: Array) -> Array:
-        y = inputs[0]
-        for dim in self._changed(local.shapes):
-            y = self._along(local, "resample", y, dim, local.output_box[dim])
-        return y
+    @staticmethod
+    def _chain(
+        kernel: str, first: str, last: str, start: Shape, end: Shape, dims: list[int]
+    ) -> tuple[tuple[Task, ...], list[BufferSpec]]:
+        """One call along each of ``dims``, and the arrays between them."""
+        shapes = list(_between(start, end, dims))
+        specs = [BufferSpec(f"{last} along {dim}", shape) for dim, shape in zip(dims, shapes[:-1], strict=False)]
+        names = [first, *(spec.name for spec in specs), last]
+        share = 1 / len(dims)
+        return tuple(
+            Task("along", (source,), (target,), arguments=(kernel, dim), share=share)
+            for dim, source, target in zip(dims, names, names[1:], strict=False)
+        ), specs
 
-    def backward(self, local: Local, gradient: Array) -> tuple[Array | None, ...]:
-        dx = gradient
-        for dim in reversed(self._changed(local.shapes)):
-            dx = self._along(local, "resample_grad", dx, dim, local.input_boxes[0][dim])
-        return (dx,)
-
-    def _along(self, local: Local, kernel: str, x: Array, dim: int, made: Interval) -> Array:
-        """What a kernel makes of ``x`` along one dimension, of which it then has ``made``."""
-        y = local.buffer("product", (*x.shape[:dim], made[1] - made[0], *x.shape[dim + 1 :]))
-        extents = (local.shapes.inputs[0][dim], local.shapes.output[dim])
-        here = (local.input_boxes[0][dim], local.output_box[dim])
-        getattr(local.backend.kernels, kernel)(x, dim, self.rule, extents, here, y)
-        return y
+    def along(self, context: Context, kernel: str, dim: int, x: Array, y: Array) -> None:
+        """Write what a kernel makes of ``x`` along one dimension to ``y``."""
+        extents = (context.shapes.inputs[0][dim], context.shapes.output[dim])
+        here = (context.input_boxes[0][dim], context.output_box[dim])
+        getattr(context.kernels, kernel)(x, dim, self.rule, extents, here, y)
 
     @staticmethod
     def _changed(shapes: Shapes) -> list[int]:
@@ -105,26 +103,20 @@ class Upsample(Resample):
         *space, channels = check_space(self, shapes[0])
         return (*(a * b for a, b in zip(space, self._factors(len(space)), strict=True)), channels)
 
-    def rooms(self, part: Part) -> Rooms:
-        return super().rooms(part) if self.mode != "nearest" else usual(part)
+    def computation(self, part: LayerPart) -> Computation:
+        return super().computation(part) if self.mode != "nearest" else simple(())
 
-    def forward(self, local: Local, *inputs: Array) -> Array:
-        if self.mode != "nearest":
-            return super().forward(local, *inputs)
-        y = local.buffer("y", box_shape(local.output_box))
-        local.backend.kernels.repeat(inputs[0], *self._copies(local), y)
-        return y
+    def forward(self, context: Context, x: Array, y: Array) -> None:
+        """Write the copies of ``x`` to ``y``."""
+        context.kernels.repeat(x, *self._copies(context), y)
 
-    def backward(self, local: Local, gradient: Array) -> tuple[Array | None, ...]:
-        if self.mode != "nearest":
-            return super().backward(local, gradient)
-        dx = local.buffer("dx", box_shape(local.input_boxes[0]))
-        local.backend.kernels.repeat_grad(gradient, *self._copies(local), dx)
-        return (dx,)
+    def backward(self, context: Context, dy: Array, dx: Array) -> None:
+        """Write the sums over the copies to ``dx``."""
+        context.kernels.repeat_grad(dy, *self._copies(context), dx)
 
-    def _copies(self, local: Local) -> tuple[Sizes, Sizes]:
+    def _copies(self, context: Context) -> tuple[Sizes, Sizes]:
         """The factor of every space axis, and by how much the first output here is not the first copy of its input."""
-        *boxes, _ = zip(local.input_boxes[0], local.output_box, strict=True)
+        *boxes, _ = zip(context.input_boxes[0], context.output_box, strict=True)
         factors = self._factors(len(boxes) - 1)
         shifts = (made[0] - held[0] * f for (held, made), f in zip(boxes[1:], factors, strict=True))
         return factors, tuple(shifts)

@@ -91,16 +91,6 @@ def _outputs(layer: str, shape: Shape, axis: str, size: int, window: Window) -> 
     return count
 
 
-def under(region: tuple[slice, ...], shape: Shape, over: dict[str, Window]) -> tuple[slice, ...]:
-    """Where the frame lies under the windows of ``region`` of an output of local ``shape``."""
-    views = [region[0]]
-    for part, size, window in zip(region[1:-1], shape[1:-1], over.values(), strict=True):
-        start, stop, _ = part.indices(size)
-        first, last = window.inputs((start, max(start, stop)))
-        views.append(slice(first + window.before, last + window.before))
-    return (*views, slice(None))
-
-
 def _axes(space: Space) -> str:
     return f"({', '.join(space)}{_comma(space)})"
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from gridnn.layers.base import Array, Cut, Layer, Local, Parameter, Shape, Shapes, tensor_axes
+from gridnn.layers.base import Array, Context, Cut, Layer, Parameter, Shape, Shapes, tensor_axes
+from gridnn.layers.computation import ACTIVATION, BufferSpec, Computation, LayerPart, Task
 from gridnn.layers.groups import Channels, check_groups, is_depthwise, kernel_of, refuse_divided_groups
 from gridnn.layers.linear import bias_gradient
-from gridnn.layers.rooms import Part, Room, Rooms, usual
 from gridnn.layers.sliding import Padding, Sizes, Space, check_sample, padding_pairs, per_axis, windows
 from gridnn.layout.layout import box_shape
 from gridnn.layout.partition import Even, Window, intersect
@@ -43,7 +43,7 @@ class ConvTranspose(Layer):
     """
 
     space: ClassVar[Space] = ()
-    work: ClassVar[str] = "conv"
+    bound_by: ClassVar[str] = "conv"
 
     channels: int
     kernel: int | Sizes
@@ -126,77 +126,81 @@ class ConvTranspose(Layer):
     def flops(self, shapes: Shapes) -> int:
         return 2 * math.prod(shapes.inputs[0]) * math.prod(self.kernel) * self.channels // self.groups
 
-    def rooms(self, part: Part) -> Rooms:
-        made, frame = usual(part, "x", workspaces=(None,)), self._reach(part)
-        if frame == part.output_box[1:-1]:
-            return made
-        whole = Room("frame", (part.output[0], *box_shape(frame), part.output[-1]))
-        return made._replace(forward=(*made.forward, whole), backward=(whole, *made.backward))
+    def computation(self, part: LayerPart) -> Computation:
+        reach = self._reach(part)
+        cut = reach != part.output_box[1:-1]
+        whole = ("whole",) * cut
+        forward = Task("forward", ("x",), (*whole, "y"))
+        shape = (part.output[0], *box_shape(reach), part.output[-1])
+        specs = tuple(BufferSpec(name, shape) for name in ("whole", "whole_gradient"))
+        extend = (Task("extend", ("dy",), ("whole_gradient",), share=0.0),) * cut
+        dy = "whole_gradient" if cut else "dy"
+        to_input = Task("backward_input", (dy,), ("dx",))
+        to_weights = Task("backward_weights", ("dy", *(dy,) * cut, "x"), stores_gradients=True)
+        return Computation((forward,), (*extend, to_input, to_weights), specs if cut else (), workspaces=(ACTIVATION,))
 
-    def forward(self, local: Local, *inputs: Array) -> Array:
-        x = local.saved["x"] = inputs[0]
-        y = local.buffer("y", box_shape(local.output_box))
-        frame, (inside, reached) = self._reach(local), self._common(local)
-        whole = y if frame == local.output_box[1:-1] else local.buffer("frame", self._frame_shape(y, frame))
-        run, weight = kernel_of(self, local, "_grad_input"), local.parameters["weight"]
-        workspace = local.backend.workspace(local.dtype)
-        for ci, co in self._pieces(local):
+    def forward(self, context: Context, x: Array, *made: Array) -> None:
+        """Write the output to the last array; where it is cut, all that the inputs reach to the one before."""
+        run, weight, workspace = (
+            kernel_of(self, context, "_grad_input"),
+            context.parameters["weight"],
+            context.workspace(),
+        )
+        whole, y = made[0], made[-1]
+        for ci, co in self._groups(context):
             run(x[..., ci], weight[..., ci], self.stride, self.dilation, whole[..., co], workspace)
         if whole is not y:
+            inside, reached = self._common(context)
             y[...] = 0
             y[reached] = whole[inside]
-        if self.bias and local.part("ci") == 0:
-            y += local.parameters["bias"]
-        return y
+        if self.bias and context.part("ci") == 0:
+            y += context.parameters["bias"]
 
-    def backward(self, local: Local, gradient: Array) -> tuple[Array | None, ...]:
-        x, weight, dw = local.saved["x"], local.parameters["weight"], local.gradients["weight"]
-        frame, (inside, reached) = self._reach(local), self._common(local)
-        whole = gradient
-        if frame != local.output_box[1:-1]:
-            whole = local.buffer("frame", self._frame_shape(gradient, frame))
-            whole[...] = 0
-            whole[inside] = gradient[reached]
-        workspace = local.backend.workspace(local.dtype)
-        dx = local.buffer("dx", x.shape) if local.needs_gradient else None
-        forward, grad_weight = kernel_of(self, local, ""), kernel_of(self, local, "_grad_weight")
-        for ci, co in self._pieces(local):
-            dy = whole[..., co]
-            if dx is not None:
-                forward(dy, weight[..., ci], self.stride, self.dilation, dx[..., ci], workspace)
-            grad_weight(dy, x[..., ci], self.stride, self.dilation, dw[..., ci], workspace)
+    def extend(self, context: Context, dy: Array, whole: Array) -> None:
+        """Write ``dy``, and 0 where the output is cut off, to ``whole``."""
+        inside, reached = self._common(context)
+        whole[...] = 0
+        whole[inside] = dy[reached]
+
+    def backward_input(self, context: Context, dy: Array, dx: Array) -> None:
+        """Write the gradient of the input to ``dx``."""
+        run, weight, workspace = kernel_of(self, context, ""), context.parameters["weight"], context.workspace()
+        for ci, co in self._groups(context):
+            run(dy[..., co], weight[..., ci], self.stride, self.dilation, dx[..., ci], workspace)
+
+    def backward_weights(self, context: Context, dy: Array, *arrays: Array) -> None:
+        """Store the gradients of the weights and the bias, from ``dy`` and where it is extended that, and the input."""
+        whole, x = arrays[0] if len(arrays) > 1 else dy, arrays[-1]
+        run, dw, workspace = kernel_of(self, context, "_grad_weight"), context.gradients["weight"], context.workspace()
+        for ci, co in self._groups(context):
+            run(whole[..., co], x[..., ci], self.stride, self.dilation, dw[..., ci], workspace)
         if self.bias:
-            bias_gradient(local, gradient)
-        return (dx,)
+            bias_gradient(context, dy)
 
-    def _reach(self, local: Local | Part) -> tuple[tuple[int, int], ...]:
+    def _reach(self, held: Context | LayerPart) -> tuple[tuple[int, int], ...]:
         """Over each space axis, the range of outputs that this rank's inputs reach, cut off or not."""
         ranges = []
-        for window, (start, stop) in zip(self._windows(), local.input_boxes[0][1:-1], strict=True):
+        for window, (start, stop) in zip(self._windows(), held.input_boxes[0][1:-1], strict=True):
             first = start * window.stride - window.before
             ranges.append((first, first + (stop - start - 1) * window.stride + window.reach if stop > start else first))
         return tuple(ranges)
 
-    def _common(self, local: Local) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    def _common(self, context: Context) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
         """What of the reach this rank's part of the output is, and what of that part is reached."""
         inside, reached = [slice(None)], [slice(None)]
-        for reach, held in zip(self._reach(local), local.output_box[1:-1], strict=True):
+        for reach, held in zip(self._reach(context), context.output_box[1:-1], strict=True):
             start, stop = intersect(reach, held)
             inside.append(slice(start - reach[0], stop - reach[0]))
             reached.append(slice(start - held[0], stop - held[0]))
         return tuple(inside), tuple(reached)
 
-    @staticmethod
-    def _frame_shape(output: Array, frame: tuple[tuple[int, int], ...]) -> Shape:
-        return (output.shape[0], *box_shape(frame), output.shape[-1])
-
-    def _pieces(self, local: Local) -> Iterator[Channels]:
+    def _groups(self, context: Context) -> Iterator[Channels]:
         """The local input and output channels of every group; depthwise ones all together."""
-        if self.groups == 1 or is_depthwise(self, local.shapes):
+        if self.groups == 1 or is_depthwise(self, context.shapes):
             yield slice(None), slice(None)
             return
-        inputs, outputs = local.shapes.inputs[0][-1] // self.groups, self.channels // self.groups
-        first, last = local.output_box[-1]
+        inputs, outputs = context.shapes.inputs[0][-1] // self.groups, self.channels // self.groups
+        first, last = context.output_box[-1]
         for group in range((last - first) // outputs):
             yield slice(group * inputs, (group + 1) * inputs), slice(group * outputs, (group + 1) * outputs)
 

@@ -7,9 +7,9 @@ hand had better finish it. On a CPU kernels work in tiles that stay in the cache
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from gridnn.layers.base import Fused
+from gridnn.layers.base import UNFUSED, Fusion
 from gridnn.layers.linear import Linear
 from gridnn.program.program import Program
 from gridnn.program.step import Step
@@ -36,7 +36,7 @@ def chains(program: Program) -> list[Chain]:
             readers.setdefault(edge.source, []).append(place)
     found = []
     for place, step in enumerate(program.steps):
-        if not step.node.layer.finishes or step.output.partial:
+        if not step.node.layer.has_epilogue or step.output.partial:
             continue
         next_place = _only_reader(program.steps, readers.get(step.name, []))
         if next_place is None or program.steps[next_place].node.layer.activation == "none":
@@ -57,14 +57,16 @@ def _only_reader(steps: Sequence[Step], places: Sequence[int]) -> int | None:
     return None if moved else places[0]
 
 
-def fused(program: Program, layers: Sequence[Any]) -> dict[int, Fused]:
-    """What the ``layers`` (`gridnn.local.LocalLayer`) of a program do for their neighbours, by place."""
-    found: dict[int, Fused] = {}
+def fused_layers(program: Program) -> tuple[dict[int, Fusion], dict[int, int]]:
+    """What the layers of a program do for their neighbours, by place; and who made the mask that a layer reads."""
+    found: dict[int, Fusion] = {}
+    makers: dict[int, int] = {}
     for maker, activation, reader in chains(program):
         rule, both = program.steps[activation].node.layer.activation, reader is not None
         # a layer may apply one activation to its output and have the derivative of another for its input
-        found[maker] = found.get(maker, Fused())._replace(activation=rule, masked=both and rule == "relu")
-        found[activation] = Fused(applied=True, derived=both)
+        found[maker] = found.get(maker, UNFUSED)._replace(activation=rule, masked=both and rule == "relu")
+        found[activation] = Fusion(applied=True, derived=both)
         if both:
-            found[reader] = Fused(derivative=rule, maker=layers[maker])
-    return found
+            found[reader] = Fusion(derivative=rule)
+            makers[reader] = maker
+    return found, makers

@@ -1,24 +1,22 @@
 """network + plan + batch -> who computes what and what must move: pure integers, without MPI.
 
-The same program is run (`execute`), priced (`predict`) and explained, so the three cannot drift apart.
+What is run, counted, priced and explained is the schedule that `gridnn.program.build` makes of it for one rank.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from gridnn.comm.ledger import Ledger, Where
 from gridnn.layers.base import Cut, Loss, Shapes
-from gridnn.layout.counts import all_reduce, bucket, dimension_of
 from gridnn.layout.group import Group
 from gridnn.layout.layout import Layout, box_size
 from gridnn.layout.partition import Even
 from gridnn.layout.split import Split
-from gridnn.layout.transfer import Transfer, plan_transfer
+from gridnn.layout.transfer import plan_transfer
 from gridnn.network import INPUT, Network, Node
 from gridnn.plan.plan import Plan
 from gridnn.plan.splitbrain import stack_start
@@ -163,69 +161,6 @@ class Program:
         done.extend(Bucket(members, tuple(entries)) for members, entries in open_buckets.items())
         return done
 
-    # -- what it will cost -----------------------------------------------------------------------------------
-
-    def predict(self, index: int, *, training: bool = True, last: bool = True) -> Ledger:
-        """The words and messages of rank ``index`` in one pass: a ledger without seconds.
-
-        ``last`` passes of a batch also sum the loss and the weight gradients.
-        """
-        ledger = Ledger()
-        for piece in self.pieces:
-            piece._predict_pass(ledger, index, training)
-        if last and isinstance(self.steps[-1].node.layer, Loss):
-            along = self._along(Group(0, ((self.ranks, 1),)))
-            self._enter(ledger, self.loss.name, "forward", [all_reduce(along, self.ranks, index, 3)])
-        if last and training:
-            self._predict_update(ledger, index)
-        return ledger
-
-    def _predict_pass(self, ledger: Ledger, index: int, training: bool) -> None:
-        for name, transfer, needs_gradient in self._movements(self.steps):
-            self._enter(ledger, name, "forward", transfer.counts(index, self.rows))
-            if training and needs_gradient:
-                self._enter(ledger, name, "backward", transfer.counts(index, self.rows, backward=True))
-        for segment in self.segments[:-1] if training else ():
-            for name, transfer, _ in self._movements(self.steps[segment.start : segment.stop]):
-                self._enter(ledger, name, "recompute", transfer.counts(index, self.rows))
-        for step in self.steps:
-            for wanted in step.node.layer.reductions(step.shapes, step.output.box(index), training):
-                members = step.group(index, wanted.axes)
-                count = all_reduce(self._along(members), len(members), members.index(index), wanted.words)
-                self._enter(ledger, step.name, wanted.phase, [count])
-
-    def _movements(self, steps: Sequence[Step]) -> Iterator[tuple[str, Transfer, bool]]:
-        """The transfers of a run of steps: layers that read a tensor alike share the first one's of all steps."""
-        moved, owners = set(), self._owners
-        for step in steps:
-            for i, edge in enumerate(step.edges):
-                if edge.transfer is not None and step.reading(i) not in moved:
-                    moved.add(step.reading(i))
-                    yield owners[step.reading(i)], edge.transfer, edge.needs_gradient
-
-    @cached_property
-    def _owners(self) -> dict[tuple, str]:
-        """The first layer that reads a tensor in some way: to its account every movement of it goes."""
-        readings = ((step.reading(i), step.name) for step in reversed(self.steps) for i in range(len(step.edges)))
-        return dict(readings)
-
-    def _predict_update(self, ledger: Ledger, index: int) -> None:
-        for group in self.buckets(index):
-            if len(group.members) > 1:
-                sizes = [gradient.size for gradient in group.gradients]
-                members = group.members
-                counts = bucket(self._along(members), len(members), members.index(index), sizes)
-                for gradient, count in zip(group.gradients, counts, strict=True):
-                    self._enter(ledger, gradient.layer, "update", [count])
-
-    def _along(self, members: Group) -> str:
-        return dimension_of(members, self.rows)
-
-    @staticmethod
-    def _enter(ledger: Ledger, layer: str, phase: str, counts) -> None:
-        for count in counts:
-            ledger.add(Where(layer, phase), count)
-
 
 class Piece(Program):
     """A part of a program as a program of its own: the layers before the stack, or the stack in one round."""
@@ -236,14 +171,6 @@ class Piece(Program):
             self.steps = whole.steps[: stack.start]
         else:
             self._add_stack(stack, turn)
-
-
-def predict_step(programs: Sequence[Program], index: int) -> Ledger:
-    """The words and messages of rank ``index`` in one step whose batch runs in several passes (``--accumulate``)."""
-    ledger = Ledger()
-    for number, program in enumerate(programs, 1):
-        ledger.merge(program.predict(index, last=number == len(programs)))
-    return ledger
 
 
 def pass_sizes(batch: int, accumulate: int) -> list[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gridnn.layers.base import Cut, Parameter, Shapes
@@ -86,7 +85,7 @@ class Step:
     def reading(self, edge: int) -> tuple:
         """What input ``edge`` looks like here, padding included: layers that read a tensor alike share one transfer."""
         windows = self.node.layer.windows(self.shapes)
-        return (self.edges[edge].source, self.edges[edge].layout, tuple(windows.items()), self.node.layer.fill)
+        return (self.edges[edge].source, self.edges[edge].layout, tuple(windows.items()), self.node.layer.padding_value)
 
     def group(self, index: int, axes: tuple[str, ...]) -> Group:
         """The ranks that divide ``axes`` with rank ``index``."""
@@ -110,13 +109,3 @@ def parameter_cuts(parameter: Parameter, split: Split) -> tuple[Cut, ...]:
         Cut(axis, Even(size, split.parts(axis) if axis else 1))
         for axis, size in zip(parameter.axes, parameter.shape, strict=True)
     )
-
-
-def around(region: Region, shape: tuple[int, ...]) -> Iterator[Region]:
-    """What of an array of ``shape`` lies outside ``region``, in slabs that do not overlap."""
-    slab = [slice(0, size) for size in shape]
-    for axis, (part, size) in enumerate(zip(region, shape, strict=True)):
-        for side in (slice(0, part.start), slice(part.stop, size)):
-            if side.start < side.stop:
-                yield (*slab[:axis], side, *slab[axis + 1 :])
-        slab[axis] = part

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from gridnn.comm.ledger import Ledger
+from gridnn.cost.count import predict
 from gridnn.cost.gholami import Term, sizes
 from gridnn.cost.machine import Machine
 from gridnn.cost.price import price
-from gridnn.cost.simulate import COMPUTE
+from gridnn.cost.timeline import COMPUTE
 from gridnn.layout.gridshape import GridShape
 from gridnn.network import Network
 from gridnn.plan.rules import make_plan
@@ -54,7 +55,7 @@ def exact() -> Experiment:
     layers = sizes(network)
     made = list(panels("7", layers, PURE_BATCH, STRONG))
     counted = {
-        one: [program(network, one, backward).predict(0) for backward in BACKWARD] for panel in made for one in panel
+        one: [predict(program(network, one, backward), 0) for backward in BACKWARD] for panel in made for one in panel
     }
     rows = [
         _row(one, step(layers, (one.batch, one.ranks, one.rows), PURE_BATCH), *moved) for one, moved in counted.items()

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from gridnn.comm.ledger import Ledger
+from gridnn.cost.count import count
 from gridnn.cost.machine import Machine
 from gridnn.cost.price import price
 from gridnn.data.order import batches, epoch_order
 from gridnn.errors import user_mistakes
-from gridnn.program.program import predict_step
 from gridnn.reproduce.cases import Case
 from gridnn.train.session import Session
 from gridnn.train.setup import make_optimizer
@@ -54,9 +54,10 @@ class Running:
         self._state = optimizer.start(session.parameters.backend, values.size, values.dtype)
         order = epoch_order(len(session.data.train), case.config.seed, 1, True)
         self._batch = next(iter(batches(order, session.batch)))
-        self._programs = [session.executable(len(part)).program for part in session.parts(self._batch)]
+        self._schedules = session.schedules(self._batch)
+        programs = [schedule.program for schedule in self._schedules]
         slots = len(optimizer.names())
-        self.predicted = price(self._programs, machine, itemsize=session.parameters.dtype.itemsize, slots=slots).seconds
+        self.predicted = price(programs, machine, itemsize=session.parameters.dtype.itemsize, slots=slots).seconds
         self._ledger = Ledger()
         session.ledger.clear()
 
@@ -70,7 +71,7 @@ class Running:
             session.step(self._batch, self._step)
             session.update(self._state, self.case.config.lr)
             slowest = max(session.grid.all.gather_values(time.perf_counter() - started))
-            self._ledger.merge(predict_step(self._programs, session.grid.index))
+            self._ledger.merge(count(self._schedules))
             if keep:
                 self.seconds.append(slowest)
 

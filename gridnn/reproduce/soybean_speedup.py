@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from gridnn.cost.count import predict
 from gridnn.cost.machine import Machine
 from gridnn.cost.machines import load_machine
 from gridnn.cost.price import Price, price
@@ -128,4 +129,4 @@ def _row(point: Point, data: Point) -> dict[str, Any]:
 def words_of(network: Network, plan: Plan, batch: int) -> int:
     """The words of all ranks in one step, as gridnn's ledger counts them."""
     program = Program(network, plan, batch)
-    return sum(sum(program.predict(index).words_by_dimension().values()) for index in range(plan.grid.size))
+    return sum(sum(predict(program, index).words_by_dimension().values()) for index in range(plan.grid.size))

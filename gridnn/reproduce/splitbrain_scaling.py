@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from gridnn.cost.count import predict
 from gridnn.cost.machine import Machine
 from gridnn.cost.machines import load_machine
 from gridnn.cost.price import price
@@ -66,7 +67,7 @@ def _row(net: Network, machine: Machine, ranks: int, group: int) -> dict[str, An
     one = program(net, ranks, group)
     priced, closed = price([one], machine), words(net, ranks, group)
     alone = price([program(net, 1, 1)], machine).seconds
-    moved = sum(tally.words for key, tally in one.predict(0).rows.items() if key.layer != "loss")
+    moved = sum(tally.words for key, tally in predict(one, 0).rows.items() if key.layer != "loss")
     return {
         "machine": machine.name,
         "estimates": " ".join(machine.estimates),

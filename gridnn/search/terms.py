@@ -9,9 +9,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from gridnn.cost.work import seconds, update_seconds, weight_bytes, work
-from gridnn.layers.base import Loss, Shapes
-from gridnn.layers.rooms import Part
+from gridnn.layers.base import UNFUSED, Loss, Shapes
+from gridnn.layers.computation import LayerPart, Task
 from gridnn.program.program import BUCKET_WORDS
+from gridnn.program.schedule import saved_bytes
 from gridnn.search.blocks import Block, Member, Placing, copies_of, placings
 from gridnn.search.movement import ONE, rounds
 from gridnn.search.pairs import LinkPricer, Setting, Terms, no_terms
@@ -168,6 +169,9 @@ def kept(member: Member) -> tuple[float, bool]:
     """
     shapes = member.shapes
     boxes = tuple(tuple((0, size) for size in shape) for shape in (*shapes.inputs, shapes.output))
-    rooms = member.layer.rooms(Part(shapes, boxes[:-1], boxes[-1], shapes.inputs))
-    own = sum(room.size(FLOAT) for room in rooms.forward if room.name in rooms.saved)
-    return own / FLOAT / math.prod(shapes.output), "x" in rooms.saved
+    made = member.layer.computation(LayerPart(shapes, boxes[:-1], boxes[-1], shapes.inputs, fused=UNFUSED))
+    read = {name for call in made.backward if isinstance(call, Task) for name in call.reads}
+    written = {name for call in made.forward if isinstance(call, Task) for name in call.writes}
+    own = sum(saved_bytes(spec, FLOAT) for spec in made.buffers if spec.name in read & written)
+    own += FLOAT * math.prod(shapes.output) * ("y" in read)
+    return own / FLOAT / math.prod(shapes.output), "x" in read

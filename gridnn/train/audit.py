@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from gridnn.comm.ledger import PHASES, Key, Ledger
+from gridnn.cost.count import count
 from gridnn.data.order import batches, epoch_order
 from gridnn.errors import user_mistakes
-from gridnn.program.program import predict_step
 from gridnn.train.config import RunConfig
 from gridnn.train.session import Session
 
@@ -58,8 +58,7 @@ def audit(config: RunConfig, job: Any) -> AuditResult:
     predicted = Ledger()
     session.ledger.clear()
     for number, indices in enumerate(_batches(session, config), 1):
-        programs = [session.executable(len(part)).program for part in session.parts(indices)]
-        predicted.merge(predict_step(programs, session.grid.index))
+        predicted.merge(count(session.schedules(indices)))
         session.step(indices, number)
     tallies = dict(session.ledger.steps())
     mine = (predicted.integers(), session.ledger.integers(), tallies)

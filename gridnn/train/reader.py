@@ -1,7 +1,8 @@
-"""This rank's box of a batch, from the data set into the arrays of an executable."""
+"""This rank's box of a batch, from the data set into the arrays of a schedule."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -11,10 +12,12 @@ import numpy as np
 from gridnn.arrays.backend import Backend
 from gridnn.data.base import Dataset
 from gridnn.errors import UserError
-from gridnn.execute_rounds import Runs
 from gridnn.layout.layout import Box, box_shape
+from gridnn.program.schedule import Schedule
 from gridnn.train.staging import DeviceRoom, HostRoom, make_room
 
+Array = Any
+Filler = Callable[[Sequence[Array], Array | None], None]
 QUIET = np.errstate(over="ignore", invalid="ignore")  # numbers that are not finite are refused by name
 
 
@@ -63,8 +66,8 @@ class Reader:
     """Reads what this rank needs, the next batch in a thread while this one is worked on.
 
     The thread reads into host memory and, for a device, begins the copy there; there is one thread, and one batch in it
-    at a time, so that the host holds one batch that waits. What it read is loaded into the executable by the thread
-    that runs it, which alone talks to MPI.
+    at a time, so that the host holds one batch that waits. What it read is loaded by the thread that runs the
+    schedule, which alone talks to MPI.
 
     A rank that finds a bad sample cannot stop on its own, since the others go on into the next collective. So the
     mistake is kept, the rank's share of the loss is made NaN, and all ranks stop together at the sum of the losses.
@@ -81,23 +84,28 @@ class Reader:
         self._thread: ThreadPoolExecutor | None = None
         self._coming: Future[Read] | None = None
 
-    def read(self, executable: Runs, batch: Batch) -> Any:
-        """Fill the input arrays with this rank's part of ``batch``, and give its targets back."""
+    def read(self, schedule: Schedule, batch: Batch) -> Filler:
+        """What fills the input arrays of ``schedule``, and its targets, with this rank's part of ``batch``."""
         coming, self._coming = self._coming, None
         read = coming.result() if coming else None
         if read is None or not read.batch.same(batch):
-            read = self._read(batch, self._places(executable, batch))
-        for feed, room in zip(executable.input_feeds, read.places.inputs, strict=True):
-            room.load(feed)
+            read = self._read(batch, self._places(schedule, batch))
         self.mistake = self.mistake or read.mistake
-        return read.places.targets.kept()
 
-    def ahead(self, executable: Runs, batch: Batch) -> None:
-        """Begin to read ``batch``, which ``executable`` will run next."""
+        def fill(inputs: Sequence[Array], target: Array | None) -> None:
+            for array, room in zip(inputs, read.places.inputs, strict=True):
+                room.load(array)
+            if target is not None:
+                read.places.targets.load(target)
+
+        return fill
+
+    def ahead(self, schedule: Schedule, batch: Batch) -> None:
+        """Begin to read ``batch``, which ``schedule`` will run on next."""
         if self._thread is None:
             bind = self.backend.device.bind if self.backend.device else None
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="gridnn-reader", initializer=bind)
-        self._coming = self._thread.submit(self._read, batch, self._places(executable, batch))
+        self._coming = self._thread.submit(self._read, batch, self._places(schedule, batch))
 
     @QUIET
     def _read(self, batch: Batch, places: Places) -> Read:
@@ -114,11 +122,11 @@ class Reader:
             room.send()
         return Read(batch, places, mistake)
 
-    def _places(self, executable: Runs, batch: Batch) -> Places:
+    def _places(self, schedule: Schedule, batch: Batch) -> Places:
         """Where a batch goes; there is one place for each shape, of full and of short batches."""
-        boxes = [feed.box for feed in executable.input_feeds]
+        boxes = list(schedule.input_boxes)
         inputs = [self._room(number, box_shape(box), self.dtype) for number, box in enumerate(boxes)]
-        target = executable.target_box[: 1 + len(batch.data.target_shape)]
+        target = schedule.target_box[: 1 + len(batch.data.target_shape)]
         return Places(boxes, inputs, target, self._room("targets", box_shape(target), self._kind(batch.data)))
 
     def _kind(self, data: Dataset) -> str:

@@ -35,13 +35,9 @@ class HostRoom:
     def send(self) -> None:
         """What was written is complete: begin to bring it to the device."""
 
-    def load(self, feed: Any) -> None:
-        """Give the contents to an input feed."""
-        feed.load(self.backend.asarray(self.host))
-
-    def kept(self) -> Array:
-        """The contents as an array that stays what it is until this is called again."""
-        return self.backend.asarray(self.host)
+    def load(self, array: Array) -> None:
+        """Copy the contents into an array of this shape."""
+        array[...] = self.host
 
 
 class DeviceRoom:
@@ -61,7 +57,7 @@ class DeviceRoom:
 
     def __init__(self, backend: Backend, shape: tuple[int, ...], dtype: Any) -> None:
         self.backend, self.device, dtype = backend, backend.device, backend.dtype(dtype)
-        self._array, self._kept = backend.empty(shape, dtype), None
+        self._array = backend.empty(shape, dtype)
         self._host = self.device.pinned(self._array.nbytes).view(dtype).reshape(shape)
         # the memory may belong to work under way until now; nothing has been copied yet
         self._used = self._copied = self.device.mark()
@@ -81,20 +77,11 @@ class DeviceRoom:
         self.device.to_device(self._host, self._array, READING)
         self._copied = self.device.mark(READING)
 
-    def load(self, feed: Any) -> None:
-        """Give the contents to an input feed."""
+    def load(self, array: Array) -> None:
+        """Copy the contents into an array of this shape, on the device."""
         self.device.hold(self._copied)
-        feed.load(self._array)
+        array[...] = self._array
         self._used = self.device.mark()
-
-    def kept(self) -> Array:
-        """The contents as an array that stays what it is until this is called again; always the same memory."""
-        if self._kept is None:
-            self._kept = self.backend.empty(self._array.shape, self._array.dtype)
-        self.device.hold(self._copied)
-        self._kept[...] = self._array
-        self._used = self.device.mark()
-        return self._kept
 
 
 def make_room(backend: Backend, shape: tuple[int, ...], dtype: Any) -> HostRoom | DeviceRoom:

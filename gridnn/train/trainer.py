@@ -53,7 +53,7 @@ class Trainer:
     ) -> None:
         self.config, self.job, self.reporter, self.signalled = config, job, reporter, signalled
         self.session = Session(config, job, asking=lambda: signalled() != 0)
-        self.samples = len(self.session.data.train)
+        self.samples, self._told_graphs = len(self.session.data.train), False
         self.steps_per_epoch = self.session.steps_per_epoch
         self.total = min(config.epochs * self.steps_per_epoch, config.steps or math.inf)
         self.schedule = make_schedule(config, self.steps_per_epoch, self.total)
@@ -148,16 +148,22 @@ class Trainer:
         if not session.finite:
             value = session.loss_scale.value
             self._tell(f"step {self.done}: a gradient is not finite, so its update is left out; loss scale {value:g}")
-        if parts := session.graphs.news():
-            layers = set().union(*(part.layers for part in parts))
-            whole = f"{len(layers)} of {len(session.network.nodes)} layers"
-            self._tell(f"step {self.done}: {len(parts)} CUDA graphs, with work of {whole}, are launched from now on")
+        self._tell_graphs()
         seconds = time.perf_counter() - started
         if self.reporter:
             share = (session.ledger.seconds - talked) / seconds
             accuracy = right if session.data.train.classes else None
             speed = len(indices) / seconds
             self.reporter.step(self.done, self.progress.epoch, loss, lr, speed, share, accuracy)
+
+    def _tell_graphs(self) -> None:
+        """Say once, when they are recorded, how much of a step CUDA graphs are."""
+        regions = [region for capture in self.session.captures for region in capture.regions]
+        if regions and not self._told_graphs:
+            self._told_graphs = True
+            layers = frozenset().union(*(region.layers for region in regions))
+            whole = f"{len(layers)} of {len(self.session.network.nodes)} layers"
+            self._tell(f"step {self.done}: {len(regions)} CUDA graphs, with work of {whole}, are launched from now on")
 
     def _due(self) -> bool:
         """Whether ``--save-every`` asks for a checkpoint now."""

@@ -1,0 +1,115 @@
+"""What every layer costs in a step: its operations in all passes and rounds together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from gridnn.cost.bounds import layer_bound
+from gridnn.cost.movements import Movement
+from gridnn.cost.operations import Priced
+from gridnn.program.program import Program
+from gridnn.program.step import Step
+
+PHASES = ("forward", "recompute", "backward", "update")
+
+
+class LayerPrice(NamedTuple):
+    """One layer in a step, on the priced rank.
+
+    Attributes
+    ----------
+    name, split : str
+        The layer, and how it is divided.
+    forward, recompute, backward, update : float
+        Seconds of computation.
+    movements : tuple of Movement
+        By phase, dimension and kind.
+    bound : float or None
+        The least words by Al Daas et al. 2022 (see `cost.bounds.layer_bound`); None without weights.
+    memory : int
+        Bytes that are kept for it (see `cost.memory.Peak.layers`).
+    """
+
+    name: str
+    split: str
+    forward: float
+    recompute: float
+    backward: float
+    update: float
+    movements: tuple[Movement, ...]
+    bound: float | None
+    memory: int
+
+    @property
+    def compute(self) -> float:
+        """Seconds of computation."""
+        return self.forward + self.recompute + self.backward + self.update
+
+    @property
+    def communication(self) -> float:
+        """Seconds of its movements, each alone."""
+        return sum(movement.seconds for movement in self.movements)
+
+    @property
+    def seconds(self) -> float:
+        """Both, without overlap."""
+        return self.compute + self.communication
+
+    @property
+    def ratio(self) -> float | None:
+        """Its words over the bound; None where there is no bound above 0."""
+        return sum(movement.words for movement in self.movements) / self.bound if self.bound else None
+
+    def words(self, dimension: str) -> int:
+        """The words along a grid dimension."""
+        return sum(movement.words for movement in self.movements if movement.dimension == dimension)
+
+
+def layer_prices(
+    passes: Sequence[Sequence[Priced]], programs: Sequence[Program], memory: Mapping[str, int]
+) -> tuple[LayerPrice, ...]:
+    """The layers of a step whose batch runs in ``passes`` of ``programs``; ``memory`` has the bytes of each."""
+    computing: dict[str, dict[str, float]] = {step.name: dict.fromkeys(PHASES, 0.0) for step in programs[0].steps}
+    movements: dict[str, dict[tuple[str, str, str], Movement]] = {name: {} for name in computing}
+    for operations in passes:
+        for priced in operations:
+            for layer, seconds in priced.computing:
+                computing[layer if layer in computing else programs[0].steps[0].name][priced.operation.phase] += seconds
+            for layer, movement in priced.movements:
+                _enter(movements[layer], movement)
+    return tuple(
+        LayerPrice(
+            step.name,
+            str(step.split),
+            *computing[step.name].values(),
+            tuple(movements[step.name].values()),
+            _bound(step.name, programs),
+            memory.get(step.name, 0),
+        )
+        for step in programs[0].steps
+    )
+
+
+def _enter(rows: dict[tuple[str, str, str], Movement], movement: Movement) -> None:
+    """Add a movement to those of its phase, dimension and kind."""
+    before = rows.get(movement[:3], movement._replace(words=0, messages=0, seconds=0.0))
+    sums = (old + new for old, new in zip(before[3:], movement[3:], strict=True))
+    rows[movement[:3]] = Movement(*movement[:3], *sums)
+
+
+def _bound(name: str, programs: Sequence[Program]) -> float | None:
+    """The bounds of a layer in all passes and rounds."""
+    total = 0.0
+    for program in programs:
+        for one in _runs(name, program):
+            bound = layer_bound(one.node.layer, one.shapes, one.split.ranks)
+            if bound is None:
+                return None
+            total += bound
+    return total
+
+
+def _runs(name: str, program: Program) -> list[Step]:
+    """The layer, once for every section in which it runs."""
+    return [step for piece in program.pieces for step in piece.steps if step.name == name]

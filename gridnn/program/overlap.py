@@ -1,0 +1,44 @@
+"""Movements that run behind computation: their ends are put off as far as reads and writes allow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from gridnn.program.schedule import Begin, End, Operation, Policy
+
+Root = Callable[[str], str]
+
+
+def overlap(operations: Sequence[Operation], policy: Policy, root: Root) -> list[Operation]:
+    """``operations`` with every end that follows its beginning moved down to the first that needs it.
+
+    ``root`` gives the buffer in whose memory another one lies.
+
+    The order of the movements among themselves stays: all ranks begin and end them alike. On a CPU only messages to
+    neighbours are put off.
+    """
+    done: list[Operation] = []
+    held: End | None = None
+    for operation in operations:
+        if held is not None and _needs(operation, held, root):
+            done.append(held)
+            held = None
+        follows = isinstance(operation, End) and done and isinstance(done[-1], Begin)
+        if follows and done[-1].number == operation.number and _may_wait(operation, policy):
+            held = operation
+        else:
+            done.append(operation)
+    return [*done, held] if held else done
+
+
+def _needs(operation: Operation, end: End, root: Root) -> bool:
+    """Whether an operation must run after ``end``: it is a movement, or uses the same buffers."""
+    if isinstance(operation, Begin | End):
+        return True
+    used = {root(name) for name in (*operation.reads, *operation.writes)}
+    return not used.isdisjoint(root(name) for name in (*end.reads, *end.writes))
+
+
+def _may_wait(end: End, policy: Policy) -> bool:
+    movement = end.movement
+    return movement.purpose == "transfer" and (movement.kind == "neighbours" or policy.overlaps_collectives)
