@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 
 import numpy as np
-from serial import Serial, framed
+from serial import Serial
+
+from gridnn.program.regions import under
 
 
 def check_regions(layer, shape, seeds=4):
@@ -14,20 +17,30 @@ def check_regions(layer, shape, seeds=4):
         rng = np.random.default_rng(seed)
         x = rng.normal(size=shape)
         run = Serial(layer, shape)
-        backend = run.local.backend
-        for value in run.local.parameters.values():
+        backend = run.context.backend
+        for value in run.context.parameters.values():
             backend.from_host(rng.normal(size=value.shape), value)
-        whole, frame = run.forward(x), backend.asarray(framed(layer, run.shapes, 0, x))
-        y = layer.prepare(run.local, frame)
+        whole = run.forward(x)
+        calls, (task,) = run.calls, run.calls.made.forward
+        y = calls.array("y")
+        y[...] = np.nan
         cuts = [sorted({0, size, *rng.integers(0, size + 1, size=2).tolist()}) for size in y.shape[1:-1]]
         regions = list(itertools.product(*(itertools.pairwise(cut) for cut in cuts)))
         rng.shuffle(regions)
         for region in regions:
             spaces = tuple(slice(int(a), int(b)) for a, b in region)
-            layer.compute(run.local, (slice(0, shape[0]), *spaces, slice(0, y.shape[-1])), y, frame)
+            compute(layer, run, task, (slice(0, shape[0]), *spaces, slice(0, y.shape[-1])))
         np.testing.assert_allclose(backend.to_host(y), whole, rtol=1e-12, atol=1e-12)
-        layer.compute(run.local, (slice(None), slice(2, 2), *(slice(None),) * (y.ndim - 2)), y, frame)  # nothing
+        nothing = (slice(0, shape[0]), slice(2, 2), *(slice(0, size) for size in y.shape[2:]))
+        compute(layer, run, task, nothing)
         np.testing.assert_allclose(backend.to_host(y), whole, rtol=1e-12, atol=1e-12)
-        dy = backend.asarray(rng.normal(size=y.shape))
-        pieces, at_once = layer.backward_input(run.local, dy), layer.backward(run.local, dy)[0]
-        np.testing.assert_array_equal(backend.to_host(pieces), backend.to_host(at_once))
+
+
+def compute(layer, run, task, region):
+    """Call the layer's forward on a region of its output, as the schedule does."""
+    calls, y = run.calls, run.calls.array("y")
+    place = under(region, y.shape, layer.windows(run.shapes))
+    context = copy.copy(run.context)
+    context.output_box = tuple((part.start, part.stop) for part in region)
+    order = [calls.array(name)[place if name == "x" else region] for name in (*task.reads, *task.writes)]
+    getattr(layer, task.method)(context, *order)

@@ -1,6 +1,6 @@
-"""The ranks of one layer as threads: its split against the serial layer, without MPI and without the executor.
+"""The ranks of one layer as threads: its split against the serial layer, without MPI and without a schedule.
 
-Every rank gets the framed part of the global inputs that `Layer.cut_input` asks for; the parts of the output, the
+Every rank gets the ghosted part of the global inputs that `Layer.cut_input` asks for; the parts of the output, the
 gradients of the frames and those of the parameters are put together again: partial sums are added.
 """
 
@@ -11,7 +11,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from serial import Serial, SerialLocal, framed, unframed
+from serial import LayerRun, Serial, SerialContext, ghosted, unghosted
 
 from gridnn.layers.base import Layer, Loss, Shapes
 from gridnn.layout.partition import Even
@@ -20,7 +20,7 @@ from gridnn.layout.split import Split, digits_of, index_of
 TIMEOUT = 20  # seconds that a rank waits for the others
 
 
-class RankLocal(SerialLocal):
+class RankContext(SerialContext):
     """One rank of a simulated split."""
 
     def __init__(self, layer: Layer, shapes: Shapes, split: Split, index: int, board: Board):
@@ -44,13 +44,8 @@ class RankLocal(SerialLocal):
         axes = zip(parameter.shape, parameter.axes, strict=True)
         return slices(Even(n, self.split.parts(a)).interval(self.part(a)) if a else (0, n) for n, a in axes)
 
-    def sum(self, array, axes):
-        return self._reduce(array, axes, np.add)
-
-    def max(self, array, axes):
-        return self._reduce(array, axes, np.maximum)
-
-    def _reduce(self, array, axes, function):
+    def reduce(self, array, axes, operation):
+        function = {"sum": np.add, "max": np.maximum}[operation]
         assert axes in {r.axes for r in self.layer.reductions(self.shapes, self.output_box, True)}
         self.reduced.append((axes, array.size))
         arrays = self.board.exchange(self.index, array.copy())
@@ -59,7 +54,6 @@ class RankLocal(SerialLocal):
             same = all(d == m or i in free for i, (d, m) in enumerate(zip(digits, self.digits, strict=True)))
             if other != self.index and same:
                 array[...] = function(array, theirs)
-        return array
 
 
 class Board:
@@ -85,11 +79,11 @@ class Simulation:
         self.serial = Serial(layer, *(array.shape for array in arrays))
         self.shapes = self.serial.shapes
         layer.check(self.shapes, split)
-        for value in self.serial.local.parameters.values():
+        for value in self.serial.context.parameters.values():
             value[...] = self.rng.normal(size=value.shape)
         board = Board(split)
-        self.ranks = [RankLocal(layer, self.shapes, split, index, board) for index in range(split.ranks)]
-        self.padded = [framed(layer, self.shapes, i, x) for i, x in enumerate(arrays)]
+        self.ranks = [RankContext(layer, self.shapes, split, index, board) for index in range(split.ranks)]
+        self.padded = [ghosted(layer, self.shapes, i, x) for i, x in enumerate(arrays)]
 
     def check(self, tolerance=1e-11) -> Simulation:
         """y, dx and the gradients of the parameters equal the serial ones."""
@@ -109,28 +103,31 @@ class Simulation:
         close([(self._output(local), out) for local, out, _ in counted], y, y)
         for i, dx in enumerate(wanted):
             pieces = [(self._frame(local, i), back[i]) for local, _, back in counted]
-            close(pieces, self.padded[i], dx, lambda total, i=i: unframed(self.layer, self.shapes, i, total))
+            close(pieces, self.padded[i], dx, lambda total, i=i: unghosted(self.layer, self.shapes, i, total))
         for name, p in self.layer.weights(self.shapes).items():
             expected = self.serial.gradient(name)
             close([(local.slices(p), local.gradients[name]) for local, *_ in counted], expected, expected)
         return self
 
-    def _run(self, local: RankLocal, dy):
+    def _run(self, local: RankContext, dy):
         for name, p in self.layer.weights(self.shapes).items():
-            local.parameters[name] = self.serial.local.parameters[name][local.slices(p)].copy()
+            local.parameters[name] = self.serial.context.parameters[name][local.slices(p)].copy()
             local.gradients[name] = np.full_like(local.parameters[name], np.nan)
         for name, p in self.layer.states(self.shapes).items():
             local.state[name] = np.full(p.shape, p.value)[local.slices(p)]
-        if self.target is not None:
-            local.saved["target"] = self.target[slices(local.output_box[: self.target.ndim])]
+        target = None if self.target is None else self.target[slices(local.output_box[: self.target.ndim])]
         frames = [x[self._frame(local, i)].copy() for i, x in enumerate(self.padded)]
-        out = self.layer.forward(local, *frames).copy()
-        return out, self.layer.backward(local, dy if isinstance(dy, float) else dy[slices(local.output_box)])
+        run = LayerRun(self.layer, local)
+        out = run.forward(*frames, target=target).copy()
+        if isinstance(dy, float):
+            local.scale = dy
+            return out, run.backward()
+        return out, run.backward(dy[slices(local.output_box)])
 
-    def _output(self, local: RankLocal):
+    def _output(self, local: RankContext):
         return ... if isinstance(self.layer, Loss) else slices(local.output_box)
 
-    def _frame(self, local: RankLocal, index: int):
+    def _frame(self, local: RankContext, index: int):
         """Where the frame of an input lies in the padded global tensor."""
         windows = self.layer.windows(self.shapes)
         outputs = dict(zip(self.layer.output_axes(self.shapes), local.output_box, strict=True))

@@ -31,7 +31,7 @@ def test_group_norm(shape, groups):
     close(dx, nhwc(tx.grad), 1e-10)
     close(run.gradient("gamma"), tg.grad, 1e-11)
     close(run.gradient("beta"), tb.grad, 1e-11)
-    run.local.training = False
+    run.context.training = False
     close(run.forward(x), y, 0)
 
 
@@ -52,12 +52,9 @@ def test_forward_again_changes_nothing(layer):
     once, twice = Serial(layer, x.shape), Serial(layer, x.shape)
     y = once.forward(x)
     twice.forward(x)
-    states = {name: twice.state(name).copy() for name in twice.local.state}
-    twice.local.saved.clear()
-    twice.local.recomputing = True
-    np.testing.assert_array_equal(twice.forward(x), y)
-    twice.local.recomputing = False
-    assert [r[0] for r in twice.local.reduced] == ["sum"]
+    states = {name: twice.state(name).copy() for name in twice.context.state}
+    np.testing.assert_array_equal(twice.forward(x, recomputing=True), y)
+    assert [r[0] for r in twice.context.reduced] == ["sum"]
     assert all((twice.state(name) == value).all() for name, value in states.items())
     np.testing.assert_array_equal(twice.backward(dy)[0], once.backward(dy)[0])
     np.testing.assert_array_equal(twice.gradient("gamma"), once.gradient("gamma"))
@@ -70,8 +67,8 @@ def test_group_norm_asks_for_what_it_declares():
         run.forward(x)
         if training:
             run.backward(x)
-        declared = run.layer.reductions(run.shapes, run.local.output_box, training)
-        assert [("sum", r.axes, r.words) for r in declared] == run.local.reduced
+        declared = run.layer.reductions(run.shapes, run.context.output_box, training)
+        assert [("sum", r.axes, r.words) for r in declared] == run.context.reduced
         assert [r.phase for r in declared] == ["forward", "backward"][: 1 + training]
 
 

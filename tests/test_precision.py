@@ -69,9 +69,9 @@ def test_every_layer_is_near_float64(layer, shape, dtype):
     half, rng = NumpyBackend(dtype=dtype).dtype(dtype), np.random.default_rng(3)
     x = rng.normal(size=shape).astype(half)
     run, exact = Serial(layer, shape, dtype=dtype), Serial(layer, shape)
-    for name, parameter in exact.local.parameters.items():
+    for name, parameter in exact.context.parameters.items():
         values = rng.normal(size=parameter.shape).astype(half)
-        parameter[...], run.local.parameters[name][...] = values, values
+        parameter[...], run.context.parameters[name][...] = values, values
     y, wanted = run.forward(x), exact.forward(x.astype(np.float64))
     assert y.dtype == half
     near(y, wanted, dtype, "y")
@@ -79,10 +79,10 @@ def test_every_layer_is_near_float64(layer, shape, dtype):
     (dx,), (wanted,) = run.backward(dy), exact.backward(dy.astype(np.float64))
     assert dx.dtype == half
     near(dx, wanted, dtype, "dx")
-    for name, gradient in run.local.gradients.items():
+    for name, gradient in run.context.gradients.items():
         assert gradient.dtype == np.float32
         near(gradient, exact.gradient(name), dtype, name)
-    for name, state in run.local.state.items():
+    for name, state in run.context.state.items():
         assert state.dtype == np.float32
         near(state, exact.state(name), dtype, name)
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol
 
+from gridnn.errors import UserError
 from gridnn.layers.computation import WIDE, BufferSpec, Computation, LayerPart, Reduction, words_of
 from gridnn.layout.layout import box_shape
 from gridnn.layout.partition import Even, Partition, Window, Windowed
@@ -236,3 +237,18 @@ class Loss(Layer):
     def target(self, shape: Shape) -> BufferSpec:
         """The targets of local inputs of ``shape``: numbers like them."""
         return BufferSpec("target", shape, WIDE)
+
+    def check_target(self, shape: Shape, target: Shape) -> None:
+        """Refuse targets of a shape that does not fit local inputs of ``shape``.
+
+        Raises
+        ------
+        UserError
+            With the shape that is needed.
+        """
+        needed = self.target(shape).shape
+        if target != needed:
+            raise UserError(
+                f"{type(self).__name__}: outputs of shape {shape} need targets of shape {needed}, these have shape "
+                f"{target}; for one label a sample let the network end in a vector (Flatten or GlobalAvgPool)"
+            )

@@ -127,6 +127,7 @@ class Reader:
         boxes = list(schedule.input_boxes)
         inputs = [self._room(number, box_shape(box), self.dtype) for number, box in enumerate(boxes)]
         target = schedule.target_box[: 1 + len(batch.data.target_shape)]
+        schedule.program.loss.node.layer.check_target(box_shape(schedule.target_box), box_shape(target))
         return Places(boxes, inputs, target, self._room("targets", box_shape(target), self._kind(batch.data)))
 
     def _kind(self, data: Dataset) -> str:
