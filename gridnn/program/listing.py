@@ -1,0 +1,134 @@
+"""The list of a schedule while it is made: operations, buffers, and what a movement needs of both."""
+
+from __future__ import annotations
+
+from gridnn.layers.computation import ACTIVATION, Reduction
+from gridnn.layout.counts import all_reduce, dimension_of
+from gridnn.layout.group import Group
+from gridnn.layout.layout import box_shape
+from gridnn.layout.messages import call_kind, is_stacked, message_dtype, message_sizes
+from gridnn.layout.stage import Stage
+from gridnn.program.program import Program
+from gridnn.program.schedule import Begin, Buffer, Copy, End, Fill, Index, Movement, Operation, Policy
+from gridnn.program.section import Feed
+from gridnn.program.step import Step
+
+
+class Listing:
+    """Operations and buffers of rank ``rank``, in the order in which they are added."""
+
+    def __init__(self, program: Program, rank: int, policy: Policy) -> None:
+        self.program, self.rank, self.policy = program, rank, policy
+        self.operations: list[Operation] = []
+        self.buffers: dict[str, Buffer] = {}
+        self.count = 0  # of numbered movements and messages
+
+    def stage(
+        self, stage: Stage, adjoint: bool, full_sum: bool, source: str, out: str, layer: str, phase: str
+    ) -> list[Operation]:
+        """The operations of one stage of a transfer, or of its adjoint."""
+        if stage.kind == "local":
+            held, needed = stage.source.box(self.rank), stage.target.box(self.rank)
+            index = tuple(slice(a - c, b - c) for (a, b), (c, _) in zip(needed, held, strict=True))
+            return [Copy(layer, phase, (source,), (out,), index, adjoint)]
+        kind = call_kind(stage, adjoint, full_sum)
+        counts = stage.counts(self.rank, self.program.rows, adjoint, full_sum)
+        members = None if kind == "neighbours" else stage.members(self.rank)
+        entries = tuple((layer, count) for count in counts)
+        movement = Movement(kind, members, entries, "transfer", stage, adjoint)
+        send, receive = self.messages(stage, kind, adjoint, full_sum, source, out, layer)
+        self.count += 1
+        begin = Begin(layer, phase, (source,), (send, receive, out), movement, self.count)
+        return [begin, End(layer, phase, (send, receive), (out,), movement, self.count)]
+
+    def messages(
+        self, stage: Stage, kind: str, adjoint: bool, full_sum: bool, source: str, out: str, layer: str
+    ) -> tuple[str, str]:
+        """The buffers that a stage packs into: where the memory is one run, that of the arrays themselves."""
+        dtype = message_dtype(kind)
+        whole = self.policy.itemsize > 2 or dtype == ACTIVATION
+        sizes = message_sizes(stage, self.rank, adjoint, full_sum)
+        stacked = is_stacked(stage, kind)
+        plain = {
+            "all-reduce": (False, True),  # packed into the result, and summed there
+            "all-gather": (True, stacked),
+            "reduce-scatter": (stacked, True),
+        }.get(kind, (False, False))
+        if kind == "all-reduce":
+            fits = whole and self.is_run(out) and self.buffers[out].elements == sizes[0]
+            one = self.flat(out) if fits else self.message(sizes[0], dtype, layer)
+            return one, one
+        names = []
+        for array, can, size in zip((source, out), plain, sizes, strict=True):
+            names.append(self.flat(array) if can and whole and self.is_run(array) else self.message(size, dtype, layer))
+        return names[0], names[1]
+
+    def message(self, size: int, dtype: str, layer: str) -> str:
+        self.count += 1
+        return self.new(f"message {self.count}", (size,), dtype, "message", layer)
+
+    def is_run(self, name: str) -> bool:
+        """Whether a buffer is one run of memory."""
+        buffer = self.buffers[name]
+        while buffer.base is not None:
+            if buffer.index is not None and self.buffers[buffer.base].shape != buffer.shape:
+                return False
+            buffer = self.buffers[buffer.base]
+        return True
+
+    def root(self, name: str) -> str:
+        while (base := self.buffers[name].base) is not None:
+            name = base
+        return name
+
+    def flat(self, name: str) -> str:
+        buffer = self.buffers[name]
+        self.count += 1
+        return self.view(f"{name} flat {self.count}", name, (buffer.elements,), None)
+
+    def reduce(self, step: Step, call: Reduction, names: dict[str, str], phase: str) -> None:
+        members = step.group(self.rank, call.axes)
+        if len(members) == 1:
+            return
+        name = names[call.buffer]
+        words = self.buffers[name].elements
+        count = all_reduce(self.along(members), len(members), members.index(self.rank), words)
+        movement = Movement("all-reduce", members, ((step.name, count),), "reduction", operation=call.operation)
+        self.pair(step.name, phase, movement, (name,), (name,), (name,), (name,))
+
+    def pair(self, layer: str, phase: str, movement: Movement, *buffers: tuple[str, ...]) -> None:
+        self.count += 1
+        self.emit(Begin(layer, phase, buffers[0], buffers[1], movement, self.count))
+        self.emit(End(layer, phase, buffers[2], buffers[3], movement, self.count))
+
+    def along(self, members: Group) -> str:
+        return dimension_of(members, self.program.rows)
+
+    def new(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        dtype: str = ACTIVATION,
+        kind: str = "activation",
+        layer: str = "",
+    ) -> str:
+        assert name not in self.buffers, name
+        self.buffers[name] = Buffer(name, tuple(shape), dtype, kind, layer)
+        return name
+
+    def view(self, name: str, base: str, shape: tuple[int, ...], index: Index | None) -> str:
+        if name not in self.buffers:
+            old = self.buffers[base]
+            self.buffers[name] = Buffer(name, tuple(shape), old.dtype, old.kind, old.layer, base, index)
+        return name
+
+    def emit(self, operation: Operation) -> None:
+        self.operations.append(operation)
+
+    def inside(self, name: str, feed: Feed) -> str:
+        """What of a ghosted array is not ghost zones."""
+        return self.view(f"{name} inside", name, box_shape(feed.box), feed.inside) if feed.has_ghosts else name
+
+    def ghosts(self, feed: Feed, name: str, layer: str, phase: str) -> None:
+        if feed.has_ghosts:
+            self.emit(Fill(layer, phase, (), (name,), feed.value, feed.slabs))

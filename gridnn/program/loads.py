@@ -1,0 +1,75 @@
+"""What a pass begins with: this rank's boxes of samples and targets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gridnn.layers.base import Loss
+from gridnn.layout.layout import Box, box_shape
+from gridnn.network import INPUT
+from gridnn.program.listing import Listing
+from gridnn.program.schedule import Copy, Load
+from gridnn.program.section import FORWARD, Section
+
+
+class Loads:
+    """The first operation of a schedule, which goes to ``listing``; ``with_target`` where a loss is computed."""
+
+    def __init__(self, listing: Listing, with_target: bool) -> None:
+        self.list, self.rank, self.with_target = listing, listing.rank, with_target
+
+    def load(self, sections: Sequence[Section]) -> tuple[tuple[Box, ...], Box | None]:
+        """Begin the pass: gives what of samples and targets this rank holds."""
+        front, loss = sections[0], self.list.program.steps[-1]
+        names, boxes = [], []
+        for key, feed in front.feeds.items():
+            if feed.edge.source == INPUT:
+                name = self.list.new(f"{INPUT} {len(names)}" if names else INPUT, feed.shape, kind="input", layer=INPUT)
+                front.arrays[key, FORWARD] = name
+                names.append(self.list.inside(name, feed))
+                boxes.append(feed.box)
+                self.list.ghosts(feed, name, INPUT, "forward")
+        box = None
+        if isinstance(loss.node.layer, Loss) and self.with_target:
+            box = self._target_box(sections[-1])
+            spec = loss.node.layer.target(box_shape(box))
+            names.append(self.list.new("target", spec.shape, spec.dtype, "input", INPUT))
+        self.list.operations.insert(0, Load(INPUT, "forward", (), tuple(names)))
+        return tuple(boxes), box
+
+    def _target_box(self, section: Section) -> tuple:
+        """The part of the targets that this rank compares with, in all rounds together."""
+        loss, turn = section.program.steps[-1], section.program.turn
+        box = loss.edges[0].layout.box(self.rank)
+        if turn is None:
+            return box
+        return (turn.block(loss.split.parts("n"), loss.part(self.rank, "n")), *box[1:])
+
+    def target(self, section: Section) -> str:
+        """The buffer with the targets of a section: of a round the samples of its turn, in their order."""
+        turn = section.program.turn
+        if turn is None:
+            return "target"
+        loss, whole = section.program.steps[-1], self.list.buffers["target"]
+        parts, part = loss.split.parts("n"), loss.part(self.rank, "n")
+        offset = turn.block(parts, part)[0]
+        places = [slice(start - offset, stop - offset) for start, stop in turn.samples(parts, part)]
+        size = sum(place.stop - place.start for place in places)
+        if len(places) == 1:
+            return self.list.view(f"target{section.suffix}", "target", (size, *whole.shape[1:]), (places[0],))
+        name = self.list.new(f"target{section.suffix}", (size, *whole.shape[1:]), whole.dtype, "input", INPUT)
+        start = 0
+        for number, place in enumerate(places):
+            shape = (place.stop - place.start, *whole.shape[1:])
+            part_name = self.list.view(f"{name} {number}", name, shape, (slice(start, start + shape[0]),))
+            self.list.emit(Copy(loss.name, "forward", ("target",), (part_name,), (place,)))
+            start += shape[0]
+        return name
+
+    def seed(self, section: Section) -> str:
+        """Where the gradient of the last layer's output is loaded, of a program without a loss."""
+        step = section.program.steps[-1]
+        name = self.list.new(f"{step.name}.dy", box_shape(step.output.box(self.rank)), kind="input", layer=step.name)
+        load = self.list.operations[0]
+        self.list.operations[0] = Load(INPUT, "forward", (), (*load.writes, name))
+        return name

@@ -1,0 +1,70 @@
+"""Layers that run with one set of samples, and their inputs as several readers share them."""
+
+from __future__ import annotations
+
+from gridnn.layout.layout import box_shape
+from gridnn.program.fusion import fused_layers
+from gridnn.program.program import Program
+from gridnn.program.regions import Region
+from gridnn.program.step import Step
+
+FORWARD = -1  # the first run of a section; others recompute the segment of their number
+WHOLE = slice(None)
+
+
+class Feed:
+    """One tensor as its readers see it: several layers may read the same one."""
+
+    def __init__(self, step: Step, index: int, rank: int) -> None:
+        self.edge, self.owner, self.readers, self.number = step.edges[index], step.name, 0, index
+        frame = step.frame(rank, index)
+        self.box = self.edge.layout.box(rank)
+        extents = box_shape(self.box)
+        self.shape = tuple(low + size + high for (low, high), size in zip(frame, extents, strict=True))
+        self.inside = tuple(slice(low, low + size) for (low, _), size in zip(frame, extents, strict=True))
+        self.has_ghosts = self.shape != extents
+        self.value = step.node.layer.padding_value
+        self.arrived = 0
+        self.total: str | None = None
+
+    @property
+    def slabs(self) -> tuple[Region, ...]:
+        """The ghost zones."""
+        slabs = []
+        for axis, (inside, size) in enumerate(zip(self.inside, self.shape, strict=True)):
+            for part in (slice(0, inside.start), slice(inside.stop, size)):
+                if part.start < part.stop:
+                    slabs.append((*(WHOLE,) * axis, part))
+        return tuple(slabs)
+
+
+class Section:
+    """Layers that run with one set of samples: all of a program, or of its stack in one round."""
+
+    def __init__(self, program: Program, rank: int, number: int, fuses: bool) -> None:
+        self.program, self.number = program, number
+        self.suffix = f" #{number}" if number else ""
+        self.segment = {place: s for s, segment in enumerate(program.segments) for place in segment}
+        self.home = {step.name: self.segment[place] for place, step in enumerate(program.steps)}
+        self.fused, self.makers = fused_layers(program) if fuses else ({}, {})
+        self.feeds: dict[tuple, Feed] = {}
+        for step in program.steps:
+            for i in range(len(step.edges)):
+                key = step.reading(i)
+                if key not in self.feeds:
+                    self.feeds[key] = Feed(step, i, rank)
+                self.feeds[key].readers += 1
+        self.given: dict[str, str] = {}
+        self.arrays: dict[tuple[tuple, int], str] = {}  # (reading, run) -> buffer
+        self.outputs: dict[tuple[str, int], str] = {}
+        self.gradients: dict[str, list[str]] = {}
+
+    def output(self, name: str, run: int) -> str:
+        """The buffer with the output of layer ``name``, as it is read in a run."""
+        if name in self.given:
+            return self.given[name]
+        return self.outputs[name, run if run != FORWARD and self.home[name] == run else FORWARD]
+
+    def tag(self, run: int) -> str:
+        """What tells the buffers of a run apart."""
+        return self.suffix if run == FORWARD else f"{self.suffix} again {run}"
