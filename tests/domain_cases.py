@@ -145,7 +145,8 @@ def run(case: Case, comm, grid) -> float:
     rng = np.random.default_rng(2)
     x, dy = rng.normal(size=case.shape), rng.normal(size=shapes.output)
     divided = Divided(comm, grid, network, {"shift": case.before, "layer": case.split}, case.shape[0])
-    results = {"y": divided.forward(x), **divided.backward(dy)}
+    y, gradients = divided.step(x, dy)
+    results = {"y": y, **gradients}
     divided.check_ledger()
     expected = serial_results(divided, case.layer, shapes, x, dy)
     return max(

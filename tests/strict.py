@@ -147,6 +147,9 @@ class StrictBackend(Backend):
     def asarray(self, host):
         return StrictArray(np.array(host))
 
+    def address(self, array):
+        return array._array.ctypes.data
+
     def to_host(self, array):
         return array._array.copy()
 

@@ -11,23 +11,24 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 from backends import on_backend
+from passes import Passes, together
 from serial import Serial
 from splits import admitted_splits
 
 from gridnn import layers as L
 from gridnn.comm.grid import Grid
-from gridnn.comm.packing import Scratch
-from gridnn.execute import Executable
+from gridnn.cost.count import count
 from gridnn.layers.base import Layer, Parameter, Shapes, tensor_axes
+from gridnn.layers.computation import Computation, Task, View
 from gridnn.layout.gridshape import GridShape
 from gridnn.layout.layout import Dim, within
 from gridnn.layout.split import Split
 from gridnn.network import Network
 from gridnn.plan.plan import Plan
 from gridnn.program.program import Program
-from gridnn.runtime.parameters import Parameters
+from gridnn.runtime.parameters import layer_key
 
-SEED = 5
+SEED, STEP = 5, 3
 CASES = {
     "linear": (L.Linear(7), (5, 9)),
     "linear without bias": (L.Linear(6, bias=False), (6, 8)),
@@ -110,51 +111,43 @@ class Shift(Layer):
     def weights(self, shapes: Shapes) -> dict[str, Parameter]:
         return {"shift": Parameter(shapes.output, tensor_axes(len(shapes.output), "co"), fan_in=3)}
 
-    def forward(self, local, *inputs):
-        y = local.buffer("y", inputs[0].shape)
-        y[...] = inputs[0] + local.parameters["shift"]
-        return y
+    def computation(self, part) -> Computation:
+        forward = Task("forward", ("x",), ("y",))
+        backward = Task("backward", ("dy",), stores_gradients=True)
+        return Computation((forward,), (backward,), views=(View("dx", "dy", part.ghosted[0]),))
 
-    def backward(self, local, gradient):
-        local.gradients["shift"][...] = gradient
-        return (gradient,)
+    def forward(self, context, x, y):
+        context.backend.xp.add(x, context.parameters["shift"], out=y)
+
+    def backward(self, context, dy):
+        context.gradients["shift"][...] = dy
 
 
 class Divided:
-    """A network on the ranks, with its global results put together."""
+    """A network without a loss on the ranks, with its global results put together."""
 
-    def __init__(self, comm, grid, network, splits, batch):
+    def __init__(self, comm, grid, network, splits, batch, **options):
         self.comm, self.grid = comm, grid
-        self.grid.ledger.clear()
         self.program = Program(network, Plan("test", self.grid.shape, splits), batch)
-        self.parameters = Parameters(self.program, self.grid, "float64", SEED)
-        self.run = Executable(self.program, self.grid, self.parameters, SEED, Scratch(grid.backend, "float64"))
+        self.passes = Passes(self.program, grid, "float64", SEED, **options)
+        self.parameters = self.passes.parameters
 
     def together(self, layout, part):
-        """A global tensor from the parts: partial sums summed, replicas (which must agree) taken once."""
-        total, copies = np.zeros(layout.shape), Dim(None, layout.copies)
-        for index, other in self.comm.allgather((self.grid.index, self.grid.backend.to_host(part))):
-            if layout.part(index, copies) == 0:
-                total[within(layout.box(index), tuple((0, size) for size in layout.shape))] += other
-        return total
+        return together(self.comm, self.grid, layout, part)
 
-    def feed(self, x):
-        for feed in self.run.input_feeds:
-            feed.load(self.grid.backend.asarray(x[within(feed.box, tuple((0, size) for size in x.shape))]))
+    def step(self, x, dy):
+        """The output, and the gradients of all parameters for its gradient ``dy``, all of them global.
 
-    def forward(self, x, **options):
-        self.feed(x)
-        return self.together(self.program.steps[-1].output, self.run.forward(training=True, step=3, **options))
-
-    def backward(self, dy):
-        """The global gradients of all parameters; ``dy`` of a copied output enters once, of partial sums everywhere."""
+        What a rank has of ``dy`` enters once where the output is copied, everywhere where it is partial sums.
+        """
         layout = self.program.steps[-1].output
-        part = dy[within(layout.box(self.grid.index), tuple((0, size) for size in dy.shape))].copy()
+        seed = dy[within(layout.box(self.grid.index), tuple((0, size) for size in dy.shape))].copy()
         if layout.part(self.grid.index, Dim(None, layout.copies)):
-            part[...] = 0
-        for request in self.run.backward(self.grid.backend.asarray(part)):
-            request.wait()
-        return {
+            seed[...] = 0
+        self.grid.ledger.clear()
+        self.passes.step(x, seed=seed, step=STEP)
+        y = self.together(layout, self.passes.run.output)
+        return y, {
             e.key: self.together(e.layout, self.parameters.of(e.layer, self.parameters.gradients)[e.name])
             for e in self.parameters.entries
         }
@@ -163,8 +156,7 @@ class Divided:
         return {e.key: self.together(e.layout, self.parameters.value(e)) for e in self.parameters.entries}
 
     def check_ledger(self):
-        predicted = self.program.predict(self.grid.index)
-        assert self.grid.ledger.integers() == predicted.integers()
+        assert self.grid.ledger.integers() == count(self.passes.schedule).integers()
 
 
 @pytest.fixture(scope="module")
@@ -212,8 +204,7 @@ def check_splits(comm, grid, name, layer, shape, chosen):
     for number, split in enumerate(chosen):
         splits = {"shift": before[number % len(before)], "layer": split}
         divided = Divided(comm, grid, network, splits, shape[0])
-        y = divided.forward(x)
-        gradients = divided.backward(dy)
+        y, gradients = divided.step(x, dy)
         if serial is None:
             serial = serial_results(divided, layer, shapes, x, dy)
         message = f"{name}: {splits}"
@@ -228,7 +219,7 @@ def serial_results(divided, layer, shapes, x, dy):
     values = divided.values()
     weights = {key.split(".")[1]: value for key, value in values.items() if key.startswith("layer.")}
     run = Serial(layer, x.shape, weights=weights)
-    run.local.key = divided.run.layers[-1].key
+    run.context.key = (SEED, layer_key("layer"), STEP, 0)
     y = run.forward(x + values["shift.shift"])
     (dx,) = run.backward(dy)
     return {"y": y, "shift.shift": dx, **{f"layer.{name}": run.gradient(name) for name in weights}}

@@ -8,26 +8,22 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from exact_pool import Exact
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from passes import Passes, targets
 from random_networks import Case, random_case
 
-from gridnn import layers as L
 from gridnn.arrays import NumpyBackend
 from gridnn.comm.grid import Grid
 from gridnn.comm.ledger import CONTROL, Where
-from gridnn.comm.packing import Scratch
+from gridnn.cost.count import predict
 from gridnn.cost.memory import peak
-from gridnn.execute import Executable
 from gridnn.layout.gridshape import GridShape
-from gridnn.layout.layout import Box, within
 from gridnn.layout.split import Split
 from gridnn.layout.transfer import Transfer
 from gridnn.network import INPUT
 from gridnn.plan.plan import Plan
 from gridnn.program.program import Program
-from gridnn.runtime.parameters import Parameters
 
 NUMBER = 45  # of plans on every number of ranks
 GROUP = 5  # of them to a test
@@ -35,7 +31,7 @@ SEED = 3
 
 
 class Result(NamedTuple):
-    """Of one step: the loss, the norm of the gradient, the ledger, and the bytes of activations.
+    """Of one step: the loss, the norm of the gradient, the ledger, and the bytes of the block of memory.
 
     Not the right answers: logits that are equal but for rounding are no rare thing in such networks.
     """
@@ -49,44 +45,16 @@ class Result(NamedTuple):
 def run(case: Case, comm) -> Result:
     """One step on all ranks of ``comm``, in float64."""
     program, shape = case.program, case.plan.grid
-    backend = NumpyBackend("reference")
-    backend.pool = Exact()
-    grid = Grid(comm, shape.rows, shape.cols, order=shape.order, backend=backend)
-    parameters = Parameters(program, grid, "float64", SEED)
-    executable = Executable(program, grid, parameters, SEED, Scratch(grid.backend, "float64"))
+    grid = Grid(comm, shape.rows, shape.cols, order=shape.order, backend=NumpyBackend("reference"))
+    passes = Passes(program, grid, "float64", SEED)
     rng = np.random.default_rng(SEED)
     x = rng.normal(size=(case.batch, *case.network.shapes[INPUT]))
-    for feed in executable.input_feeds:
-        feed.load(x[part(feed.box)])
-    totals = executable.forward(training=True, step=1, target=targets(program, rng)[part(wanted(executable))])
-    for pending in executable.backward(1.0 / case.batch):
-        pending.wait()
-    sums = np.zeros(3)  # with room for whether somebody wants to stop, as a session has it
-    sums[:2] = totals
-    grid.all.all_reduce(sums, Where(case.network.output, "forward"))
-    norm = parameters.norm(Where(CONTROL, "update"))
-    measured = grid.ledger.integers(), backend.pool.peak
-    predicted = program.predict(grid.index).integers(), peak(program, grid.index, itemsize=8).activations
+    loss, _ = passes.step(x, targets(program, rng), step=1, scale=1.0 / case.batch)
+    norm = passes.parameters.norm(Where(CONTROL, "update"))
+    measured = grid.ledger.integers(), passes.memory.size
+    predicted = predict(program, grid.index).integers(), peak(program, grid.index, itemsize=8).pool
     grid.free()
-    return Result(sums[0] / case.batch, norm, measured, predicted)
-
-
-def part(box: Box) -> tuple[slice, ...]:
-    return within(box, tuple((0, 0) for _ in box))
-
-
-def wanted(executable: Executable) -> Box:
-    """What of the targets a rank has."""
-    box = executable.loss.input_boxes[0]
-    return box if isinstance(executable.loss.layer, L.MeanSquaredError) else box[:-1]
-
-
-def targets(program: Program, rng: np.random.Generator) -> np.ndarray:
-    """Numbers like the output, or a class for every sample or place."""
-    shape = program.loss.shapes.output
-    if isinstance(program.loss.node.layer, L.MeanSquaredError):
-        return rng.normal(size=shape)
-    return rng.integers(0, shape[-1], shape[:-1])
+    return Result(loss / case.batch, norm, measured, predicted)
 
 
 @functools.cache

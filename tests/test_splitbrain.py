@@ -11,15 +11,15 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pytest
 from backends import backend_name
+from passes import Passes
 from running import LENET, MLP, folder, job_of, same, trained
 from strict import StrictBackend
 
 from gridnn import layers as L
 from gridnn.arrays import get_backend
 from gridnn.comm.grid import Grid
-from gridnn.comm.packing import Scratch
+from gridnn.cost.count import predict
 from gridnn.cost.machine import Compute, Level, Machine
-from gridnn.execute_rounds import make_executable
 from gridnn.layout.gridshape import GridShape
 from gridnn.layout.partition import Even
 from gridnn.network import Network
@@ -30,7 +30,6 @@ from gridnn.program.program import Program
 from gridnn.program.rounds import Dealt
 from gridnn.reproduce import splitbrain as reproduced
 from gridnn.reproduce.report import publish
-from gridnn.runtime.parameters import Parameters
 from gridnn.train.audit import audit
 from gridnn.train.config import RunConfig
 
@@ -107,7 +106,7 @@ def test_words_are_those_of_the_paper():
     d, d1 = 4 * 4 * 8, 32
     conv, fc = 3 * 3 * 2 * 8 + 8, (d * d1 + d1) + (d1 * 16 + 16)
     for index in range(ranks):
-        rows = program.predict(index).rows
+        rows = predict(program, index).rows
         words = {(key.layer, key.phase): tally.words for key, tally in rows.items() if key.layer != "loss"}
         assert (
             words.pop(("fc1", "forward")) == words.pop(("fc1", "backward")) == group * local * d * (group - 1) // group
@@ -313,27 +312,21 @@ def test_other_plans_run_in_rounds_too(comm):
         assert_audited(config, comm)
 
 
-class Runs:
+class Runs(Passes):
     """A network on the ranks with one fixed batch, as one group."""
 
     def __init__(self, comm, network: Network, batch: int, **changes):
-        self.grid = Grid(comm, comm.size, 1, backend=get_backend("numpy"))
-        plan = dataclasses.replace(make_plan("splitbrain", network, self.grid.shape, batch), **changes)
-        program = Program(network, plan, batch)
-        self.parameters = Parameters(program, self.grid, "float64", 5)
-        scratch = Scratch(self.grid.backend, "float64")
-        self.run = make_executable(program, self.grid, self.parameters, 5, scratch)
+        grid = Grid(comm, comm.size, 1, backend=get_backend("numpy"))
+        plan = dataclasses.replace(make_plan("splitbrain", network, grid.shape, batch), **changes)
+        super().__init__(Program(network, plan, batch), grid, "float64", 5)
         rng = np.random.default_rng(1)
-        x, labels = rng.normal(size=(batch, *network.shapes["input"])), rng.integers(0, 8, batch)
-        for feed in self.run.input_feeds:
-            feed.load(x[tuple(slice(*interval) for interval in feed.box)])
-        self.target = labels[slice(*self.run.target_box[0])]
+        self.x, self.labels = rng.normal(size=(batch, *network.shapes["input"])), rng.integers(0, 8, batch)
 
-    def step(self, number: int) -> np.ndarray:
-        share, pending = self.run.train(self.target, 1.0, step=number)
-        for one in pending:
-            one.wait()
-        return self.grid.all.comm.allreduce(share)
+    def again(self, number: int) -> np.ndarray:
+        return self.step(self.x, self.labels, step=number)
+
+    def first_non_finite(self) -> str | None:
+        return self.run.first_non_finite(self.fill(self.x, self.labels))
 
 
 @pytest.mark.mpi
@@ -350,29 +343,28 @@ def test_the_stack_works_in_the_memory_of_one_batch(comm):
     net.add("loss", L.SoftmaxCrossEntropy())
     at_once, rounds = (Runs(comm, net, 384 * comm.size, rounds=k) for k in (1, comm.size))
     for number in range(2):
-        np.testing.assert_allclose(at_once.step(number), rounds.step(number), rtol=1e-12)
+        np.testing.assert_allclose(at_once.again(number), rounds.again(number), rtol=1e-12)
         np.testing.assert_allclose(at_once.parameters.gradients, rounds.parameters.gradients, rtol=1e-10, atol=1e-12)
-    peaks = [runs.grid.backend.pool.peak for runs in (rounds, at_once)]
-    assert peaks[0] < peaks[1] * (1 / comm.size + 0.12), peaks
-    assert rounds.grid.backend.pool.used == 0  # nothing is kept from step to step
+    sizes = [runs.memory.size for runs in (rounds, at_once)]
+    assert sizes[0] < sizes[1] * (1 / comm.size + 0.12), sizes
 
 
 @pytest.mark.mpi
 def test_a_stack_that_is_not_finite_is_named(comm):
     runs = Runs(comm, small(), 4 * comm.size)
-    runs.step(1)
-    assert runs.run.first_non_finite() is None
+    runs.again(1)
+    assert runs.first_non_finite() is None
     for entry in runs.parameters.entries:
         if entry.key == "fc2.weight":
             runs.parameters.value(entry)[...] = np.nan
-    runs.step(2)
-    assert runs.run.first_non_finite() == "fc2"
+    runs.again(2)
+    assert runs.first_non_finite() == "fc2"
     for entry in runs.parameters.entries:
         if entry.key == "conv.bias":
             runs.parameters.value(entry)[...] = np.inf
     with np.errstate(invalid="ignore"):
-        runs.step(3)
-        assert runs.run.first_non_finite() == "conv"
+        runs.again(3)
+        assert runs.first_non_finite() == "conv"
 
 
 # -- the experiments ----------------------------------------------------------------------------------------------

@@ -13,15 +13,14 @@ import torch
 import torchmodels
 from backends import on_backend
 from launch import gridnn
+from passes import Passes, together
 from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_tensors
 
 from gridnn.comm.grid import Grid
-from gridnn.comm.packing import Scratch
 from gridnn.errors import UserError
-from gridnn.execute import Executable
 from gridnn.layout.gridshape import GridShape
-from gridnn.layout.layout import Dim, box_shape, within
+from gridnn.layout.layout import box_shape
 from gridnn.models import get_model
 from gridnn.models.torchvision import TORCHVISION, Source, sources
 from gridnn.plan.rules import make_plan
@@ -61,15 +60,10 @@ def evaluated(comm, grid, model, path, x, strategy="batch"):
     program = Program(network, plan, len(x))
     parameters = Parameters(program, grid, "float32", 0)
     fill(parameters, program, model, path)
-    run = Executable(program, grid, parameters, 0, Scratch(grid.backend, "float32"))
-    for feed in run.input_feeds:
-        feed.load(grid.backend.asarray(x[within(feed.box, tuple((0, size) for size in x.shape))]))
-    part, layout = run.forward(training=False), program.steps[-1].output
-    y, copies = np.zeros(layout.shape), Dim(None, layout.copies)
-    for index, other in comm.allgather((grid.index, grid.backend.to_host(part))):
-        if layout.part(index, copies) == 0:
-            y[within(layout.box(index), tuple((0, size) for size in layout.shape))] += other
-    return y
+    parameters.refresh()
+    passes = Passes(program, grid, "float32", parameters=parameters, kind="prediction")
+    passes.step(x)
+    return together(comm, grid, program.steps[-1].output, passes.run.output)
 
 
 def grid_of(comm, rows, columns):

@@ -148,7 +148,9 @@ def _read_ahead(schedule: Schedule) -> int:
     """Samples and targets of the next batch, as they are read."""
     itemsize = schedule.policy.itemsize
     size = sum(wide(itemsize) * box_size(box) for box in schedule.input_boxes)
-    return size + (schedule.buffers["target"].bytes(itemsize) if schedule.target_box is not None else 0)
+    if schedule.target_box is None:
+        return size
+    return size + WIDTHS["int64"] * schedule.buffers["target"].elements  # or float64: see `gridnn.train.reader`
 
 
 def _workspaces(program: Program, index: int, itemsize: int) -> int:

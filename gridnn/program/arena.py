@@ -9,6 +9,9 @@ from functools import cached_property
 
 from gridnn.program.schedule import Buffer, Compute, Schedule
 
+TRIES = 20  # how often every order of the buffers is mended
+ENOUGH = 1.02  # of the peak: a block that is not looked for any further
+
 
 @dataclass(frozen=True)
 class Range:
@@ -142,19 +145,27 @@ def _peak(ranges: Mapping[str, Range], sizes: Mapping[str, int]) -> tuple[int, i
 
 
 def _packed(ranges: Mapping[str, Range], sizes: Mapping[str, int], least: int) -> tuple[dict[str, int], int]:
-    """Offsets and the size of the block: the best of several orders, the first that is as small as can be."""
+    """Offsets and the size of the block: the best of several orders, the first that is nearly as small as can be.
+
+    If none is, each is mended: the buffer that ends highest is placed before all others, again and again.
+    """
     orders = (
         lambda name: (-sizes[name], ranges[name].start),
         lambda name: (ranges[name].start, -sizes[name]),
         lambda name: (ranges[name].start - ranges[name].stop, -sizes[name]),
     )
+    tried = [sorted((name for name in ranges if sizes[name]), key=order) for order in orders]
     best: tuple[dict[str, int], int] | None = None
-    for order in orders:
-        made = _placed(sorted((name for name in ranges if sizes[name]), key=order), ranges, sizes)
-        if best is None or made[1] < best[1]:
+    for number in range(len(tried) * TRIES):
+        names = tried[number % len(tried)]
+        offsets, size = made = _placed(names, ranges, sizes)
+        if best is None or size < best[1]:
             best = made
-        if best[1] <= least:
+        if best[1] <= ENOUGH * least:
             break
+        highest = max(names, key=lambda name: offsets[name] + sizes[name])
+        names.remove(highest)
+        names.insert(0, highest)
     offsets, size = best
     return {**dict.fromkeys(ranges, 0), **offsets}, size
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from gridnn.errors import UserError
 
@@ -13,7 +13,15 @@ SCRATCH = 1 << 15  # elements: what the fused updates use at the most
 
 @dataclass(frozen=True)
 class Optimizer:
-    """How values follow gradients (abstract)."""
+    """How values follow gradients (abstract).
+
+    Attributes
+    ----------
+    lr : float
+        The learning rate where no schedule gives another one.
+    """
+
+    lr: ClassVar[float]
 
     def names(self) -> tuple[str, ...]:
         """The arrays of the size of the parameters that it keeps between steps."""
@@ -63,6 +71,7 @@ class SGD(Optimizer):
     momentum: float = 0.0
     nesterov: bool = False
     weight_decay: float = 0.0
+    lr: float = 0.01
 
     def __post_init__(self):
         if self.nesterov and not self.momentum:
@@ -92,6 +101,7 @@ class AdamW(Optimizer):
     beta2: float = 0.999
     eps: float = 1e-8
     weight_decay: float = 0.01
+    lr: float = 0.001
 
     def names(self) -> tuple[str, ...]:
         return ("first_moment", "second_moment")

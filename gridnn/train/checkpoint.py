@@ -15,7 +15,9 @@ from gridnn.comm.grid import Grid
 from gridnn.errors import UserError
 from gridnn.layout.layout import Box, Layout
 from gridnn.layout.partition import Even
-from gridnn.program.step import group_of
+from gridnn.program.step import Step, group_of
+from gridnn.runtime.optimizers import OptimizerState
+from gridnn.runtime.parameters import Parameters
 from gridnn.train.header import ITEMSIZES, NAMES, Damaged, Header, lay_out, read_header
 
 LISTED = 4  # tensors that a refusal names
@@ -56,21 +58,23 @@ class Tensor:
         return (*box[:axis], (start + low, start + high), *box[axis + 1 :]), self.array[inside]
 
 
-def tensors_of(session: Any, optimizer: Any) -> dict[str, Tensor]:
+def tensors_of(
+    parameters: Parameters, steps: Sequence[Step], optimizer: OptimizerState | None = None
+) -> dict[str, Tensor]:
     """Everything of a run that changes from step to step, by name, in the same order on all ranks.
 
     Parameters are called ``layer.name``, running statistics likewise, and what the optimizer keeps for a parameter
     ``optimizer.array.layer.name``.
     """
-    parameters = session.parameters
-    flats = {"": parameters.values, **{f"optimizer.{name}.": flat for name, flat in optimizer.arrays.items()}}
+    kept = optimizer.arrays if optimizer else {}
+    flats = {"": parameters.values, **{f"optimizer.{name}.": flat for name, flat in kept.items()}}
     found = {
         f"{prefix}{step.name}.{name}": Tensor(layout, parameters.of(step.name, flat)[name])
         for prefix, flat in flats.items()
-        for step in session.program.steps
+        for step in steps
         for name, (_, layout) in step.weights.items()
     }
-    for step in session.program.steps:
+    for step in steps:
         for name, (_, layout) in step.states.items():
             found[f"{step.name}.{name}"] = Tensor(layout, parameters.states[step.name][name])
     return found

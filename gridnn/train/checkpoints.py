@@ -12,7 +12,7 @@ from importlib import metadata
 from typing import Any
 
 from gridnn.errors import UserError, writing
-from gridnn.train.checkpoint import first_does, load, open_header, save, tensors_of
+from gridnn.train.checkpoint import Tensor, first_does, load, open_header, save, tensors_of
 from gridnn.train.header import Damaged
 from gridnn.train.resume import Progress, changed_options
 
@@ -66,7 +66,7 @@ class Checkpoints:
             if header.facts["step"] != str(self.newest):
                 raise UserError(f"checkpoint {path} is that of step {header.facts['step']}: give it its name back")
             changes = changed_options(path, json.loads(header.facts["config"]), self._config())
-            load(path, header, tensors_of(self.session, self.optimizer), self.grid)
+            load(path, header, self._tensors(), self.grid)
         except Damaged as error:
             raise UserError(f"{error}; {self._remedy()}") from error
         progress.__dict__.update(json.loads(header.facts["progress"]))
@@ -87,7 +87,7 @@ class Checkpoints:
             If it cannot be written; the earlier ones are as they were.
         """
         path = self.path(progress.done)
-        save(path, tensors_of(self.session, self.optimizer), self._facts(progress), self.grid)
+        save(path, self._tensors(), self._facts(progress), self.grid)
         self.saved = progress.done
         if self.grid.index == 0:
             self._tidy()
@@ -96,6 +96,9 @@ class Checkpoints:
     def path(self, step: int) -> str:
         """The file of the checkpoint after ``step`` updates."""
         return os.path.join(self.directory, self._name(step))
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return tensors_of(self.session.parameters, self.session.program.steps, self.optimizer)
 
     @staticmethod
     def _name(step: int) -> str:
