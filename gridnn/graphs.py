@@ -2,7 +2,7 @@
 
 A pass falls into *pieces* (what one layer computes, or one input with its frame) and what lies between them: messages,
 sums over ranks, random numbers, the gradient of the loss with its scale. Pieces that follow each other are a *part*. A
-piece makes the same calls in every pass of its kind, on the same addresses (see `gridnn.arrays.device.Recorder`); so a
+piece makes the same calls in every pass of its kind, on the same addresses (see `gridnn.kernels.device.Recorder`); so a
 part is one graph.
 
 The first pass of a kind runs as if there were no graphs: it compiles kernels, and takes what is kept for good. In the
@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from gridnn.arrays.device import Graph, Recorder
+from gridnn.kernels.device import Graph, Recorder
 
 Array = Any
 Work = Callable[[], Any]

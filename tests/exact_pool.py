@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from gridnn.arrays.pool import Lease, Pool
+from gridnn.kernels.cpu.pool import Lease, Pool
 
 
 class Exact(Pool):

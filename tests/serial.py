@@ -7,7 +7,7 @@ import math
 import numpy as np
 from backends import make_backend
 
-from gridnn.arrays import Backend
+from gridnn.kernels import Backend
 from gridnn.layers.base import ALONE, Layer, Loss, Shapes
 from gridnn.layout.split import Split
 

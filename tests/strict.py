@@ -11,8 +11,8 @@ from types import ModuleType
 
 import numpy as np
 
-from gridnn.arrays.backend import Backend, require_contiguous, require_shape
-from gridnn.arrays.kernels import ReferenceKernels
+from gridnn.kernels.backend import Backend, require_contiguous, require_shape
+from gridnn.kernels.reference.kernels import ReferenceKernels
 
 
 def _bare(value):

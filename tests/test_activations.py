@@ -9,11 +9,11 @@ import pytest
 from test_divided_layers import Divided
 
 from gridnn import layers as L
-from gridnn.arrays import get_backend
 from gridnn.comm import mover
 from gridnn.comm.grid import Grid
 from gridnn.comm.packing import Scratch
 from gridnn.execute import Executable
+from gridnn.kernels import get_backend
 from gridnn.layers.conv import Conv
 from gridnn.layout.gridshape import GridShape
 from gridnn.network import Network

@@ -13,12 +13,12 @@ import pytest
 from standin.instances import instances
 from standin.on_cpu import OnCpu, compile_on_cpu
 
-from gridnn.arrays import random
-from gridnn.arrays.boxes import collapsed
-from gridnn.arrays.cuda_module import source
-from gridnn.arrays.cupy_draws import CupyDraws
-from gridnn.arrays.cupy_rows import CupyRows
-from gridnn.arrays.kernels import ReferenceKernels
+from gridnn.kernels import random
+from gridnn.kernels.cuda.draws import CupyDraws
+from gridnn.kernels.cuda.module import source
+from gridnn.kernels.cuda.rows import CupyRows
+from gridnn.kernels.cuda.strided import collapsed
+from gridnn.kernels.reference.kernels import ReferenceKernels
 
 DTYPES = {"float32": np.float32, "float64": np.float64, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 EPSILON = {"float32": 2.0**-20, "float64": 2.0**-48, "float16": 2.0**-11, "bfloat16": 2.0**-8}  # of results near 1

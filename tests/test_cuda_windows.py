@@ -13,9 +13,9 @@ from standin.instances import instances
 from standin.on_cpu import OnCpu
 from test_kernels_equal import Case, Part, axes_of
 
-from gridnn.arrays import NumpyBackend, get_backend
-from gridnn.arrays.cuda_module import source
-from gridnn.arrays.cupy_windows import CupyWindows
+from gridnn.kernels import NumpyBackend, get_backend
+from gridnn.kernels.cuda.module import source
+from gridnn.kernels.cuda.windows import CupyWindows
 
 REFERENCE = NumpyBackend("reference").kernels
 DTYPES = ("float64", "float32", "float16", "bfloat16")

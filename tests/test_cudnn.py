@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from running import LENET, trained
 
-from gridnn.arrays import NumpyBackend, get_backend
-from gridnn.arrays.cudnn import operand
-from gridnn.arrays.cudnn_kernels import told_of, turned_weights
 from gridnn.errors import UserError
+from gridnn.kernels import NumpyBackend, get_backend
+from gridnn.kernels.cuda.cudnn import operand
+from gridnn.kernels.cuda.cudnn_convolution import told_of, turned_weights
 from gridnn.train.config import RunConfig
 
 REFERENCE = NumpyBackend("reference").kernels

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from strict import StrictBackend
 
-from gridnn.arrays import get_backend
-from gridnn.arrays.digest import digest
+from gridnn.kernels import get_backend
+from gridnn.kernels.checksum import digest
 
 SHAPE = (7, 5, 9)
 WHOLE = tuple((0, size) for size in SHAPE)

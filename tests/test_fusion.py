@@ -11,10 +11,10 @@ from backends import backend_name
 from running import LENET, folder, trained
 
 from gridnn import layers as L
-from gridnn.arrays import numpy_backend
-from gridnn.arrays.cupy_rows import CupyRows
-from gridnn.arrays.kernels import ReferenceKernels
 from gridnn.errors import UserError
+from gridnn.kernels.cpu import backend as numpy_backend
+from gridnn.kernels.cuda.rows import CupyRows
+from gridnn.kernels.reference.kernels import ReferenceKernels
 from gridnn.layout.gridshape import GridShape
 from gridnn.layout.split import Split
 from gridnn.network import Network

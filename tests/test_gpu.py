@@ -13,7 +13,7 @@ from backends import make_backend, on_backend, transport_name
 from running import LENET, job_of, same, trained
 from test_transports import moves, sums
 
-from gridnn.arrays import get_backend
+from gridnn.kernels import get_backend
 from gridnn.train.session import Session
 
 pytestmark = pytest.mark.gpu

@@ -13,8 +13,8 @@ import pytest
 from backends import STANDIN
 from launch import ROOT, clean_environment, mpirun_command, run
 
-from gridnn.arrays.cupy_setup import driver_version
-from gridnn.arrays.kernels import ReferenceKernels
+from gridnn.kernels.cuda.setup import driver_version
+from gridnn.kernels.reference.kernels import ReferenceKernels
 from gridnn.train.config import RunConfig
 
 BENCHMARKS = ROOT / "benchmarks"

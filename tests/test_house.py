@@ -17,7 +17,7 @@ FLOORS = (
     "errors",
     "units",
     "layout/",
-    "arrays/",
+    "kernels/",
     "comm/",
     "layers/",
     "network",
@@ -42,7 +42,7 @@ FLOORS = (
 )
 MPI = ("comm/transports/", "comm/files.py", "comm/job.py", "cli/check.py")
 HOST_DATA = (
-    "arrays/",
+    "kernels/",
     "data/",
     "train/session.py",
     "train/reader.py",

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torches import close
 
-from gridnn.arrays import NumpyBackend, get_backend
-from gridnn.arrays.tiles import chunks, tiles
+from gridnn.kernels import NumpyBackend, get_backend
+from gridnn.kernels.tiles import chunks, tiles
 
 BACKEND = NumpyBackend()
 KERNELS = BACKEND.kernels

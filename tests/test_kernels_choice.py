@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from gridnn.arrays import NumpyBackend, choice, get_backend
 from gridnn.errors import UserError
+from gridnn.kernels import NumpyBackend, get_backend
+from gridnn.kernels.cpu import choice
 from gridnn.train.config import CHOICES
 
 
@@ -52,7 +53,7 @@ def test_the_option_knows_them_all():
 
 
 def test_a_missing_library_is_named(monkeypatch):
-    onednn = pytest.importorskip("gridnn.arrays.onednn")
+    onednn = pytest.importorskip("gridnn.kernels.cpu.onednn")
     monkeypatch.setattr(onednn, "PACKAGE", "no-such-package")
     with pytest.raises(ImportError, match="no-such-package is not installed"):
         onednn.library_path()
@@ -60,7 +61,7 @@ def test_a_missing_library_is_named(monkeypatch):
 
 def test_without_a_place_for_the_cache_loops_are_compiled_all_the_same():
     pytest.importorskip("numba")
-    from gridnn.arrays.compiled import compiled
+    from gridnn.kernels.cpu.compiled import compiled
 
     space = {}
     exec("def double(x):\n    return 2 * x", space)  # of no file: numba finds no place beside it
@@ -93,7 +94,7 @@ def test_onednn_computes_dense_arrays_and_parts_by_its_fast_implementations():
 
 
 def test_the_two_pools_have_as_many_threads():
-    onednn = pytest.importorskip("gridnn.arrays.onednn")
+    onednn = pytest.importorskip("gridnn.kernels.cpu.onednn")
     installed("onednn")
     with threadpool_limits(limits=1, user_api="blas"), threadpool_limits(limits=2, user_api="openmp"):
         onednn.share_threads()

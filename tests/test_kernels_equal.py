@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from gridnn.arrays import NumpyBackend
-from gridnn.arrays.choice import MODULES
 from gridnn.errors import UserError
+from gridnn.kernels import NumpyBackend
+from gridnn.kernels.cpu.choice import MODULES
 
 REFERENCE = NumpyBackend("reference").kernels
 FASTER = [name for name in MODULES if name != "reference"]

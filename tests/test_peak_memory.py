@@ -12,12 +12,12 @@ from exact_pool import Exact
 from splits import admitted_splits
 
 from gridnn import layers as L
-from gridnn.arrays import NumpyBackend
-from gridnn.arrays.pool import Pool
 from gridnn.comm.grid import Grid
 from gridnn.comm.packing import Scratch
 from gridnn.cost.memory import peak
 from gridnn.execute_rounds import make_executable
+from gridnn.kernels import NumpyBackend
+from gridnn.kernels.cpu.pool import Pool
 from gridnn.layout.gridshape import GridShape
 from gridnn.layout.halo import HALOS
 from gridnn.layout.layout import box_shape

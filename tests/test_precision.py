@@ -12,10 +12,10 @@ from running import Told, folder, job_of, trained, trained_on
 from serial import Serial
 
 from gridnn import layers as L
-from gridnn.arrays import NumpyBackend
-from gridnn.arrays.kernels import ReferenceKernels
-from gridnn.arrays.widened import ARITHMETIC
 from gridnn.errors import UserError
+from gridnn.kernels import NumpyBackend
+from gridnn.kernels.cpu.widened import ARITHMETIC
+from gridnn.kernels.reference.kernels import ReferenceKernels
 from gridnn.train.config import RunConfig
 from gridnn.train.loss_scale import PATIENCE, START, LossScale
 from gridnn.train.session import Session

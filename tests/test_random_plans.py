@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from random_networks import Case, random_case
 
 from gridnn import layers as L
-from gridnn.arrays import NumpyBackend
 from gridnn.comm.grid import Grid
 from gridnn.comm.ledger import CONTROL, Where
 from gridnn.comm.packing import Scratch
 from gridnn.cost.memory import peak
 from gridnn.execute import Executable
+from gridnn.kernels import NumpyBackend
 from gridnn.layout.gridshape import GridShape
 from gridnn.layout.layout import Box, within
 from gridnn.layout.split import Split

@@ -15,7 +15,7 @@ class Scratch:
 
     Parameters
     ----------
-    backend : arrays.Backend
+    backend : kernels.Backend
         Where it lies.
     dtype : dtype
         Of the tensors that are moved.

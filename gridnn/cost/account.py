@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 
-from gridnn.arrays.pool import SLACK, SMALL, UNIT
+from gridnn.kernels.cpu.pool import SLACK, SMALL, UNIT
 
 
 class Taken:
@@ -21,7 +21,7 @@ class Taken:
 
 
 class Account:
-    """Bytes of arrays, and the blocks in which `gridnn.arrays.pool.Pool` would give them.
+    """Bytes of arrays, and the blocks in which `gridnn.kernels.cpu.pool.Pool` would give them.
 
     Attributes
     ----------

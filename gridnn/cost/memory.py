@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from gridnn.arrays.backend import WORKSPACE_BYTES
 from gridnn.cost.rehearsal import Rehearsal
 from gridnn.cost.rehearsal_rounds import RehearsalInRounds, rehearse
+from gridnn.kernels.backend import WORKSPACE_BYTES
 from gridnn.layers.base import Loss
 from gridnn.layers.rooms import WIDTHS
 from gridnn.layout.layout import box_size

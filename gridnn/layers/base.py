@@ -66,7 +66,7 @@ class Fused(NamedTuple):
     activation : str
         The activation that it applies to its output; "none".
     masked : bool
-        Whether the reader of that activation wants the mask that `gridnn.arrays.linear.Linear.linear` returns.
+        Whether the reader of that activation wants the mask that `kernels.linear` returns.
     applied : bool
         Of an activation: its input is its output already.
     derivative : str
@@ -91,7 +91,7 @@ ALONE = Fused()
 class Local(Protocol):
     """What a layer sees of the run: its part of the global index space, and nothing of who has the rest."""
 
-    backend: Any  # arrays.Backend: xp, kernels, uniform
+    backend: Any  # kernels.Backend: xp, kernels, uniform
     dtype: Any  # of the activations, and of the weights that products take
     wide: Any  # of sums, gradients of weights, biases and what norms scale by: float32 where dtype has 16 bits
     training: bool

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gridnn.arrays.digest import digest
 from gridnn.comm.files import Region, SharedFile, sum_modulo
 from gridnn.comm.grid import Grid
 from gridnn.errors import UserError
+from gridnn.kernels.checksum import digest
 from gridnn.layout.layout import Box, Layout
 from gridnn.layout.partition import Even
 from gridnn.program.step import group_of

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from gridnn.arrays import get_backend
 from gridnn.comm.grid import Grid
 from gridnn.comm.ledger import Where
 from gridnn.comm.packing import Scratch
@@ -17,6 +16,7 @@ from gridnn.comm.transports.choice import Transports
 from gridnn.errors import UserError, user_mistakes
 from gridnn.execute_rounds import Runs, make_executable
 from gridnn.graphs import PLAIN, Graphs
+from gridnn.kernels import get_backend
 from gridnn.program.program import Program, pass_sizes
 from gridnn.runtime.optimizers import OptimizerState
 from gridnn.runtime.parameters import Parameters

@@ -1,0 +1,59 @@
+"""The backend of the CPU: device arrays are NumPy arrays, and nothing is ever copied between host and device."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gridnn.kernels.backend import Backend, require_contiguous, require_shape
+from gridnn.kernels.cpu.choice import make_kernels
+from gridnn.kernels.cpu.pool import Pool
+from gridnn.kernels.cpu.widened import WidenedKernels
+
+
+class NumpyBackend(Backend):
+    """Arrays of NumPy in host memory.
+
+    Parameters
+    ----------
+    kernels : str
+        "reference", "numba", "onednn", or "auto" for the last of these that is installed.
+    dtype : str
+        Of the activations; those of 16 bits are computed in float32.
+
+    Raises
+    ------
+    UserError
+        If the kernels that were asked for are not installed.
+    """
+
+    name = "numpy"
+
+    def __init__(self, kernels: str = "reference", dtype: str = "float32"):
+        super().__init__()
+        self.xp, self.pool = np, Pool()
+        self.kernels = make_kernels(kernels, np)
+        if self.dtype(dtype).itemsize == 2:
+            self.kernels = WidenedKernels(self.kernels)
+
+    def temporary(self, shape: tuple[int, ...], dtype) -> np.ndarray:
+        return self.pool.empty(shape, dtype)
+
+    def asarray(self, host) -> np.ndarray:
+        return np.asarray(host)
+
+    def to_host(self, array: np.ndarray) -> np.ndarray:
+        return array
+
+    def host_room(self, array: np.ndarray) -> np.ndarray:
+        return array
+
+    def from_host(self, host: np.ndarray, out: np.ndarray) -> None:
+        require_shape(host, out)
+        out[...] = host
+
+    def host_view(self, array: np.ndarray) -> np.ndarray:
+        require_contiguous(array)
+        return array
+
+    def synchronize(self) -> None:
+        pass
