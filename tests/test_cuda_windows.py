@@ -14,8 +14,9 @@ from standin.on_cpu import OnCpu
 from test_kernels_equal import Case, Part, axes_of
 
 from gridnn.kernels import NumpyBackend, get_backend
+from gridnn.kernels.cuda.convolution import input_by_elements, input_by_outputs
+from gridnn.kernels.cuda.kernels import cuda_kernels
 from gridnn.kernels.cuda.module import source
-from gridnn.kernels.cuda.windows import CupyWindows
 
 REFERENCE = NumpyBackend("reference").kernels
 DTYPES = ("float64", "float32", "float16", "bfloat16")
@@ -31,19 +32,11 @@ class Gemm:
         out[...] = product + (out if accumulate else 0)
 
 
-class Kernels(CupyWindows):
-    """The GPU's kernels on NumPy's arrays."""
-
-    @staticmethod
-    def address(array):
-        return array.ctypes.data
-
-
 @pytest.fixture(scope="module")
 def kernels():
     if not shutil.which("g++"):
         pytest.skip("no g++")
-    return Kernels(OnCpu(), Gemm())
+    return cuda_kernels(OnCpu(), Gemm(), address=lambda array: array.ctypes.data)
 
 
 @pytest.fixture(params=DTYPES)
@@ -127,10 +120,10 @@ def test_both_gradients_of_the_input(kernels, words):
     workspace = np.empty(words, np.float32)
     given, wanted = np.empty_like(x.view), np.empty_like(x.view)
     REFERENCE.conv_grad_input(dy.view, w.view, one, one, wanted, workspace)
-    kernels._input_by_outputs(dy.view, w.view, one, one, given, workspace)
+    input_by_outputs(kernels, dy.view, w.view, one, one, given, workspace)
     np.testing.assert_allclose(given, wanted, rtol=0, atol=1e-5)
     given[...] = np.nan
-    kernels._input_by_elements(dy.view, w.view, one, given, workspace)
+    input_by_elements(kernels, dy.view, w.view, one, given, workspace)
     np.testing.assert_allclose(given, wanted, rtol=0, atol=1e-5)
 
 

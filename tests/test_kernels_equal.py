@@ -10,10 +10,10 @@ import pytest
 
 from gridnn.errors import UserError
 from gridnn.kernels import NumpyBackend
-from gridnn.kernels.cpu.choice import MODULES
+from gridnn.kernels.cpu.choice import CHOICES
 
 REFERENCE = NumpyBackend("reference").kernels
-FASTER = [name for name in MODULES if name != "reference"]
+FASTER = [name for name in CHOICES if name != "reference"]
 DTYPES = ["float64", "float32"]
 WORDS = 1 << 18  # of workspace: everything here in one piece
 

@@ -6,9 +6,8 @@ from gridnn.errors import unknown
 from gridnn.kernels.backend import Backend
 from gridnn.kernels.cpu.backend import NumpyBackend
 from gridnn.kernels.cpu.choice import KERNELS
-from gridnn.kernels.reference.kernels import ReferenceKernels
 
-__all__ = ["BACKENDS", "KERNELS", "Backend", "NumpyBackend", "ReferenceKernels", "get_backend"]
+__all__ = ["BACKENDS", "KERNELS", "Backend", "NumpyBackend", "get_backend"]
 
 BACKENDS = ("numpy", "cupy")
 

@@ -23,7 +23,7 @@ class Backend:
         What the user calls it.
     xp : namespace
         The array library: NumPy, or one with its interface.
-    kernels : ReferenceKernels
+    kernels : Kernels
         The local mathematics on arrays of this library.
     device : Device or None
         The accelerator whose memory the arrays lie in; None: they lie in host memory.

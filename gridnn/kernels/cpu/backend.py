@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from gridnn.kernels.backend import Backend, require_contiguous, require_shape
-from gridnn.kernels.cpu.choice import make_kernels
+from gridnn.kernels.cpu.choice import choose_kernels
 from gridnn.kernels.cpu.pool import Pool
-from gridnn.kernels.cpu.widened import WidenedKernels
 
 
 class NumpyBackend(Backend):
@@ -31,9 +30,7 @@ class NumpyBackend(Backend):
     def __init__(self, kernels: str = "reference", dtype: str = "float32"):
         super().__init__()
         self.xp, self.pool = np, Pool()
-        self.kernels = make_kernels(kernels, np)
-        if self.dtype(dtype).itemsize == 2:
-            self.kernels = WidenedKernels(self.kernels)
+        self.kernels = choose_kernels(kernels, np, half=self.dtype(dtype).itemsize == 2)
 
     def temporary(self, shape: tuple[int, ...], dtype) -> np.ndarray:
         return self.pool.empty(shape, dtype)

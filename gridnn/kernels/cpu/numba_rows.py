@@ -1,4 +1,8 @@
-"""Kernels over rows of channels and flat arrays that numba compiles: norms, activations and updates."""
+"""Norms, activations and updates by numba: one compiled pass over the arrays where NumPy makes several.
+
+What is not float32 or float64, or has channels that are not contiguous, is left to the reference. The compiled loops
+are serial: a second pool of threads would fight with that of the BLAS.
+"""
 
 from __future__ import annotations
 
@@ -7,110 +11,111 @@ from typing import Any
 
 import numpy as np
 
+from gridnn.kernels.cpu import compiled_rows
 from gridnn.kernels.cpu.strided import Rows
-from gridnn.kernels.reference.kernels import ReferenceKernels
+from gridnn.kernels.table import Kernels, may_decline
 from gridnn.kernels.tiles import Array
 
+# -- activations -------------------------------------------------------------------------------------------
 
-class NumbaRows(ReferenceKernels):
-    """Compiled forms of `Elementwise` and `Updates`.
 
-    Attributes
-    ----------
-    row_loops : module
-        `compiled_rows`, once numba is loaded.
-    """
+@may_decline
+def relu(kernels: Kernels, x: Array, out: Array) -> Any:
+    view = Rows(x, out, flat=True)
+    if not view.possible:
+        return NotImplemented
+    compiled_rows.relu(*view.spans, *view.extents)
 
-    row_loops: Any
 
-    # -- activations -------------------------------------------------------------------------------------------
+@may_decline
+def relu_grad(kernels: Kernels, y: Array, dy: Array, out: Array) -> Any:
+    view = Rows(y, dy, out, flat=True)
+    if not view.possible:
+        return NotImplemented
+    compiled_rows.relu_grad(*view.spans, *view.extents)
 
-    def relu(self, x: Array, out: Array) -> None:
-        view = Rows(x, out, flat=True)
-        if not view.possible:
-            super().relu(x, out)
-            return
-        self.row_loops.relu(*view.spans, *view.extents)
 
-    def relu_grad(self, y: Array, dy: Array, out: Array) -> None:
-        view = Rows(y, dy, out, flat=True)
-        if not view.possible:
-            super().relu_grad(y, dy, out)
-            return
-        self.row_loops.relu_grad(*view.spans, *view.extents)
+@may_decline
+def tanh_grad(kernels: Kernels, y: Array, dy: Array, out: Array) -> Any:
+    view = Rows(y, dy, out, flat=True)
+    if not view.possible:
+        return NotImplemented
+    compiled_rows.tanh_grad(*view.spans, *view.extents)
 
-    def tanh_grad(self, y: Array, dy: Array, out: Array) -> None:
-        view = Rows(y, dy, out, flat=True)
-        if not view.possible:
-            super().tanh_grad(y, dy, out)
-            return
-        self.row_loops.tanh_grad(*view.spans, *view.extents)
 
-    # -- norms -------------------------------------------------------------------------------------------------
+# -- norms -------------------------------------------------------------------------------------------------
 
-    def sum_rows(self, x: Array, out: Array) -> None:
-        view = Rows(x)
-        if not view.possible:
-            super().sum_rows(x, out)
-            return
-        sums = np.zeros(out.size)
-        self.row_loops.sum_rows(*view.spans, sums, *view.extents)
-        out[...] = sums
 
-    def moments(self, x: Array, shift: Array, out: Array, workspace: Array) -> None:
-        view = Rows(x)
-        if not view.possible:
-            super().moments(x, shift, out, workspace)
-            return
-        out[...] = 0
-        self.row_loops.moments(*view.spans, shift, out, *view.extents)
+@may_decline
+def sum_rows(kernels: Kernels, x: Array, out: Array) -> Any:
+    view = Rows(x)
+    if not view.possible:
+        return NotImplemented
+    sums = np.zeros(out.size)
+    compiled_rows.sum_rows(*view.spans, sums, *view.extents)
+    out[...] = sums
 
-    def moments_grad(self, x: Array, dy: Array, mean: Array, out: Array, workspace: Array) -> None:
-        view = Rows(x, dy)
-        if not view.possible:
-            super().moments_grad(x, dy, mean, out, workspace)
-            return
-        out[...] = 0
-        self.row_loops.moments_grad(*view.spans, mean, out, *view.extents)
 
-    def affine(self, x: Array, scale: Array, offset: Array, out: Array) -> None:
-        view = Rows(x, out)
-        if not view.possible:
-            super().affine(x, scale, offset, out)
-            return
-        source, target = view.pairs
-        self.row_loops.affine(*source, scale, offset, *target, *view.extents)
+@may_decline
+def moments(kernels: Kernels, x: Array, shift: Array, out: Array, workspace: Array) -> Any:
+    view = Rows(x)
+    if not view.possible:
+        return NotImplemented
+    out[...] = 0
+    compiled_rows.moments(*view.spans, shift, out, *view.extents)
 
-    def add_scaled(self, x: Array, scale: Array, out: Array, workspace: Array) -> None:
-        view = Rows(x, out)
-        if not view.possible:
-            super().add_scaled(x, scale, out, workspace)
-            return
-        source, target = view.pairs
-        self.row_loops.add_scaled(*source, scale, *target, *view.extents)
 
-    # -- updates -----------------------------------------------------------------------------------------------
+@may_decline
+def moments_grad(kernels: Kernels, x: Array, dy: Array, mean: Array, out: Array, workspace: Array) -> Any:
+    view = Rows(x, dy)
+    if not view.possible:
+        return NotImplemented
+    out[...] = 0
+    compiled_rows.moments_grad(*view.spans, mean, out, *view.extents)
 
-    def sgd(
-        self, p: Array, g: Array, m: Array | None, lr: float, momentum: float, nesterov: bool, weight_decay: float,
-        scratch: Array,
-    ) -> None:  # fmt: skip
-        arrays = (p, g) if not momentum else (p, g, m)
-        if not Rows(*arrays, flat=True).one_run:
-            super().sgd(p, g, m, lr, momentum, nesterov, weight_decay, scratch)
-            return
-        number = p.dtype.type
-        if momentum:
-            self.row_loops.sgd(p, g, m, number(lr), number(momentum), bool(nesterov), number(weight_decay))
-        else:
-            self.row_loops.plain_sgd(p, g, number(lr), number(weight_decay))
 
-    def adamw(
-        self, p: Array, g: Array, m: Array, v: Array, step: int, lr: float, beta1: float, beta2: float, eps: float,
-        weight_decay: float, scratch: Array,
-    ) -> None:  # fmt: skip
-        if not Rows(p, g, m, v, flat=True).one_run:
-            super().adamw(p, g, m, v, step, lr, beta1, beta2, eps, weight_decay, scratch)
-            return
-        factors = (lr / (1 - beta1**step), 1 / math.sqrt(1 - beta2**step), beta1, 1 - beta1, beta2, 1 - beta2, eps)
-        self.row_loops.adamw(p, g, m, v, *map(p.dtype.type, (*factors, 1 - lr * weight_decay)))
+@may_decline
+def affine(kernels: Kernels, x: Array, scale: Array, offset: Array, out: Array) -> Any:
+    view = Rows(x, out)
+    if not view.possible:
+        return NotImplemented
+    source, target = view.pairs
+    compiled_rows.affine(*source, scale, offset, *target, *view.extents)
+
+
+@may_decline
+def add_scaled(kernels: Kernels, x: Array, scale: Array, out: Array, workspace: Array) -> Any:
+    view = Rows(x, out)
+    if not view.possible:
+        return NotImplemented
+    source, target = view.pairs
+    compiled_rows.add_scaled(*source, scale, *target, *view.extents)
+
+
+# -- updates -----------------------------------------------------------------------------------------------
+
+
+@may_decline
+def sgd(
+    kernels: Kernels, p: Array, g: Array, m: Array | None, lr: float, momentum: float, nesterov: bool,
+    weight_decay: float, scratch: Array,
+) -> Any:  # fmt: skip
+    arrays = (p, g) if not momentum else (p, g, m)
+    if not Rows(*arrays, flat=True).one_run:
+        return NotImplemented
+    number = p.dtype.type
+    if momentum:
+        compiled_rows.sgd(p, g, m, number(lr), number(momentum), bool(nesterov), number(weight_decay))
+    else:
+        compiled_rows.plain_sgd(p, g, number(lr), number(weight_decay))
+
+
+@may_decline
+def adamw(
+    kernels: Kernels, p: Array, g: Array, m: Array, v: Array, step: int, lr: float, beta1: float, beta2: float,
+    eps: float, weight_decay: float, scratch: Array,
+) -> Any:  # fmt: skip
+    if not Rows(p, g, m, v, flat=True).one_run:
+        return NotImplemented
+    factors = (lr / (1 - beta1**step), 1 / math.sqrt(1 - beta2**step), beta1, 1 - beta1, beta2, 1 - beta2, eps)
+    compiled_rows.adamw(p, g, m, v, *map(p.dtype.type, (*factors, 1 - lr * weight_decay)))

@@ -1,4 +1,9 @@
-"""Convolutions and GEMM by oneDNN: float32 as PyTorch computes it, on dense arrays or on dense copies of tiles."""
+"""Convolutions and products of matrices by oneDNN: float32 as PyTorch computes it.
+
+oneDNN is fast on dense channels-last arrays only. Where one is a view (the interior while halos are in flight, the
+channels of a group), tiles of it are copied to the workspace: one pass over the array, where im2col makes one for every
+tap.
+"""
 
 from __future__ import annotations
 
@@ -6,143 +11,146 @@ from typing import Any
 
 import numpy as np
 
-from gridnn.kernels.cpu.numba_kernels import NumbaKernels
 from gridnn.kernels.cpu.onednn import OneDnn, order_of
 from gridnn.kernels.cpu.onednn_convolution import OneDnnConvolution
-from gridnn.kernels.cpu.onednn_tiles import Walk
+from gridnn.kernels.cpu.onednn_tiles import DenseTiles
+from gridnn.kernels.table import Kernels, may_decline
 from gridnn.kernels.taps import Sizes
 from gridnn.kernels.tiles import Array
 
 FEW_CHANNELS = 8  # of the input: its gradient is faster by a GEMM and col2im
 
 
-class OneDnnKernels(NumbaKernels):
-    """float32 convolutions and products of matrices by oneDNN, everything else as in `NumbaKernels`.
+class OneDnnContext:
+    """What oneDNN keeps between calls; the implementations find it as ``kernels.onednn``.
 
-    oneDNN is fast on dense channels-last arrays only. Where one is a view (a part of a frame while halos are in flight,
-    the channels of a group), tiles of it are copied to the workspace: one pass over the array, where im2col makes one
-    for every tap.
+    Attributes
+    ----------
+    library : OneDnn
+        The library.
+    convolutions : dict
+        Compiled computations by direction, shapes, strides and dilations.
 
     Raises
     ------
     ImportError
-        If oneDNN or numba is not installed.
+        If oneDNN is not installed.
     """
 
-    name = "onednn"
+    def __init__(self) -> None:
+        self.library = OneDnn()
+        self.convolutions: dict[tuple, OneDnnConvolution] = {}
+        self._large = np.empty(0, np.float32)
 
-    def __init__(self, xp: Any):
-        self._library = OneDnn()
-        super().__init__(xp)
-        self._convolutions: dict[tuple, OneDnnConvolution] = {}
-        self._large = np.empty(0, np.float32)  # scratch for weights that the workspace does not hold
-
-    def parts(self, dtype: Any) -> dict[str, str]:
-        mine = {f"oneDNN {self._library.version}": "convolutions and GEMM"} if np.dtype(dtype) == np.float32 else {}
-        return {**mine, **super().parts(dtype)}
-
-    def matmul(self, a: Array, b: Array, out: Array) -> None:
-        if multiplies(a, b, out):
-            self._library.sgemm(a, b, out, add=False)
-        else:
-            super().matmul(a, b, out)
-
-    def add_product(self, a: Array, b: Array, out: Array, workspace: Array) -> None:
-        if multiplies(a, b, out):
-            self._library.sgemm(a, b, out, add=True)
-        else:
-            super().add_product(a, b, out, workspace)
-
-    def conv(self, x: Array, w: Array, stride: Sizes, dilation: Sizes, out: Array, workspace: Array) -> None:
-        walk = Walk(x, w, out, stride, dilation, workspace)
-        if walk.possible and not is_narrow(w, out):
-            self._output(walk, x, w, out)
-        else:
-            super().conv(x, w, stride, dilation, out, workspace)
-
-    def conv_grad_weight(
-        self, x: Array, dy: Array, stride: Sizes, dilation: Sizes, out: Array, workspace: Array
-    ) -> None:
-        walk = Walk(x, out, dy, stride, dilation, workspace)
-        if walk.possible and not is_narrow(out, dy):
-            self._weight(walk, x, out, dy)
-        else:
-            super().conv_grad_weight(x, dy, stride, dilation, out, workspace)
-
-    def conv_grad_input(
-        self, dy: Array, w: Array, stride: Sizes, dilation: Sizes, out: Array, workspace: Array
-    ) -> None:
-        walk = Walk(out, w, dy, stride, dilation, workspace)
-        if walk.possible and w.shape[-2] > FEW_CHANNELS and not is_narrow(w, dy):
-            self._input(walk, out, w, dy)
-        else:
-            super().conv_grad_input(dy, w, stride, dilation, out, workspace)
-
-    def depthwise(self, x: Array, w: Array, stride: Sizes, dilation: Sizes, out: Array, workspace: Array) -> None:
-        walk = Walk(x, w, out, stride, dilation, workspace, depthwise=True)
-        if walk.possible:
-            self._output(walk, x, w, out)
-        else:
-            super().depthwise(x, w, stride, dilation, out, workspace)
-
-    def depthwise_grad_weight(
-        self, x: Array, dy: Array, stride: Sizes, dilation: Sizes, out: Array, workspace: Array
-    ) -> None:
-        walk = Walk(x, out, dy, stride, dilation, workspace, depthwise=True)
-        if walk.possible:
-            self._weight(walk, x, out, dy)
-        else:
-            super().depthwise_grad_weight(x, dy, stride, dilation, out, workspace)
-
-    def depthwise_grad_input(
-        self, dy: Array, w: Array, stride: Sizes, dilation: Sizes, out: Array, workspace: Array
-    ) -> None:
-        walk = Walk(out, w, dy, stride, dilation, workspace, depthwise=True)
-        if walk.possible:
-            self._input(walk, out, w, dy)
-        else:
-            super().depthwise_grad_input(dy, w, stride, dilation, out, workspace)
-
-    def _output(self, walk: Walk, x: Array, w: Array, y: Array) -> None:
-        for frame, tile in walk:
-            target = y[tile]
-            dense = walk.room(target)
-            self._run("output", walk.copied(x[frame]), w, dense, walk)
-            if dense is not target:
-                target[...] = dense
-
-    def _weight(self, walk: Walk, x: Array, w: Array, y: Array) -> None:
-        for number, (frame, tile) in enumerate(walk):
-            self._run("weight", walk.copied(x[frame]), w, walk.copied(y[tile]), walk, add=number > 0)
-
-    def _input(self, walk: Walk, x: Array, w: Array, y: Array) -> None:
-        if walk.whole:
-            self._run("input", x, w, y, walk)
-            return
-        x[...] = 0
-        for frame, tile in walk:
-            target = x[frame]
-            share = walk.take(target.shape)
-            self._run("input", share, w, walk.copied(y[tile]), walk)
-            target += share
-
-    def _run(self, direction: str, x: Array, w: Array, y: Array, walk: Walk, add: bool = False) -> None:
-        convolution = self._convolution(direction, x, w, y, walk)
-        scratch = walk.rest
-        if scratch.size < convolution.words:
-            if self._large.size < convolution.words:
-                self._large = np.empty(convolution.words, np.float32)
-            scratch = self._large
-        convolution.run(x, w, y, scratch, add)
-
-    def _convolution(self, direction: str, x: Array, w: Array, y: Array, walk: Walk) -> OneDnnConvolution:
-        """The compiled computation for these shapes, made at the first call."""
-        key = (direction, x.shape, w.shape, w.strides, y.shape, *walk.steps)
-        if key not in self._convolutions:
+    def run(self, direction: str, x: Array, w: Array, y: Array, tiles: DenseTiles, add: bool = False) -> None:
+        """Compute one direction on dense arrays, in what ``tiles`` leaves of the workspace; ``add`` to the weights."""
+        key = (direction, x.shape, w.shape, w.strides, y.shape, *tiles.geometry)
+        if key not in self.convolutions:
             strides = tuple(size // w.itemsize for size in w.strides)
             shapes = (x.shape, w.shape, y.shape)
-            self._convolutions[key] = OneDnnConvolution(self._library, direction, shapes, strides, *walk.steps)
-        return self._convolutions[key]
+            self.convolutions[key] = OneDnnConvolution(self.library, direction, shapes, strides, *tiles.geometry)
+        convolution = self.convolutions[key]
+        scratch = tiles.rest if tiles.rest.size >= convolution.words else self._enough(convolution.words)
+        convolution.run(x, w, y, scratch, add)
+
+    def _enough(self, words: int) -> Array:
+        """Scratch for weights that the workspace does not hold."""
+        if self._large.size < words:
+            self._large = np.empty(words, np.float32)
+        return self._large
+
+
+# -- products --------------------------------------------------------------------------------------------------
+
+
+@may_decline
+def matmul(kernels: Kernels, a: Array, b: Array, out: Array) -> Any:
+    if not multiplies(a, b, out):
+        return NotImplemented
+    kernels.onednn.library.sgemm(a, b, out, add=False)
+
+
+@may_decline
+def add_product(kernels: Kernels, a: Array, b: Array, out: Array, workspace: Array) -> Any:
+    if not multiplies(a, b, out):
+        return NotImplemented
+    kernels.onednn.library.sgemm(a, b, out, add=True)
+
+
+# -- convolutions ----------------------------------------------------------------------------------------------
+
+
+@may_decline
+def conv(kernels: Kernels, x: Array, w: Array, stride: Sizes, dilation: Sizes, out: Array, workspace: Array) -> Any:
+    tiles = DenseTiles(x, w, out, stride, dilation, workspace)
+    return _output(kernels, tiles, x, w, out) if tiles.possible and not is_narrow(w, out) else NotImplemented
+
+
+@may_decline
+def conv_grad_weight(
+    kernels: Kernels, x: Array, dy: Array, stride: Sizes, dilation: Sizes, out: Array, workspace: Array
+) -> Any:
+    tiles = DenseTiles(x, out, dy, stride, dilation, workspace)
+    return _weight(kernels, tiles, x, out, dy) if tiles.possible and not is_narrow(out, dy) else NotImplemented
+
+
+@may_decline
+def conv_grad_input(
+    kernels: Kernels, dy: Array, w: Array, stride: Sizes, dilation: Sizes, out: Array, workspace: Array
+) -> Any:
+    tiles = DenseTiles(out, w, dy, stride, dilation, workspace)
+    faster = w.shape[-2] > FEW_CHANNELS and not is_narrow(w, dy)
+    return _input(kernels, tiles, out, w, dy) if tiles.possible and faster else NotImplemented
+
+
+@may_decline
+def depthwise(
+    kernels: Kernels, x: Array, w: Array, stride: Sizes, dilation: Sizes, out: Array, workspace: Array
+) -> Any:
+    tiles = DenseTiles(x, w, out, stride, dilation, workspace, depthwise=True)
+    return _output(kernels, tiles, x, w, out) if tiles.possible else NotImplemented
+
+
+@may_decline
+def depthwise_grad_weight(
+    kernels: Kernels, x: Array, dy: Array, stride: Sizes, dilation: Sizes, out: Array, workspace: Array
+) -> Any:
+    tiles = DenseTiles(x, out, dy, stride, dilation, workspace, depthwise=True)
+    return _weight(kernels, tiles, x, out, dy) if tiles.possible else NotImplemented
+
+
+@may_decline
+def depthwise_grad_input(
+    kernels: Kernels, dy: Array, w: Array, stride: Sizes, dilation: Sizes, out: Array, workspace: Array
+) -> Any:
+    tiles = DenseTiles(out, w, dy, stride, dilation, workspace, depthwise=True)
+    return _input(kernels, tiles, out, w, dy) if tiles.possible else NotImplemented
+
+
+def _output(kernels: Kernels, tiles: DenseTiles, x: Array, w: Array, y: Array) -> None:
+    for window, tile in tiles:
+        target = y[tile]
+        dense = tiles.buffer(target)
+        kernels.onednn.run("output", tiles.dense(x[window]), w, dense, tiles)
+        if dense is not target:
+            target[...] = dense
+
+
+def _weight(kernels: Kernels, tiles: DenseTiles, x: Array, w: Array, y: Array) -> None:
+    for number, (window, tile) in enumerate(tiles):
+        kernels.onednn.run("weight", tiles.dense(x[window]), w, tiles.dense(y[tile]), tiles, add=number > 0)
+
+
+def _input(kernels: Kernels, tiles: DenseTiles, x: Array, w: Array, y: Array) -> None:
+    if tiles.whole:
+        kernels.onednn.run("input", x, w, y, tiles)
+        return
+    x[...] = 0
+    for window, tile in tiles:
+        target = x[window]
+        share = tiles.take(target.shape)
+        kernels.onednn.run("input", share, w, tiles.dense(y[tile]), tiles)
+        target += share
 
 
 def multiplies(a: Array, b: Array, out: Array) -> bool:

@@ -1,16 +1,21 @@
-"""16-bit arrays on a CPU, which has no fast arithmetic for them: every kernel computes in float32 and rounds once."""
+"""16-bit arrays on a CPU, which has no fast arithmetic for them: every operation computes in float32 and rounds once.
+
+So sums are float32 sums, as those of a GPU's kernels are, whatever implements the operation. It is a reference: the
+copies make it slower than float32.
+"""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Mapping
+from functools import wraps
+from inspect import signature
 from typing import Any
 
+from gridnn.kernels.table import Implementation
 from gridnn.kernels.tiles import Array
 
 SINGLE = "float32"
-# The kernels that compute on activations. What they write is called `out` or `slope`, what they may use `workspace`.
+# The operations that compute on activations. What they write is called `out` or `slope`, what they may use `workspace`.
 ARITHMETIC = frozenset({
     *("matmul", "add_product", "linear", "linear_grad_weight", "linear_grad_input"),
     *("finish", "activation_grad"),
@@ -24,28 +29,9 @@ ARITHMETIC = frozenset({
 WRITTEN = ("out", "slope")
 
 
-class WidenedKernels:
-    """Kernels whose 16-bit arrays are converted to float32 before a call, and what it wrote is rounded after it.
-
-    So sums are float32 sums, as those of a GPU's kernels are, and any kernels of the CPU do. It is a reference: the
-    copies make it slower than float32.
-
-    Parameters
-    ----------
-    kernels : ReferenceKernels
-        What computes.
-    """
-
-    def __init__(self, kernels: Any) -> None:
-        self._kernels = kernels
-
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self._kernels, name)
-        return partial(_widened, found) if name in ARITHMETIC else found
-
-    def described(self, dtype: Any) -> str:
-        """One line for the header of a run."""
-        return f"{self._kernels.described(SINGLE)}, in float32 and rounded to {dtype}"
+def widened(functions: Mapping[str, Implementation]) -> dict[str, Implementation]:
+    """The same operations, those of `ARITHMETIC` on 16-bit arrays, too."""
+    return {name: _widened(function) if name in ARITHMETIC else function for name, function in functions.items()}
 
 
 def is_half(array: Any) -> bool:
@@ -53,19 +39,25 @@ def is_half(array: Any) -> bool:
     return getattr(array, "ndim", None) is not None and array.dtype.itemsize == 2 and array.dtype.kind in "fV"
 
 
-def _widened(kernel: Callable[..., None], *args: Any, **options: Any) -> None:
-    """Call ``kernel`` with float32 in place of 16-bit arrays."""
-    call = inspect.signature(kernel).bind(*args, **options)
-    results: list[tuple[Array, Array]] = []
-    for name, value in call.arguments.items():
-        if not is_half(value):
-            continue
-        if name == "workspace":  # of the same bytes
-            call.arguments[name] = value.view(SINGLE)
-            continue
-        call.arguments[name] = value.astype(SINGLE)
-        if name in WRITTEN:
-            results.append((value, call.arguments[name]))
-    kernel(*call.args, **call.kwargs)
-    for array, made in results:
-        array[...] = made
+def _widened(function: Implementation) -> Implementation:
+    parameters = signature(function)
+
+    @wraps(function)
+    def compute(*arguments: Any, **options: Any) -> Any:
+        call = parameters.bind(*arguments, **options)
+        results: list[tuple[Array, Array]] = []
+        for name, value in call.arguments.items():
+            if not is_half(value):
+                continue
+            if name == "workspace":  # of the same bytes
+                call.arguments[name] = value.view(SINGLE)
+                continue
+            call.arguments[name] = value.astype(SINGLE)
+            if name in WRITTEN:
+                results.append((value, call.arguments[name]))
+        answer = function(*call.args, **call.kwargs)
+        for array, made in results:
+            array[...] = made
+        return answer
+
+    return compute

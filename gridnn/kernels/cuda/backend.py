@@ -10,8 +10,13 @@ import numpy as np
 
 from gridnn.errors import UserError
 from gridnn.kernels.backend import Array, Backend, require_contiguous, require_shape
+from gridnn.kernels.cuda.cublas import Cublas
+from gridnn.kernels.cuda.cublaslt import make_epilogues
+from gridnn.kernels.cuda.cudnn import make_cudnn
 from gridnn.kernels.cuda.device import CupyDevice
+from gridnn.kernels.cuda.kernels import cuda_kernels
 from gridnn.kernels.cuda.setup import choose_device, import_cupy, require_bfloat16, require_libraries, spoken
+from gridnn.kernels.table import Kernels
 
 WORKSPACE_BYTES = 32 << 20  # a tile of the convolutions: what fits into the cache of a GPU, and keeps it busy
 
@@ -108,15 +113,7 @@ class CupyBackend(Backend):
         )
 
 
-def _make_kernels(cupy: Any, device: CupyDevice, tf32: bool, conv: str) -> Any:
-    from gridnn.kernels.cuda.cublas import Cublas
-    from gridnn.kernels.cuda.cublaslt import make_epilogues
-    from gridnn.kernels.cuda.cudnn import make_cudnn
-    from gridnn.kernels.cuda.cudnn_convolution import CudnnKernels
-    from gridnn.kernels.cuda.kernels import CupyKernels
-
+def _make_kernels(cupy: Any, device: CupyDevice, tf32: bool, conv: str) -> Kernels:
     stream = device.stream("compute")
     gemm, cudnn = Cublas(cupy, stream, tf32), make_cudnn(conv, cupy, stream, tf32)
-    kernels = CudnnKernels(cupy, gemm, cudnn) if cudnn else CupyKernels(cupy, gemm)
-    kernels.epilogues = make_epilogues(cupy, stream, tf32, kernels.convert)
-    return kernels
+    return cuda_kernels(cupy, gemm, cudnn, make_epilogues(cupy, stream, tf32))

@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from gridnn.errors import UserError, cause_of
+from gridnn.kernels.table import Kernels, may_decline
 from gridnn.kernels.tiles import Array
 
 WORKSPACE = 32 << 20  # bytes: what NVIDIA recommends for Hopper
@@ -23,9 +24,10 @@ TYPES = ("float32", "float16", "bfloat16")
 RESULT_ALIGNMENT = 256  # bytes: nvmath plans for results that lie so
 BIAS_ALIGNMENT = 16  # bytes: what vector loads need
 NOT_SUPPORTED = 15  # cublasStatus_t
+Convert = Callable[[Array, Array], None]
 
 
-def make_epilogues(cupy: Any, stream: int, tf32: bool, convert: Callable[[Array, Array], None]) -> Epilogues | None:
+def make_epilogues(cupy: Any, stream: int, tf32: bool) -> Epilogues | None:
     """cuBLASLt on one stream; None where nvmath-python is not installed.
 
     Raises
@@ -44,20 +46,48 @@ def make_epilogues(cupy: Any, stream: int, tf32: bool, convert: Callable[[Array,
             f"--backend cupy: nvmath-python is installed but cannot be imported ({cause_of(error)}): pip install "
             f"'gridnn[{extra}]', or do without it: pip uninstall nvmath-python"
         ) from error
-    return Epilogues(cupy, advanced, bindings.cuBLASLtError, stream, tf32, convert, nvmath.__version__)
+    return Epilogues(cupy, advanced, bindings.cuBLASLtError, stream, tf32, nvmath.__version__)
+
+
+# -- the operations, by the epilogues of ``kernels.cublaslt`` ---------------------------------------------------
+
+
+@may_decline
+def linear(
+    kernels: Kernels, x: Array, w: Array, bias: Array | None, activation: str, out: Array, masked: bool = False
+) -> Any:
+    done, mask = kernels.cublaslt.linear(x, w, bias, activation, out, masked, kernels.convert)
+    return mask if done else NotImplemented
+
+
+@may_decline
+def linear_grad_weight(kernels: Kernels, x: Array, dy: Array, out: Array, db: Array | None) -> Any:
+    if db is None or not kernels.cublaslt.grad_weight(x, dy, out, db):
+        return NotImplemented
+
+
+@may_decline
+def linear_grad_input(
+    kernels: Kernels, dy: Array, w: Array, activation: str, y: Array, mask: Array | None, out: Array
+) -> Any:
+    if mask is None or not kernels.cublaslt.grad_input(dy, w, mask, out):
+        return NotImplemented
+
+
+# -- cuBLASLt --------------------------------------------------------------------------------------------------
 
 
 class Workspace:
-    """One room for all products, which run one after the other on one stream (nvmath's BaseCUDAMemoryManager)."""
+    """One workspace for all products, which run one after the other on one stream (nvmath's BaseCUDAMemoryManager)."""
 
-    def __init__(self, room: Array) -> None:
-        self._room = room
+    def __init__(self, memory: Array) -> None:
+        self._memory = memory
 
     def memalloc(self, size: int) -> Any:
-        """The room."""
-        if size > self._room.nbytes:
-            raise MemoryError(f"cuBLASLt asks for {size} bytes of the workspace of {self._room.nbytes}")
-        return self._room.data
+        """The workspace."""
+        if size > self._memory.nbytes:
+            raise MemoryError(f"cuBLASLt asks for {size} bytes of the workspace of {self._memory.nbytes}")
+        return self._memory.data
 
 
 class Epilogues:
@@ -80,17 +110,13 @@ class Epilogues:
         The ``cudaStream_t`` on which all products run.
     tf32 : bool
         Whether products of float32 may round their factors to TF32.
-    convert : callable
-        Writes an array to another one in its type.
     version : str
         Of nvmath-python.
     """
 
-    def __init__(
-        self, cupy: Any, advanced: Any, error: type, stream: int, tf32: bool, convert: Callable, version: str
-    ) -> None:
+    def __init__(self, cupy: Any, advanced: Any, error: type, stream: int, tf32: bool, version: str) -> None:
         self._cupy, self._advanced, self._error, self._stream = cupy, advanced, error, stream
-        self._convert, self.version = convert, version
+        self.version = version
         self._workspace = Workspace(cupy.empty(WORKSPACE + SPARE, "uint8"))
         compute = advanced.MatmulComputeType
         self._computes = dict.fromkeys(TYPES, compute.COMPUTE_32F)
@@ -102,14 +128,17 @@ class Epilogues:
         self._biases: dict[tuple, Array] = {}
 
     def linear(
-        self, x: Array, w: Array, bias: Array | None, activation: str, out: Array, masked: bool
+        self, x: Array, w: Array, bias: Array | None, activation: str, out: Array, masked: bool, convert: Convert
     ) -> tuple[bool, Array | None]:
-        """Write activation(x w + bias) to ``out``: whether it could, and the mask of the ReLU."""
+        """Write activation(x w + bias) to ``out``: whether it could, and the mask of the ReLU.
+
+        ``convert`` writes an array to another one in its type.
+        """
         if activation not in ("none", "relu") or (bias is None and activation == "none"):
             return False, None
         masked = masked and activation == "relu"
         words = (activation == "relu" and "RELU", masked and "AUX", bias is not None and "BIAS")
-        inputs = {} if bias is None else {"bias": self._aligned(bias, out.dtype)}
+        inputs = {} if bias is None else {"bias": self._aligned(bias, out.dtype, convert)}
         made = self._multiply("_".join(filter(None, words)), w.T, x.T, out.T, inputs)
         return made is not None, (made or {}).get("relu_aux")
 
@@ -164,14 +193,14 @@ class Epilogues:
             return None
         return plan
 
-    def _aligned(self, bias: Array, dtype: Any) -> Array:
+    def _aligned(self, bias: Array, dtype: Any, convert: Convert) -> Array:
         """``bias`` in this type and at an address for vector loads: itself, or a copy that the next call overwrites."""
         if bias.dtype == dtype and bias.data.ptr % BIAS_ALIGNMENT == 0:
             return bias
         key = (bias.shape, dtype.name)
         if key not in self._biases:
             self._biases[key] = self._cupy.empty(bias.shape, dtype)
-        self._convert(bias, self._biases[key])
+        convert(bias, self._biases[key])
         return self._biases[key]
 
 

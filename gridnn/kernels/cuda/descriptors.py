@@ -1,4 +1,4 @@
-"""What the kernels of kernels/cuda/windows.cu and copies.cu are told about their arrays: structs, passed by value."""
+"""Launch descriptors: the structs, passed by value, that describe arrays to the kernels of windows.cu and copies.cu."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ WINDOWS = np.dtype(
     + [(name, np.int64, AXES) for name in ("x", "y", "index")]
     + [("w", np.int64, 4), ("first", np.int64, AXES)]
 )
-MANY = np.dtype(
+BATCH = np.dtype(
     [
         ("count", np.int64),
         ("steps", np.int64, AXES),
@@ -68,18 +68,18 @@ def steps_of(array: Array, width: int | None = None) -> Sizes:
     return (*(step // width for step in array.strides[:-1]), 1)
 
 
-def spread(numbers: Sequence[int], middle: int) -> Sizes:
+def five_axes(numbers: Sequence[int], middle: int) -> Sizes:
     """[n, *space, c] with three space axes; those that are not there are ``middle``."""
     first, *space, last = numbers
     return (first, *(middle,) * (3 - len(space)), *space, last)
 
 
-def three(numbers: Sequence[int]) -> Sizes:
+def three_axes(numbers: Sequence[int]) -> Sizes:
     """One entry for each of three space axes."""
     return (1,) * (3 - len(numbers)) + tuple(numbers)
 
 
-def windows(
+def window_descriptor(
     frame: Array, output: Array, kernel: Sizes, stride: Sizes, dilation: Sizes | None = None, **fields: Any
 ) -> np.ndarray:
     """The windows of ``frame`` [n, *frame, c], one for every row of ``output`` [n, *space, c].
@@ -93,13 +93,13 @@ def windows(
     check_frame(frame.shape, kernel, stride, dilation, output.shape)
     return struct(
         WINDOWS,
-        outputs=spread((*output.shape[:-1], frame.shape[-1]), 1),
-        frame=spread(frame.shape, 1),
-        kernel=three(kernel),
-        stride=three(stride),
-        dilation=three(dilation),
-        x=spread(steps_of(frame), 0),
-        y=spread(steps_of(output), 0),
+        outputs=five_axes((*output.shape[:-1], frame.shape[-1]), 1),
+        frame=five_axes(frame.shape, 1),
+        kernel=three_axes(kernel),
+        stride=three_axes(stride),
+        dilation=three_axes(dilation),
+        x=five_axes(steps_of(frame), 0),
+        y=five_axes(steps_of(output), 0),
         **fields,
     )
 
@@ -134,7 +134,7 @@ def batches(array: Array, boxes: Sequence[Box], width: int | None = None) -> Ite
     start = 0
     for first in range(0, len(boxes), BOXES):
         places = [_ranges(box, array.shape) for box in boxes[first : first + BOXES]]
-        made = struct(MANY, count=len(places), steps=(0,) * (AXES - array.ndim) + steps_of(array, width))
+        made = struct(BATCH, count=len(places), steps=(0,) * (AXES - array.ndim) + steps_of(array, width))
         sizes = np.ones((len(places), AXES), np.int64)
         sizes[:, AXES - array.ndim :] = [[stop - low for low, stop in place] for place in places]
         sizes[:, -1] //= each

@@ -1,4 +1,4 @@
-"""Arrays of one shape as few axes as possible, for the kernels that walk through them with strides."""
+"""Strided views: arrays of one shape with as few axes as possible, as the CUDA kernels take them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ACCESS = 16  # bytes: the widest access of a thread
 Steps = tuple[int, ...]
 
 
-class Box(NamedTuple):
+class StridedView(NamedTuple):
     """Arrays of one shape, as kernels take them.
 
     Attributes
@@ -33,8 +33,8 @@ class Box(NamedTuple):
     vector: int
 
 
-class Boxes:
-    """Makes boxes, and keeps them: a step asks for the same ones every time.
+class StridedViews:
+    """Makes strided views, and keeps them: a step asks for the same ones every time.
 
     Parameters
     ----------
@@ -44,36 +44,36 @@ class Boxes:
 
     def __init__(self, address: Callable[[Any], int]):
         self._address = address
-        self._kept: dict[tuple, Box | None] = {}
+        self._kept: dict[tuple, StridedView | None] = {}
 
-    def of(self, *arrays: Any, groups: int = 0) -> Box | None:
-        """The box of ``arrays``; with ``groups``, four neighbours only where they divide that number, too.
+    def of(self, *arrays: Any, groups: int = 0) -> StridedView | None:
+        """The view of ``arrays``; with ``groups``, four neighbours only where they divide that number, too.
 
-        None where no box can say it: shapes that differ, more than 5 axes, strides that are no whole elements.
+        None where there is none: shapes that differ, more than 5 axes, strides that are no whole elements.
         """
-        key = tuple(described(array, self._address(array)) for array in arrays)
+        key = tuple(view_key(array, self._address(array)) for array in arrays)
         if (*key, groups) not in self._kept:
             self._kept[(*key, groups)] = self._made(key, groups)
         return self._kept[(*key, groups)]
 
     @staticmethod
-    def _made(arrays: tuple, groups: int) -> Box | None:
+    def _made(arrays: tuple, groups: int) -> StridedView | None:
         steps = element_steps(arrays)
         if steps is None:
             return None
         sizes, steps = collapsed(arrays[0][0], steps)
         widths = [min(ACCESS, VECTOR * itemsize) for _, _, itemsize, _ in arrays]
         aligned = all(at % width == 0 for (*_, at), width in zip(arrays, widths, strict=True))
-        return boxed(sizes, steps, VECTOR if aligned and groups % VECTOR == 0 and in_fours(sizes, steps) else 1)
+        return strided_view(sizes, steps, VECTOR if aligned and groups % VECTOR == 0 and in_fours(sizes, steps) else 1)
 
 
-def described(array: Any, address: int) -> tuple[Steps, Steps, int, int]:
-    """What a walk through an array depends on: shape, strides, bytes of an element, address modulo `ACCESS`."""
+def view_key(array: Any, address: int) -> tuple[Steps, Steps, int, int]:
+    """What the view of an array depends on: shape, strides, bytes of an element, address modulo `ACCESS`."""
     return array.shape, array.strides, array.itemsize, address % ACCESS
 
 
 def element_steps(arrays: Sequence[tuple[Steps, Steps, int, int]]) -> list[Steps] | None:
-    """The strides, in elements, of arrays as `described`; None if their shapes differ, or they lie between elements."""
+    """The strides, in elements, of arrays as by `view_key`; None if shapes differ, or strides are no whole elements."""
     if any(shape != arrays[0][0] for shape, *_ in arrays):
         return None
     if any(step % itemsize for _, strides, itemsize, _ in arrays for step in strides):
@@ -82,7 +82,7 @@ def element_steps(arrays: Sequence[tuple[Steps, Steps, int, int]]) -> list[Steps
 
 
 def collapsed(shape: Steps, steps: Sequence[Steps]) -> tuple[Steps, list[Steps]]:
-    """The same walk through memory in row-major order with as few axes as possible, at least one.
+    """The same elements in row-major order with as few axes as possible, at least one.
 
     ``steps`` has, for every array, its strides in elements.
     """
@@ -103,8 +103,8 @@ def in_fours(sizes: Steps, steps: Sequence[Steps]) -> bool:
     return whole and sizes[-1] % VECTOR == 0
 
 
-def boxed(sizes: Steps, steps: Sequence[Steps], vector: int = 1) -> Box | None:
-    """The box of a collapsed walk; None if it has too many axes."""
+def strided_view(sizes: Steps, steps: Sequence[Steps], vector: int = 1) -> StridedView | None:
+    """The view of collapsed axes; None if there are too many."""
     if len(sizes) > AXES:
         return None
     counts = (*sizes[:-1], sizes[-1] // vector)
@@ -114,4 +114,4 @@ def boxed(sizes: Steps, steps: Sequence[Steps], vector: int = 1) -> Box | None:
     struct["size"][0, : len(counts)] = counts[::-1]
     for n, own in enumerate(steps):
         struct["step"][0, n, : len(counts)] = (*own[:-1], own[-1] * vector)[::-1]
-    return Box(struct, math.prod(counts), vector)
+    return StridedView(struct, math.prod(counts), vector)

@@ -1,11 +1,11 @@
-"""Pooling and depthwise convolution on the GPU: one launch each."""
+"""Pooling and depthwise convolution on the GPU: one launch each; those over whole space are windows as large as it."""
 
 from __future__ import annotations
 
 import math
 
-from gridnn.kernels.cuda.convolution import CupyConvolution
-from gridnn.kernels.cuda.descriptors import spread, steps_of, windows
+from gridnn.kernels.cuda.descriptors import five_axes, steps_of, window_descriptor
+from gridnn.kernels.table import Kernels
 from gridnn.kernels.taps import Sizes
 from gridnn.kernels.tiles import Array
 
@@ -14,69 +14,82 @@ THREADS = 1 << 18  # keep a large device busy
 INDEX_TYPES = {1: "unsigned char", 4: "unsigned int"}
 
 
-class CupyWindows(CupyConvolution):
-    """The kernels of ``windows.cu`` that compute; those over whole space are windows as large as it."""
+# -- pooling -----------------------------------------------------------------------------------------------
 
-    # -- pooling -----------------------------------------------------------------------------------------------
 
-    def max_pool(self, x: Array, kernel: Sizes, stride: Sizes, out: Array, index: Array, workspace: Array) -> None:
-        told = windows(x, out, kernel, stride, index=spread(steps_of(index), 0))
-        types = (x.dtype, INDEX_TYPES[index.itemsize])
-        self._windows.launch("max_pool", types, out.size, x, out, index, told, out.size)
+def max_pool(
+    kernels: Kernels, x: Array, kernel: Sizes, stride: Sizes, out: Array, index: Array, workspace: Array
+) -> None:
+    descriptor = window_descriptor(x, out, kernel, stride, index=five_axes(steps_of(index), 0))
+    types = (x.dtype, INDEX_TYPES[index.itemsize])
+    kernels.cuda.windows.launch("max_pool", types, out.size, x, out, index, descriptor, out.size)
 
-    def max_pool_grad(
-        self, dy: Array, index: Array, kernel: Sizes, stride: Sizes, out: Array, workspace: Array
-    ) -> None:
-        told = windows(out, dy, kernel, stride, index=spread(steps_of(index), 0))
-        types = (out.dtype, INDEX_TYPES[index.itemsize])
-        self._windows.launch("max_pool_grad", types, out.size, dy, index, out, told, out.size)
 
-    def avg_pool(self, x: Array, kernel: Sizes, stride: Sizes, out: Array) -> None:
-        self._sum_windows(x, kernel, stride, out, math.prod(kernel))
+def max_pool_grad(
+    kernels: Kernels, dy: Array, index: Array, kernel: Sizes, stride: Sizes, out: Array, workspace: Array
+) -> None:
+    descriptor = window_descriptor(out, dy, kernel, stride, index=five_axes(steps_of(index), 0))
+    types = (out.dtype, INDEX_TYPES[index.itemsize])
+    kernels.cuda.windows.launch("max_pool_grad", types, out.size, dy, index, out, descriptor, out.size)
 
-    def avg_pool_grad(self, dy: Array, kernel: Sizes, stride: Sizes, out: Array, workspace: Array) -> None:
-        self._spread_windows(dy, kernel, stride, out, math.prod(kernel))
 
-    def mean_space(self, x: Array, count: int, out: Array) -> None:
-        space = x.shape[1:-1]
-        self._sum_windows(x, space, space, _over_space(out, x), count)
+def avg_pool(kernels: Kernels, x: Array, kernel: Sizes, stride: Sizes, out: Array) -> None:
+    _sum_windows(kernels, x, kernel, stride, out, math.prod(kernel))
 
-    def mean_space_grad(self, dy: Array, count: int, out: Array) -> None:
-        space = out.shape[1:-1]
-        self._spread_windows(_over_space(dy, out), space, space, out, count)
 
-    def _sum_windows(self, x: Array, kernel: Sizes, stride: Sizes, out: Array, count: int) -> None:
-        told = windows(x, out, kernel, stride)
-        self._windows.launch("sum_windows", (x.dtype,), out.size, x, out, float(count), told, out.size)
+def avg_pool_grad(kernels: Kernels, dy: Array, kernel: Sizes, stride: Sizes, out: Array, workspace: Array) -> None:
+    _spread_windows(kernels, dy, kernel, stride, out, math.prod(kernel))
 
-    def _spread_windows(self, dy: Array, kernel: Sizes, stride: Sizes, out: Array, count: int) -> None:
-        told = windows(out, dy, kernel, stride)
-        self._windows.launch("spread_windows", (out.dtype,), out.size, dy, out, float(count), told, out.size)
 
-    # -- depthwise convolution ---------------------------------------------------------------------------------
+def mean_space(kernels: Kernels, x: Array, count: int, out: Array) -> None:
+    space = x.shape[1:-1]
+    _sum_windows(kernels, x, space, space, _over_space(out, x), count)
 
-    def depthwise(self, x: Array, w: Array, stride: Sizes, dilation: Sizes, out: Array, workspace: Array) -> None:
-        told = windows(x, out, w.shape[:-2], stride, dilation, w=_filter_steps(w))
-        self._windows.launch("depthwise", (x.dtype,), out.size, x, w, out, told, out.size)
 
-    def depthwise_grad_input(
-        self, dy: Array, w: Array, stride: Sizes, dilation: Sizes, out: Array, workspace: Array
-    ) -> None:
-        told = windows(out, dy, w.shape[:-2], stride, dilation, w=_filter_steps(w))
-        self._windows.launch("depthwise_grad_input", (out.dtype,), out.size, dy, w, out, told, out.size)
+def mean_space_grad(kernels: Kernels, dy: Array, count: int, out: Array) -> None:
+    space = out.shape[1:-1]
+    _spread_windows(kernels, _over_space(dy, out), space, space, out, count)
 
-    def depthwise_grad_weight(
-        self, x: Array, dy: Array, stride: Sizes, dilation: Sizes, out: Array, workspace: Array
-    ) -> None:
-        """In two steps: float64 sums over chunks of the lines into ``workspace``, and over the chunks."""
-        told = windows(x, dy, out.shape[:-2], stride, dilation, w=_filter_steps(out))
-        lines, most = math.prod(dy.shape[:-2]), workspace.nbytes // 8 // max(1, out.size)
-        if not most:
-            raise ValueError(f"workspace of {workspace.nbytes} bytes, but {out.size} sums of 8 are needed")
-        chunks = max(1, min(lines, most, CHUNKS, THREADS // max(1, out.size)))
-        sums = chunks * out.size
-        self._windows.launch("depthwise_partial", (x.dtype,), sums, x, dy, workspace, chunks, told, sums)
-        self._windows.launch("depthwise_total", (out.dtype,), out.size, workspace, out, chunks, told, out.size)
+
+def _sum_windows(kernels: Kernels, x: Array, kernel: Sizes, stride: Sizes, out: Array, count: int) -> None:
+    descriptor = window_descriptor(x, out, kernel, stride)
+    kernels.cuda.windows.launch("sum_windows", (x.dtype,), out.size, x, out, float(count), descriptor, out.size)
+
+
+def _spread_windows(kernels: Kernels, dy: Array, kernel: Sizes, stride: Sizes, out: Array, count: int) -> None:
+    descriptor = window_descriptor(out, dy, kernel, stride)
+    kernels.cuda.windows.launch("spread_windows", (out.dtype,), out.size, dy, out, float(count), descriptor, out.size)
+
+
+# -- depthwise convolution ---------------------------------------------------------------------------------
+
+
+def depthwise(
+    kernels: Kernels, x: Array, w: Array, stride: Sizes, dilation: Sizes, out: Array, workspace: Array
+) -> None:
+    descriptor = window_descriptor(x, out, w.shape[:-2], stride, dilation, w=_filter_steps(w))
+    kernels.cuda.windows.launch("depthwise", (x.dtype,), out.size, x, w, out, descriptor, out.size)
+
+
+def depthwise_grad_input(
+    kernels: Kernels, dy: Array, w: Array, stride: Sizes, dilation: Sizes, out: Array, workspace: Array
+) -> None:
+    descriptor = window_descriptor(out, dy, w.shape[:-2], stride, dilation, w=_filter_steps(w))
+    kernels.cuda.windows.launch("depthwise_grad_input", (out.dtype,), out.size, dy, w, out, descriptor, out.size)
+
+
+def depthwise_grad_weight(
+    kernels: Kernels, x: Array, dy: Array, stride: Sizes, dilation: Sizes, out: Array, workspace: Array
+) -> None:
+    """In two steps: float64 sums over chunks of the lines into ``workspace``, and over the chunks."""
+    descriptor = window_descriptor(x, dy, out.shape[:-2], stride, dilation, w=_filter_steps(out))
+    lines, most = math.prod(dy.shape[:-2]), workspace.nbytes // 8 // max(1, out.size)
+    if not most:
+        raise ValueError(f"workspace of {workspace.nbytes} bytes, but {out.size} sums of 8 are needed")
+    chunks = max(1, min(lines, most, CHUNKS, THREADS // max(1, out.size)))
+    sums = chunks * out.size
+    kernels.cuda.windows.launch("depthwise_partial", (x.dtype,), sums, x, dy, workspace, chunks, descriptor, sums)
+    kernels.cuda.windows.launch("depthwise_total", (out.dtype,), out.size, workspace, out, chunks, descriptor, out.size)
 
 
 def _over_space(array: Array, like: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Kernels that work element by element or channel by channel, in chunks that stay in the cache."""
+"""Activations and sums over rows, in chunks that stay in the cache, and what the types of mixed precision need."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from gridnn.kernels.table import Kernels
 from gridnn.kernels.tiles import Array, carve, chunks, matrix, tiles
 
 CHUNK = 1 << 15  # elements
@@ -27,155 +28,166 @@ GELU_FLAT = 40.0  # the derivative is 0 or 1 from here on; larger values would o
 TANH_SCALE, TANH_CUBIC = math.sqrt(2 / math.pi), 0.044715
 
 
-class Elementwise:
-    """Activations and sums over rows, and what the types of mixed precision need."""
+def convert(kernels: Kernels, x: Array, out: Array) -> None:
+    """Write ``x`` to ``out`` in its type, rounded to the nearest; either may be a view with any strides."""
+    out[...] = x
 
-    xp: Any
 
-    def convert(self, x: Array, out: Array) -> None:
-        """Write ``x`` to ``out`` in its type, rounded to the nearest; either may be a view with any strides."""
-        out[...] = x
+def unscale(kernels: Kernels, g: Array, factor: float, flag: Array) -> None:
+    """Multiply the flat ``g`` by ``factor``, in place, and set ``flag`` (int32, [1]) to 1 if it is not finite.
 
-    def unscale(self, g: Array, factor: float, flag: Array) -> None:
-        """Multiply the flat ``g`` by ``factor``, in place, and set ``flag`` (int32, [1]) to 1 if it is not finite.
+    Where all of it is finite, the flag stays as it is.
+    """
+    for part in chunks(g.size, CHUNK):
+        values = g[part]
+        values *= factor
+        kernels.xp.maximum(flag, ~kernels.xp.isfinite(values).all(), out=flag)
 
-        Where all of it is finite, the flag stays as it is.
-        """
-        for part in chunks(g.size, CHUNK):
-            values = g[part]
-            values *= factor
-            self.xp.maximum(flag, ~self.xp.isfinite(values).all(), out=flag)
 
-    def relu(self, x: Array, out: Array) -> None:
-        """Write max(x, 0) to ``out``."""
-        self.xp.maximum(x, 0, out=out)
+def relu(kernels: Kernels, x: Array, out: Array) -> None:
+    """Write max(x, 0) to ``out``."""
+    kernels.xp.maximum(x, 0, out=out)
 
-    def relu_grad(self, y: Array, dy: Array, out: Array) -> None:
-        """Write ``dy`` where the output ``y`` of the ReLU is positive, 0 elsewhere, to ``out``."""
-        self.xp.greater(y, 0, out=out)
-        out *= dy
 
-    def leaky_relu(self, x: Array, slope: float, out: Array) -> None:
-        """Write ``x`` where it is positive, ``slope * x`` elsewhere, to ``out``; ``slope`` lies in [0, 1]."""
-        self.xp.multiply(x, slope, out=out)
-        self.xp.maximum(x, out, out=out)
+def relu_grad(kernels: Kernels, y: Array, dy: Array, out: Array) -> None:
+    """Write ``dy`` where the output ``y`` of the ReLU is positive, 0 elsewhere, to ``out``."""
+    kernels.xp.greater(y, 0, out=out)
+    out *= dy
 
-    def leaky_relu_grad(self, y: Array, dy: Array, slope: float, out: Array) -> None:
-        """Write ``dy`` where the output ``y`` of the leaky ReLU is positive, ``slope * dy`` elsewhere, to ``out``."""
-        self.xp.greater(y, 0, out=out)
-        self.xp.maximum(out, slope, out=out)
-        out *= dy
 
-    def tanh(self, x: Array, out: Array) -> None:
-        """Write the hyperbolic tangent of ``x`` to ``out``."""
-        self.xp.tanh(x, out=out)
+def leaky_relu(kernels: Kernels, x: Array, slope: float, out: Array) -> None:
+    """Write ``x`` where it is positive, ``slope * x`` elsewhere, to ``out``; ``slope`` lies in [0, 1]."""
+    kernels.xp.multiply(x, slope, out=out)
+    kernels.xp.maximum(x, out, out=out)
 
-    def tanh_grad(self, y: Array, dy: Array, out: Array) -> None:
-        """Write ``dy * (1 - y**2)`` to ``out``, from the output ``y`` of the tanh."""
-        self.xp.multiply(y, y, out=out)
-        self.xp.subtract(1, out, out=out)
-        out *= dy
 
-    def erf(self, x: Array) -> Array:
-        """The error function of ``x``, to 4e-16 in float64; it makes arrays of the size of ``x``."""
-        xp = self.xp
-        size = xp.minimum(xp.abs(x), ERF_ONE)
-        square = xp.minimum(size * size, 1)
-        near = x * (_polynomial(ERF_T, square) / _polynomial(ERF_U, square))
-        far = 1 - xp.exp(-size * size) * _polynomial(ERF_P, size) / _polynomial(ERF_Q, size)
-        return xp.where(size <= 1, near, xp.copysign(far, x))
+def leaky_relu_grad(kernels: Kernels, y: Array, dy: Array, slope: float, out: Array) -> None:
+    """Write ``dy`` where the output ``y`` of the leaky ReLU is positive, ``slope * dy`` elsewhere, to ``out``."""
+    kernels.xp.greater(y, 0, out=out)
+    kernels.xp.maximum(out, slope, out=out)
+    out *= dy
 
-    def gelu(self, x: Array, out: Array, slope: Array | None, approximate: str) -> None:
-        """Write x * Phi(x) to ``out`` and, where wanted, its derivative to ``slope``.
 
-        ``approximate`` is "none" for Phi by the error function or "tanh" (Hendrycks and Gimpel 2016, section 2).
-        """
-        rule = {"none": self._gelu_exact, "tanh": self._gelu_tanh}[approximate]
-        for tile in tiles(x.shape, CHUNK):
-            out[tile], derivative = rule(x[tile], slope is not None)
-            if slope is not None:
-                slope[tile] = derivative
+def tanh(kernels: Kernels, x: Array, out: Array) -> None:
+    """Write the hyperbolic tangent of ``x`` to ``out``."""
+    kernels.xp.tanh(x, out=out)
 
-    def _gelu_exact(self, x: Array, with_slope: bool) -> tuple[Array, Array | None]:
-        phi = 0.5 * (1 + self.erf(x * math.sqrt(0.5)))
-        if not with_slope:
-            return x * phi, None
-        near = self.xp.clip(x, -GELU_FLAT, GELU_FLAT)
-        return x * phi, phi + near * self.xp.exp(-0.5 * near * near) * math.sqrt(0.5 / math.pi)
 
-    def _gelu_tanh(self, x: Array, with_slope: bool) -> tuple[Array, Array | None]:
-        near = self.xp.clip(x, -GELU_FLAT, GELU_FLAT)
-        t = self.xp.tanh(TANH_SCALE * (near + TANH_CUBIC * near * near * near))
-        half = 0.5 * (1 + t)
-        if not with_slope:
-            return x * half, None
-        inner = TANH_SCALE * (1 + 3 * TANH_CUBIC * near * near)
-        return x * half, half + 0.5 * near * (1 - t * t) * inner
+def tanh_grad(kernels: Kernels, y: Array, dy: Array, out: Array) -> None:
+    """Write ``dy * (1 - y**2)`` to ``out``, from the output ``y`` of the tanh."""
+    kernels.xp.multiply(y, y, out=out)
+    kernels.xp.subtract(1, out, out=out)
+    out *= dy
 
-    def sum_rows(self, x: Array, out: Array) -> None:
-        """Write the sum of ``x`` [..., c] over all but its last dimension to ``out`` [c], in the type of ``out``.
 
-        A sum of partial sums, for the sake of float32; of 16-bit ``x``, ``out`` is float32.
-        """
-        out[...] = 0
-        for tile in row_tiles(x.shape):
-            out += matrix(x[tile]).sum(axis=0, dtype=out.dtype)
+def erf(xp: Any, x: Array) -> Array:
+    """The error function of ``x``, to 4e-16 in float64; it makes arrays of the size of ``x``."""
+    size = xp.minimum(xp.abs(x), ERF_ONE)
+    square = xp.minimum(size * size, 1)
+    near = x * (_polynomial(ERF_T, square) / _polynomial(ERF_U, square))
+    far = 1 - xp.exp(-size * size) * _polynomial(ERF_P, size) / _polynomial(ERF_Q, size)
+    return xp.where(size <= 1, near, xp.copysign(far, x))
 
-    def moments(self, x: Array, shift: Array, out: Array, workspace: Array) -> None:
-        """Write the sums over the rows of ``x`` [..., c] of (x - shift) and (x - shift)**2 to ``out`` [2, c].
 
-        ``shift`` [c], ``out`` and ``workspace`` are float64; a shift near the mean is what keeps the second sum safe.
-        """
-        out[...] = 0
-        for tile in row_tiles(x.shape):
-            rows = matrix(x[tile])
-            centred = carve(workspace, rows.shape)
-            self.xp.subtract(rows, shift, out=centred)
-            out[0] += centred.sum(axis=0)
-            centred *= centred
-            out[1] += centred.sum(axis=0)
+def gelu(kernels: Kernels, x: Array, out: Array, slope: Array | None, approximate: str) -> None:
+    """Write x * Phi(x) to ``out`` and, where wanted, its derivative to ``slope``.
 
-    def moments_grad(self, x: Array, dy: Array, mean: Array, out: Array, workspace: Array) -> None:
-        """Write the sums over rows of dy and dy * (x - mean) to ``out`` [2, c]; float64 as in ``moments``."""
-        out[...] = 0
-        for tile in row_tiles(x.shape):
-            rows, gradients = matrix(x[tile]), matrix(dy[tile])
-            centred = carve(workspace, rows.shape)
-            self.xp.subtract(rows, mean, out=centred)
-            centred *= gradients
-            out[0] += gradients.sum(axis=0, dtype=out.dtype)
-            out[1] += centred.sum(axis=0)
+    ``approximate`` is "none" for Phi by the error function or "tanh" (Hendrycks and Gimpel 2016, section 2).
+    """
+    rule = {"none": _gelu_exact, "tanh": _gelu_tanh}[approximate]
+    for tile in tiles(x.shape, CHUNK):
+        out[tile], derivative = rule(kernels.xp, x[tile], slope is not None)
+        if slope is not None:
+            slope[tile] = derivative
 
-    def affine(self, x: Array, scale: Array, offset: Array, out: Array) -> None:
-        """Write ``x * scale + offset``, with one ``scale`` and ``offset`` a channel, to ``out``.
 
-        Of 16-bit ``x`` and ``out`` they are float32, as is the ``scale`` of `add_scaled`.
-        """
-        for tile in row_tiles(x.shape):
-            part = out[tile]
-            self.xp.multiply(x[tile], scale, out=part)
-            part += offset
+def _gelu_exact(xp: Any, x: Array, with_slope: bool) -> tuple[Array, Array | None]:
+    phi = 0.5 * (1 + erf(xp, x * math.sqrt(0.5)))
+    if not with_slope:
+        return x * phi, None
+    near = xp.clip(x, -GELU_FLAT, GELU_FLAT)
+    return x * phi, phi + near * xp.exp(-0.5 * near * near) * math.sqrt(0.5 / math.pi)
 
-    def bias_activation(self, x: Array, bias: Array, activation: str, out: Array) -> None:
-        """Write the ``activation`` of ``x + bias``, with one ``bias`` a channel, to ``out``, which may be ``x``.
 
-        ``activation`` is "none", "relu", "tanh" or "gelu-tanh" (the approximation of `gelu`).
-        """
-        for tile in row_tiles(x.shape):
-            part = out[tile]
-            self.xp.add(x[tile], bias, out=part)
-            if activation == "relu":
-                self.relu(part, part)
-            elif activation == "tanh":
-                self.tanh(part, part)
-            elif activation == "gelu-tanh":
-                self.gelu(part, part, None, "tanh")
+def _gelu_tanh(xp: Any, x: Array, with_slope: bool) -> tuple[Array, Array | None]:
+    near = xp.clip(x, -GELU_FLAT, GELU_FLAT)
+    t = xp.tanh(TANH_SCALE * (near + TANH_CUBIC * near * near * near))
+    half = 0.5 * (1 + t)
+    if not with_slope:
+        return x * half, None
+    inner = TANH_SCALE * (1 + 3 * TANH_CUBIC * near * near)
+    return x * half, half + 0.5 * near * (1 - t * t) * inner
 
-    def add_scaled(self, x: Array, scale: Array, out: Array, workspace: Array) -> None:
-        """Add ``x * scale``, with one ``scale`` a channel, to ``out``."""
-        for tile in row_tiles(x.shape):
-            part = out[tile]
-            part += self.xp.multiply(x[tile], scale, out=carve(workspace, part.shape))
+
+def sum_rows(kernels: Kernels, x: Array, out: Array) -> None:
+    """Write the sum of ``x`` [..., c] over all but its last dimension to ``out`` [c], in the type of ``out``.
+
+    A sum of partial sums, for the sake of float32; of 16-bit ``x``, ``out`` is float32.
+    """
+    out[...] = 0
+    for tile in row_tiles(x.shape):
+        out += matrix(x[tile]).sum(axis=0, dtype=out.dtype)
+
+
+def moments(kernels: Kernels, x: Array, shift: Array, out: Array, workspace: Array) -> None:
+    """Write the sums over the rows of ``x`` [..., c] of (x - shift) and (x - shift)**2 to ``out`` [2, c].
+
+    ``shift`` [c], ``out`` and ``workspace`` are float64; a shift near the mean is what keeps the second sum safe.
+    """
+    out[...] = 0
+    for tile in row_tiles(x.shape):
+        rows = matrix(x[tile])
+        centred = carve(workspace, rows.shape)
+        kernels.xp.subtract(rows, shift, out=centred)
+        out[0] += centred.sum(axis=0)
+        centred *= centred
+        out[1] += centred.sum(axis=0)
+
+
+def moments_grad(kernels: Kernels, x: Array, dy: Array, mean: Array, out: Array, workspace: Array) -> None:
+    """Write the sums over rows of dy and dy * (x - mean) to ``out`` [2, c]; float64 as in ``moments``."""
+    out[...] = 0
+    for tile in row_tiles(x.shape):
+        rows, gradients = matrix(x[tile]), matrix(dy[tile])
+        centred = carve(workspace, rows.shape)
+        kernels.xp.subtract(rows, mean, out=centred)
+        centred *= gradients
+        out[0] += gradients.sum(axis=0, dtype=out.dtype)
+        out[1] += centred.sum(axis=0)
+
+
+def affine(kernels: Kernels, x: Array, scale: Array, offset: Array, out: Array) -> None:
+    """Write ``x * scale + offset``, with one ``scale`` and ``offset`` a channel, to ``out``.
+
+    Of 16-bit ``x`` and ``out`` they are float32, as is the ``scale`` of `add_scaled`.
+    """
+    for tile in row_tiles(x.shape):
+        part = out[tile]
+        kernels.xp.multiply(x[tile], scale, out=part)
+        part += offset
+
+
+def bias_activation(kernels: Kernels, x: Array, bias: Array, activation: str, out: Array) -> None:
+    """Write the ``activation`` of ``x + bias``, with one ``bias`` a channel, to ``out``, which may be ``x``.
+
+    ``activation`` is "none", "relu", "tanh" or "gelu-tanh" (the approximation of `gelu`).
+    """
+    for tile in row_tiles(x.shape):
+        part = out[tile]
+        kernels.xp.add(x[tile], bias, out=part)
+        if activation == "relu":
+            kernels.relu(part, part)
+        elif activation == "tanh":
+            kernels.tanh(part, part)
+        elif activation == "gelu-tanh":
+            kernels.gelu(part, part, None, "tanh")
+
+
+def add_scaled(kernels: Kernels, x: Array, scale: Array, out: Array, workspace: Array) -> None:
+    """Add ``x * scale``, with one ``scale`` a channel, to ``out``."""
+    for tile in row_tiles(x.shape):
+        part = out[tile]
+        part += kernels.xp.multiply(x[tile], scale, out=carve(workspace, part.shape))
 
 
 def row_tiles(shape: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:

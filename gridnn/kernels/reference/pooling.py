@@ -1,86 +1,89 @@
-"""Maximum and average over sliding windows: one pass over strided views for each tap."""
+"""Maximum and average over sliding windows: one pass over strided views for each tap.
+
+Shapes: ``x`` [n, *frame, c], with its padding, the first window at index 0; ``out`` and ``dy`` [n, *space, c];
+``index`` like ``out``, of an unsigned integer type that holds prod(kernel) - 1. One, two or three space axes; windows
+may overlap.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
 
+from gridnn.kernels.table import Kernels
 from gridnn.kernels.taps import TILE_WORDS, Sizes, check_frame, tap_view, taps_of
 from gridnn.kernels.tiles import Array, Tile, carve, tiles
 
 
-class Pooling:
-    """Forward and backward of pooling on framed arrays.
+def max_pool(
+    kernels: Kernels, x: Array, kernel: Sizes, stride: Sizes, out: Array, index: Array, workspace: Array
+) -> None:
+    """Write the maximum of every window to ``out``, and which tap had it first to ``index``.
 
-    Shapes: ``x`` [n, *frame, c], framed, the first window at index 0; ``out`` and ``dy`` [n, *space, c]; ``index`` like
-    ``out``, of an unsigned integer type that holds prod(kernel) - 1. One, two or three space axes; windows may overlap.
+    A NaN in a window makes its maximum NaN.
     """
+    xp = kernels.xp
+    for tile, taps in walk(x.shape, kernel, stride, out.shape):
+        best, winner = out[tile], index[tile]
+        later = carve(workspace.view(index.dtype), winner.shape)
+        for tap, view in taps:
+            if tap == 0:
+                best[...] = x[view]
+                winner[...] = 0
+                continue
+            # Taps come in ascending order: the last one that beat all before it is the first maximum.
+            xp.greater(x[view], best, out=later)
+            later *= index.dtype.type(tap)
+            xp.maximum(winner, later, out=winner)
+            xp.maximum(best, x[view], out=best)
 
-    xp: Any
 
-    def max_pool(self, x: Array, kernel: Sizes, stride: Sizes, out: Array, index: Array, workspace: Array) -> None:
-        """Write the maximum of every window to ``out``, and which tap had it first to ``index``.
+def max_pool_grad(
+    kernels: Kernels, dy: Array, index: Array, kernel: Sizes, stride: Sizes, out: Array, workspace: Array
+) -> None:
+    """Write the gradient of the frame to ``out``: every ``dy`` goes to the tap that ``index`` names."""
+    out[...] = 0
+    for tile, taps in walk(out.shape, kernel, stride, dy.shape):
+        gradient, winner = dy[tile], index[tile]
+        share = carve(workspace, gradient.shape)
+        for tap, view in taps:
+            kernels.xp.equal(winner, index.dtype.type(tap), out=share)
+            share *= gradient
+            target = out[view]
+            target += share
 
-        A NaN in a window makes its maximum NaN.
-        """
-        xp = self.xp
-        for tile, taps in walk(x.shape, kernel, stride, out.shape):
-            best, winner = out[tile], index[tile]
-            later = carve(workspace.view(index.dtype), winner.shape)
-            for tap, view in taps:
-                if tap == 0:
-                    best[...] = x[view]
-                    winner[...] = 0
-                    continue
-                # Taps come in ascending order: the last one that beat all before it is the first maximum.
-                xp.greater(x[view], best, out=later)
-                later *= index.dtype.type(tap)
-                xp.maximum(winner, later, out=winner)
-                xp.maximum(best, x[view], out=best)
 
-    def max_pool_grad(
-        self, dy: Array, index: Array, kernel: Sizes, stride: Sizes, out: Array, workspace: Array
-    ) -> None:
-        """Write the gradient of the frame to ``out``: every ``dy`` goes to the tap that ``index`` names."""
-        out[...] = 0
-        for tile, taps in walk(out.shape, kernel, stride, dy.shape):
-            gradient, winner = dy[tile], index[tile]
-            share = carve(workspace, gradient.shape)
-            for tap, view in taps:
-                self.xp.equal(winner, index.dtype.type(tap), out=share)
-                share *= gradient
-                target = out[view]
-                target += share
+def avg_pool(kernels: Kernels, x: Array, kernel: Sizes, stride: Sizes, out: Array) -> None:
+    """Write the mean of every window, its padding included, to ``out``."""
+    for tile, taps in walk(x.shape, kernel, stride, out.shape):
+        total = out[tile]
+        total[...] = 0
+        for _, view in taps:
+            total += x[view]
+        total /= math.prod(kernel)
 
-    def avg_pool(self, x: Array, kernel: Sizes, stride: Sizes, out: Array) -> None:
-        """Write the mean of every window, its padding included, to ``out``."""
-        for tile, taps in walk(x.shape, kernel, stride, out.shape):
-            total = out[tile]
-            total[...] = 0
-            for _, view in taps:
-                total += x[view]
-            total /= math.prod(kernel)
 
-    def avg_pool_grad(self, dy: Array, kernel: Sizes, stride: Sizes, out: Array, workspace: Array) -> None:
-        """Write the gradient of the frame to ``out``."""
-        out[...] = 0
-        for tile, taps in walk(out.shape, kernel, stride, dy.shape):
-            share = carve(workspace, dy[tile].shape)
-            self.xp.divide(dy[tile], math.prod(kernel), out=share)
-            for _, view in taps:
-                target = out[view]
-                target += share
+def avg_pool_grad(kernels: Kernels, dy: Array, kernel: Sizes, stride: Sizes, out: Array, workspace: Array) -> None:
+    """Write the gradient of the frame to ``out``."""
+    out[...] = 0
+    for tile, taps in walk(out.shape, kernel, stride, dy.shape):
+        share = carve(workspace, dy[tile].shape)
+        kernels.xp.divide(dy[tile], math.prod(kernel), out=share)
+        for _, view in taps:
+            target = out[view]
+            target += share
 
-    def mean_space(self, x: Array, count: int, out: Array) -> None:
-        """Write the sums of ``x`` [n, *space, c] over space, divided by ``count``, to ``out`` [n, c]."""
-        self.xp.sum(x, axis=tuple(range(1, x.ndim - 1)), out=out)
-        out /= count
 
-    def mean_space_grad(self, dy: Array, count: int, out: Array) -> None:
-        """Write ``dy`` [n, c], divided by ``count``, to all places of ``out`` [n, *space, c]."""
-        share = dy / count
-        out[...] = share.reshape(out.shape[0], *(1 for _ in out.shape[1:-1]), out.shape[-1])
+def mean_space(kernels: Kernels, x: Array, count: int, out: Array) -> None:
+    """Write the sums of ``x`` [n, *space, c] over space, divided by ``count``, to ``out`` [n, c]."""
+    kernels.xp.sum(x, axis=tuple(range(1, x.ndim - 1)), out=out)
+    out /= count
+
+
+def mean_space_grad(kernels: Kernels, dy: Array, count: int, out: Array) -> None:
+    """Write ``dy`` [n, c], divided by ``count``, to all places of ``out`` [n, *space, c]."""
+    share = dy / count
+    out[...] = share.reshape(out.shape[0], *(1 for _ in out.shape[1:-1]), out.shape[-1])
 
 
 def walk(frame, kernel: Sizes, stride: Sizes, output) -> Iterator[tuple[Tile, list[tuple[int, Tile]]]]:
