@@ -12,7 +12,7 @@ from gridnn.kernels.table import TABLE
 # The kind of an operation is that of the module of its reference, with these exceptions.
 KINDS = {
     "linear": "gemm", "convolution": "conv", "depthwise": "conv", "pooling": "pooling", "resampling": "elementwise",
-    "copying": "copies", "elementwise": "elementwise", "updates": "update", "draws": "random",
+    "copying": "copies", "elementwise": "elementwise", "updates": "update", "stochastic": "random",
 }  # fmt: skip
 EXCEPTIONS = {
     "matmul": "gemm", "add_product": "gemm", "convert": "copies", "unscale": "update", "moments": "norm",

@@ -187,7 +187,7 @@ def test_empty_arrays(kernels, shape):
 def test_what_is_refused(kernels):
     x, w, y = (np.zeros(shape, np.float32) for shape in ((1, 4, 3), (3, 3, 2), (1, 3, 2)))
     workspace = np.empty(1000, np.float32)
-    with pytest.raises(ValueError, match=r"3 windows over w need .* = 5 elements, the frame has 4"):
+    with pytest.raises(ValueError, match=r"3 windows over w need .* = 5 elements, the padded input has 4"):
         kernels.conv_grad_input(y, w, (1,), (1,), x, workspace)
     with pytest.raises(ValueError, match=r"3 windows over w need"):
         kernels.max_pool(x, (3,), (1,), y, y.astype("uint8"), workspace)

@@ -96,6 +96,15 @@ def test_lower_floors_know_nothing_of_higher_ones(path):
         assert other is None or floor(other) <= own, f"{name(path)} imports {module}"
 
 
+@pytest.mark.parametrize(
+    "path", [path for path in FILES if name(path).startswith("kernels/") and path.parent.name != "kernels"], ids=name
+)
+def test_implementations_know_the_reference_alone(path):
+    """Those of CPUs and those of GPUs are not built on each other, and the reference on neither."""
+    others = {"reference", "cpu", "cuda"} - {"reference", path.parent.name}
+    assert not [m for m in imports(path) if m.startswith(tuple(f"gridnn.kernels.{other}" for other in others))]
+
+
 def test_every_file_has_a_floor():
     assert [name(path) for path in FILES if floor(name(path)) == len(FLOORS) and path.name != "__init__.py"] == []
 

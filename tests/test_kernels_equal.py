@@ -195,7 +195,7 @@ def test_frames_that_end_early_are_refused(kernels):
         "conv_grad_input": (y, w, (1,), (1,), x, workspace),
         "max_pool": (x, (3,), (1,), y, y.astype("uint8"), workspace),
     }.items():
-        with pytest.raises(ValueError, match=r"3 windows over w need .* = 5 elements, the frame has 4"):
+        with pytest.raises(ValueError, match=r"3 windows over w need .* = 5 elements, the padded input has 4"):
             getattr(kernels, name)(*arguments)
 
 

@@ -1,4 +1,4 @@
-"""Where arrays live: the array library, local kernels and random numbers keyed by global index."""
+"""Local kernels: one table operation -> implementations, and the backends whose arrays they compute on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one object through which everything above ``kernels`` makes, fills and reads arrays."""
+"""The backend: the one object through which everything above makes, fills, reads and computes with arrays."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ class Backend:
         """A host array whose contents are arbitrary."""
         return np.empty(shape, dtype)
 
-    def host_room(self, array: Array) -> np.ndarray:
+    def host_buffer(self, array: Array) -> np.ndarray:
         """A host array like ``array``, to be written and brought back by `from_host`; ``array`` itself if it is one."""
         return self.host_empty(array.shape, array.dtype)
 

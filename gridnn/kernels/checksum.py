@@ -1,8 +1,8 @@
-"""A digest of a tensor that does not depend on how it is divided: the sum over its elements of key(index) * bits.
+"""A checksum of a tensor that does not depend on how it is divided: the sum over its elements of key(index) * bits.
 
-Every rank adds up its own part, and the sums of all parts, modulo 2^64, are the digest of the whole on any grid. A key
-is an odd 64-bit number made from the element's global index, and an element counts as words of at most 32 bits
-(multilinear hashing, Lemire and Kaser 2014): a changed element always changes the digest, and any other damage goes
+Every rank adds up its own part, and the sums of all parts, modulo 2^64, are the checksum of the whole on any grid. A
+key is an odd 64-bit number made from the element's global index, and an element counts as words of at most 32 bits
+(multilinear hashing, Lemire and Kaser 2014): a changed element always changes the checksum, and any other damage goes
 unseen with a probability of about 2^-32. It finds accidents, not forgeries.
 """
 
@@ -16,8 +16,8 @@ MASK = (1 << 64) - 1
 HALF = 0xFFFFFFFF
 
 
-def digest(backend: Any, array: Any, box: tuple[tuple[int, int], ...], shape: tuple[int, ...]) -> int:
-    """The share of the part ``box`` in the digest of a tensor of ``shape``.
+def checksum(backend: Any, array: Any, box: tuple[tuple[int, int], ...], shape: tuple[int, ...]) -> int:
+    """The share of the part ``box`` in the checksum of a tensor of ``shape``.
 
     Parameters
     ----------

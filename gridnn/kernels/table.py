@@ -77,8 +77,8 @@ TABLE: dict[str, tuple[str, ...]] = {
     "sgd": ("cuda.rows", "cpu.numba_rows", "reference.updates"),
     "adamw": ("cuda.rows", "cpu.numba_rows", "reference.updates"),
     # random numbers
-    "uniform": ("cuda.draws", "reference.draws"),
-    "dropout": ("cuda.draws", "reference.draws"),
+    "uniform": ("cuda.stochastic", "reference.stochastic"),
+    "dropout": ("cuda.stochastic", "reference.stochastic"),
 }  # fmt: skip
 
 

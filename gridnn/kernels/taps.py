@@ -1,4 +1,4 @@
-"""Windows over framed arrays: where the frame meets their taps, and whether it is large enough; pure integers."""
+"""Windows over padded inputs: which elements their taps meet, and whether the input is large enough; pure integers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def taps_of(kernel: Sizes) -> Iterator[Sizes]:
 
 
 def tap_view(tile: Tile, tap: Sizes, stride: Sizes, dilation: Sizes) -> Tile:
-    """Where the frame meets ``tap`` of the windows of ``tile``."""
+    """Where the padded input meets ``tap`` of the windows of ``tile``."""
     n, *space = tile
     views = []
     for part, offset, step, apart in zip(space, tap, stride, dilation, strict=True):
@@ -26,20 +26,20 @@ def tap_view(tile: Tile, tap: Sizes, stride: Sizes, dilation: Sizes) -> Tile:
     return n, *views
 
 
-def check_frame(frame, kernel: Sizes, stride: Sizes, dilation: Sizes, output) -> None:
-    """Refuse a frame that ends before the last window does.
+def check_windows(padded, kernel: Sizes, stride: Sizes, dilation: Sizes, output) -> None:
+    """Refuse a padded input that ends before the last window does.
 
     Raises
     ------
     ValueError
         With the equation that fails.
     """
-    sizes = zip(space_axes(kernel), frame[1:-1], kernel, stride, dilation, output[1:-1], strict=True)
+    sizes = zip(space_axes(kernel), padded[1:-1], kernel, stride, dilation, output[1:-1], strict=True)
     for axis, size, taps, step, apart, count in sizes:
         needed = (count - 1) * step + (taps - 1) * apart + 1
         if count and size < needed:
             equation = f"({count} - 1) * {step} + ({taps} - 1) * {apart} + 1 = {needed}"
-            raise ValueError(f"{count} windows over {axis} need {equation} elements, the frame has {size}")
+            raise ValueError(f"{count} windows over {axis} need {equation} elements, the padded input has {size}")
 
 
 def space_axes(kernel: Sizes) -> str:

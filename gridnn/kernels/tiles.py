@@ -1,4 +1,4 @@
-"""How kernels walk through arrays: pure integers, and views that are refused where they would copy."""
+"""How kernels divide arrays: pure integers, and views that are refused where they would copy."""
 
 from __future__ import annotations
 

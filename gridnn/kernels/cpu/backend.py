@@ -41,7 +41,7 @@ class NumpyBackend(Backend):
     def to_host(self, array: np.ndarray) -> np.ndarray:
         return array
 
-    def host_room(self, array: np.ndarray) -> np.ndarray:
+    def host_buffer(self, array: np.ndarray) -> np.ndarray:
         return array
 
     def from_host(self, host: np.ndarray, out: np.ndarray) -> None:

@@ -1,9 +1,10 @@
 """What the compiled loops share; imported only where numba is installed and asked for.
 
-Every array is the flat memory that it touches (`spans.Span`). ``x_at`` and the like say how far apart the elements of
-two neighbouring outputs are along n, d, h and w; ``counts`` counts the outputs along these. So one compiled form serves
-whole arrays and parts of frames, any stride and dilation, and one to three space axes. The innermost loops run over
-channels and become vector instructions; they are written out, because a call in their place costs more than they do.
+Every array is the flat memory that it touches (`strided.StridedView`). ``x_at`` and the like are the strides, in
+elements, between two neighbouring outputs along n, d, h and w; ``counts`` counts the outputs along these. So one
+compiled form serves whole arrays and parts of larger ones, any stride and dilation, and one to three space axes. The
+innermost loops run over channels and become vector instructions; they are written out, because a call in their place
+costs more than they do.
 """
 
 from __future__ import annotations

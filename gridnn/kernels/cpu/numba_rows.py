@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from gridnn.kernels.cpu import compiled_rows
-from gridnn.kernels.cpu.strided import Rows
+from gridnn.kernels.cpu.strided import RowView
 from gridnn.kernels.table import Kernels, may_decline
 from gridnn.kernels.tiles import Array
 
@@ -21,26 +21,26 @@ from gridnn.kernels.tiles import Array
 
 @may_decline
 def relu(kernels: Kernels, x: Array, out: Array) -> Any:
-    view = Rows(x, out, flat=True)
+    view = RowView(x, out, flat=True)
     if not view.possible:
         return NotImplemented
-    compiled_rows.relu(*view.spans, *view.extents)
+    compiled_rows.relu(*view.arguments, *view.extents)
 
 
 @may_decline
 def relu_grad(kernels: Kernels, y: Array, dy: Array, out: Array) -> Any:
-    view = Rows(y, dy, out, flat=True)
+    view = RowView(y, dy, out, flat=True)
     if not view.possible:
         return NotImplemented
-    compiled_rows.relu_grad(*view.spans, *view.extents)
+    compiled_rows.relu_grad(*view.arguments, *view.extents)
 
 
 @may_decline
 def tanh_grad(kernels: Kernels, y: Array, dy: Array, out: Array) -> Any:
-    view = Rows(y, dy, out, flat=True)
+    view = RowView(y, dy, out, flat=True)
     if not view.possible:
         return NotImplemented
-    compiled_rows.tanh_grad(*view.spans, *view.extents)
+    compiled_rows.tanh_grad(*view.arguments, *view.extents)
 
 
 # -- norms -------------------------------------------------------------------------------------------------
@@ -48,47 +48,47 @@ def tanh_grad(kernels: Kernels, y: Array, dy: Array, out: Array) -> Any:
 
 @may_decline
 def sum_rows(kernels: Kernels, x: Array, out: Array) -> Any:
-    view = Rows(x)
+    view = RowView(x)
     if not view.possible:
         return NotImplemented
     sums = np.zeros(out.size)
-    compiled_rows.sum_rows(*view.spans, sums, *view.extents)
+    compiled_rows.sum_rows(*view.arguments, sums, *view.extents)
     out[...] = sums
 
 
 @may_decline
 def moments(kernels: Kernels, x: Array, shift: Array, out: Array, workspace: Array) -> Any:
-    view = Rows(x)
+    view = RowView(x)
     if not view.possible:
         return NotImplemented
     out[...] = 0
-    compiled_rows.moments(*view.spans, shift, out, *view.extents)
+    compiled_rows.moments(*view.arguments, shift, out, *view.extents)
 
 
 @may_decline
 def moments_grad(kernels: Kernels, x: Array, dy: Array, mean: Array, out: Array, workspace: Array) -> Any:
-    view = Rows(x, dy)
+    view = RowView(x, dy)
     if not view.possible:
         return NotImplemented
     out[...] = 0
-    compiled_rows.moments_grad(*view.spans, mean, out, *view.extents)
+    compiled_rows.moments_grad(*view.arguments, mean, out, *view.extents)
 
 
 @may_decline
 def affine(kernels: Kernels, x: Array, scale: Array, offset: Array, out: Array) -> Any:
-    view = Rows(x, out)
+    view = RowView(x, out)
     if not view.possible:
         return NotImplemented
-    source, target = view.pairs
+    source, target = view.views
     compiled_rows.affine(*source, scale, offset, *target, *view.extents)
 
 
 @may_decline
 def add_scaled(kernels: Kernels, x: Array, scale: Array, out: Array, workspace: Array) -> Any:
-    view = Rows(x, out)
+    view = RowView(x, out)
     if not view.possible:
         return NotImplemented
-    source, target = view.pairs
+    source, target = view.views
     compiled_rows.add_scaled(*source, scale, *target, *view.extents)
 
 
@@ -101,7 +101,7 @@ def sgd(
     weight_decay: float, scratch: Array,
 ) -> Any:  # fmt: skip
     arrays = (p, g) if not momentum else (p, g, m)
-    if not Rows(*arrays, flat=True).one_run:
+    if not RowView(*arrays, flat=True).one_run:
         return NotImplemented
     number = p.dtype.type
     if momentum:
@@ -115,7 +115,7 @@ def adamw(
     kernels: Kernels, p: Array, g: Array, m: Array, v: Array, step: int, lr: float, beta1: float, beta2: float,
     eps: float, weight_decay: float, scratch: Array,
 ) -> Any:  # fmt: skip
-    if not Rows(p, g, m, v, flat=True).one_run:
+    if not RowView(p, g, m, v, flat=True).one_run:
         return NotImplemented
     factors = (lr / (1 - beta1**step), 1 / math.sqrt(1 - beta2**step), beta1, 1 - beta1, beta2, 1 - beta2, eps)
     compiled_rows.adamw(p, g, m, v, *map(p.dtype.type, (*factors, 1 - lr * weight_decay)))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gridnn.kernels.cpu import compiled_windows
-from gridnn.kernels.cpu.strided import Windows
+from gridnn.kernels.cpu.strided import WindowView
 from gridnn.kernels.reference.convolution import is_pointwise
 from gridnn.kernels.table import Kernels, may_decline
 from gridnn.kernels.taps import Sizes
@@ -25,39 +25,39 @@ LONGEST_ROW = 640  # of such a tile: with longer ones it has too few rows for th
 def max_pool(
     kernels: Kernels, x: Array, kernel: Sizes, stride: Sizes, out: Array, index: Array, workspace: Array
 ) -> Any:
-    window = Windows(x, out, kernel, stride, index=index)
+    window = WindowView(x, out, kernel, stride, index=index)
     if not window.possible:
         return NotImplemented
     marks = np.arange(math.prod(kernel), dtype=index.dtype)
-    compiled_windows.max_pool(*window.frame, *window.output, *window.index, *window.extents, marks)
+    compiled_windows.max_pool(*window.padded, *window.output, *window.index, *window.extents, marks)
 
 
 @may_decline
 def max_pool_grad(
     kernels: Kernels, dy: Array, index: Array, kernel: Sizes, stride: Sizes, out: Array, workspace: Array
 ) -> Any:
-    window = Windows(out, dy, kernel, stride, index=index)
+    window = WindowView(out, dy, kernel, stride, index=index)
     if not window.possible:
         return NotImplemented
     out[...] = 0
-    compiled_windows.max_pool_grad(*window.output, *window.index, *window.frame, *window.extents)
+    compiled_windows.max_pool_grad(*window.output, *window.index, *window.padded, *window.extents)
 
 
 @may_decline
 def avg_pool(kernels: Kernels, x: Array, kernel: Sizes, stride: Sizes, out: Array) -> Any:
-    window = Windows(x, out, kernel, stride)
+    window = WindowView(x, out, kernel, stride)
     if not window.possible:
         return NotImplemented
-    compiled_windows.sum_windows(*window.frame, *window.output, *window.extents, _share(kernel, out))
+    compiled_windows.sum_windows(*window.padded, *window.output, *window.extents, _share(kernel, out))
 
 
 @may_decline
 def avg_pool_grad(kernels: Kernels, dy: Array, kernel: Sizes, stride: Sizes, out: Array, workspace: Array) -> Any:
-    window = Windows(out, dy, kernel, stride)
+    window = WindowView(out, dy, kernel, stride)
     if not window.possible:
         return NotImplemented
     out[...] = 0
-    compiled_windows.spread_windows(*window.output, *window.frame, *window.extents, _share(kernel, out))
+    compiled_windows.spread_windows(*window.output, *window.padded, *window.extents, _share(kernel, out))
 
 
 # -- convolution -------------------------------------------------------------------------------------------
@@ -71,7 +71,7 @@ def conv_grad_input(
     kernel = w.shape[:-2]
     row = math.prod(w.shape[:-1])
     simple = is_pointwise(out, w.shape, stride, dy) or row > min(LONGEST_ROW, workspace.size)
-    if simple or not Windows(out, dy, kernel, stride, dilation=dilation).possible:
+    if simple or not WindowView(out, dy, kernel, stride, dilation=dilation).possible:
         return NotImplemented
     out[...] = 0
     weights = matrix(w).T
@@ -80,7 +80,7 @@ def conv_grad_input(
         columns = carve(workspace, (math.prod(part.shape[:-1]), row))
         kernels.matmul(matrix(part), weights, columns)
         corner = out[(tile[0], *(slice(p.start * s, None) for p, s in zip(tile[1:], stride, strict=True)))]
-        window = Windows(corner, part, kernel, stride, dilation=dilation)
+        window = WindowView(corner, part, kernel, stride, dilation=dilation)
         compiled_windows.add_columns(columns.reshape(-1), *window.lines)
 
 
@@ -88,21 +88,21 @@ def conv_grad_input(
 def depthwise(
     kernels: Kernels, x: Array, w: Array, stride: Sizes, dilation: Sizes, out: Array, workspace: Array
 ) -> Any:
-    window = Windows(x, out, w.shape[:-2], stride, dilation=dilation)
+    window = WindowView(x, out, w.shape[:-2], stride, dilation=dilation)
     if not window.possible:
         return NotImplemented
-    compiled_windows.depthwise(*window.frame, _filters(w), *window.output, *window.extents)
+    compiled_windows.depthwise(*window.padded, _filters(w), *window.output, *window.extents)
 
 
 @may_decline
 def depthwise_grad_weight(
     kernels: Kernels, x: Array, dy: Array, stride: Sizes, dilation: Sizes, out: Array, workspace: Array
 ) -> Any:
-    window = Windows(x, dy, out.shape[:-2], stride, dilation=dilation)
+    window = WindowView(x, dy, out.shape[:-2], stride, dilation=dilation)
     if not window.possible:
         return NotImplemented
     sums = np.zeros(out.size)
-    compiled_windows.depthwise_grad_weight(*window.frame, *window.output, sums, *window.extents)
+    compiled_windows.depthwise_grad_weight(*window.padded, *window.output, sums, *window.extents)
     out[...] = sums.reshape(out.shape)
 
 
@@ -110,11 +110,11 @@ def depthwise_grad_weight(
 def depthwise_grad_input(
     kernels: Kernels, dy: Array, w: Array, stride: Sizes, dilation: Sizes, out: Array, workspace: Array
 ) -> Any:
-    window = Windows(out, dy, w.shape[:-2], stride, dilation=dilation)
+    window = WindowView(out, dy, w.shape[:-2], stride, dilation=dilation)
     if not window.possible:
         return NotImplemented
     out[...] = 0
-    compiled_windows.depthwise_grad_input(*window.output, _filters(w), *window.frame, *window.extents)
+    compiled_windows.depthwise_grad_input(*window.output, _filters(w), *window.padded, *window.extents)
 
 
 def _share(kernel: Sizes, like: Array) -> np.floating:

@@ -14,7 +14,7 @@ ALIGN = 64  # bytes, a cache line
 
 
 class OneDnnConvolution:
-    """One direction of a convolution on dense arrays ``x`` [n, *frame, c] and ``y`` [n, *space, k].
+    """One direction of a convolution on dense arrays ``x`` [n, *padded, c] and ``y`` [n, *space, k].
 
     Parameters
     ----------

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from gridnn.kernels.taps import Sizes, check_frame
+from gridnn.kernels.taps import Sizes, check_windows
 from gridnn.kernels.tiles import Array, Tile, carve
 
 SPARE_WORDS = 1 << 16  # of the workspace, for what a primitive needs beside its weights
@@ -30,7 +30,7 @@ class DenseTiles:
         self, x: Array, w: Array, y: Array, stride: Sizes, dilation: Sizes, workspace: Array, depthwise: bool = False
     ) -> None:
         self.geometry = (tuple(stride), tuple(dilation), depthwise)
-        check_frame(x.shape, w.shape[:-2], stride, dilation, y.shape)
+        check_windows(x.shape, w.shape[:-2], stride, dilation, y.shape)
         self._extent = [(taps - 1) * apart + 1 for taps, apart in zip(w.shape[:-2], dilation, strict=True)]
         fits = zip(x.shape[1:-1], self._extent, stride, y.shape[1:-1], strict=True)
         exact = all((size - extent) // step + 1 == count for size, extent, step, count in fits)
@@ -47,7 +47,7 @@ class DenseTiles:
             return
         for tile in halves(tuple(slice(0, size) for size in self._y.shape[:-1]), self._fits):
             self._used = 0
-            yield self._frame(tile), tile
+            yield self._window(tile), tile
 
     @property
     def rest(self) -> Array:
@@ -72,12 +72,12 @@ class DenseTiles:
         copy[...] = view
         return copy
 
-    def _frame(self, tile: Tile) -> Tile:
+    def _window(self, tile: Tile) -> Tile:
         space = zip(tile[1:], self.geometry[0], self._extent, strict=True)
         return tile[0], *(slice(part.start * step, (part.stop - 1) * step + extent) for part, step, extent in space)
 
     def _fits(self, tile: Tile) -> bool:
-        return sum(part.size + 16 for part in (self._x[self._frame(tile)], self._y[tile])) <= self._available
+        return sum(part.size + 16 for part in (self._x[self._window(tile)], self._y[tile])) <= self._available
 
     def _smallest_fits(self) -> bool:
         return self.whole or self._fits(tuple(slice(0, 1) for _ in self._y.shape[:-1]))

@@ -1,4 +1,4 @@
-"""Arrays as the flat memory that they touch, for compiled loops."""
+"""Strided views: arrays as the flat memory that they touch, for compiled loops."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gridnn.kernels.taps import Sizes, check_frame
+from gridnn.kernels.taps import Sizes, check_windows
 
 AXES = 4  # n, d, h, w
 
 
-class Span(NamedTuple):
+class StridedView(NamedTuple):
     """The memory of an array [n, *space, c] from its first element to its last, and its strides in elements.
 
     Shorter arrays have leading axes of size 1.
@@ -21,8 +21,8 @@ class Span(NamedTuple):
     at: tuple[int, ...]
 
 
-def span(array: np.ndarray) -> Span | None:
-    """``array`` as a `Span`; None if its channels are not contiguous or a stride is negative or no whole element."""
+def strided_view(array: np.ndarray) -> StridedView | None:
+    """``array`` as a `StridedView`; None if channels are not contiguous, or strides negative or no whole elements."""
     size = array.itemsize
     if array.ndim > AXES + 1 or not array.size:
         return None
@@ -36,7 +36,7 @@ def span(array: np.ndarray) -> Span | None:
         length = 1 + sum((count - 1) * step for count, step in zip(array.shape, array.strides, strict=True)) // size
         flat = np.lib.stride_tricks.as_strided(array, (length,), (size,))
     outer = tuple(step // size for step in array.strides[:-1])
-    return Span(flat, (0,) * (AXES - len(outer)) + outer)
+    return StridedView(flat, (0,) * (AXES - len(outer)) + outer)
 
 
 def counts_of(array: np.ndarray) -> tuple[int, ...]:
@@ -46,7 +46,7 @@ def counts_of(array: np.ndarray) -> tuple[int, ...]:
 
 
 def window_steps(at: tuple[int, ...], stride: tuple[int, ...]) -> tuple[int, ...]:
-    """From the strides of a frame to those of its windows' first elements."""
+    """From the strides of a padded input to those of its windows' first elements."""
     steps = (1,) * (AXES - len(stride)) + tuple(stride)
     return tuple(size * step for size, step in zip(at, steps, strict=True))
 
@@ -59,13 +59,13 @@ def tap_offsets(at: tuple[int, ...], kernel: tuple[int, ...], dilation: tuple[in
     return offsets
 
 
-class Windows:
-    """A framed array and an array with one row for every window, for compiled loops.
+class WindowView:
+    """A padded array and an array with one row for every window, for compiled loops.
 
     Parameters
     ----------
-    frame : array
-        [n, *frame, c].
+    padded : array
+        [n, *padded, c].
     output : array
         [n, *space, c], or any number of channels where it only counts the windows.
     kernel, stride, dilation : tuple of int
@@ -77,37 +77,37 @@ class Windows:
     ----------
     possible : bool
         Whether compiled loops can take the arrays.
-    frame, output, index, extents : tuple
+    padded, output, index, extents : tuple
         Their arguments: (memory, strides, taps), (memory, strides) twice, and (counts, channels).
 
     Raises
     ------
     ValueError
-        If the frame ends before the last window does.
+        If the padded input ends before the last window does.
     """
 
-    def __init__(self, frame, output, kernel: Sizes, stride: Sizes, dilation: Sizes | None = None, index=None) -> None:
+    def __init__(self, padded, output, kernel: Sizes, stride: Sizes, dilation: Sizes | None = None, index=None) -> None:
         dilation = dilation or (1,) * len(kernel)
-        check_frame(frame.shape, kernel, stride, dilation, output.shape)
-        spans = [span(array) for array in (frame, output, *([] if index is None else [index]))]
-        self.possible = None not in spans and same_floats(frame, output)
+        check_windows(padded.shape, kernel, stride, dilation, output.shape)
+        views = [strided_view(array) for array in (padded, output, *([] if index is None else [index]))]
+        self.possible = None not in views and same_floats(padded, output)
         if self.possible:
-            self._at, self._windows = spans[0].at, (kernel, dilation)
-            self.frame = (spans[0].flat, window_steps(self._at, stride), tap_offsets(self._at, kernel, dilation))
-            self.output, self.index = spans[1], spans[-1]
-            self.extents = (counts_of(output), frame.shape[-1])
+            self._at, self._windows = views[0].at, (kernel, dilation)
+            self.padded = (views[0].flat, window_steps(self._at, stride), tap_offsets(self._at, kernel, dilation))
+            self.output, self.index = views[1], views[-1]
+            self.extents = (counts_of(output), padded.shape[-1])
 
     @property
     def lines(self) -> tuple:
-        """``frame`` and ``extents`` as one, with the taps of a line as one run of channels where they touch."""
-        (kernel, dilation), (memory, steps, _), (counts, channels) = self._windows, self.frame, self.extents
+        """``padded`` and ``extents`` as one, with the taps of a line as one run of channels where they touch."""
+        (kernel, dilation), (memory, steps, _), (counts, channels) = self._windows, self.padded, self.extents
         if self._at[-1] != channels or (kernel[-1] > 1 and dilation[-1] != 1):
-            return *self.frame, *self.extents
+            return *self.padded, *self.extents
         taps = tap_offsets(self._at, (*kernel[:-1], 1), dilation)
         return memory, steps, taps, counts, kernel[-1] * channels
 
 
-class Rows:
+class RowView:
     """Arrays [..., c] of one shape, for compiled loops.
 
     Parameters
@@ -123,8 +123,8 @@ class Rows:
         Whether compiled loops can take the arrays.
     one_run : bool
         Whether all of them are flat and contiguous.
-    pairs : list of Span
-        Their memory and strides; ``spans`` has them one after the other.
+    views : list of StridedView
+        Their memory and strides.
     extents : tuple
         (counts, channels).
     """
@@ -133,14 +133,15 @@ class Rows:
         contiguous = all(array.flags.c_contiguous for array in arrays)
         if flat and contiguous:
             arrays = tuple(array.reshape(-1) for array in arrays)
-        self.pairs = [span(array) for array in arrays]
+        self.views = [strided_view(array) for array in arrays]
         self.one_run = contiguous and arrays[0].ndim == 1 and same_floats(*arrays)
-        self.possible = None not in self.pairs and same_floats(*arrays)
+        self.possible = None not in self.views and same_floats(*arrays)
         self.extents = (counts_of(arrays[0]), arrays[0].shape[-1] if arrays[0].ndim else 1)
 
     @property
-    def spans(self) -> list:
-        return [part for pair in self.pairs for part in pair]
+    def arguments(self) -> list:
+        """`views`, one after the other."""
+        return [part for view in self.views for part in view]
 
 
 def same_floats(*arrays: np.ndarray) -> bool:

@@ -17,7 +17,7 @@ from gridnn.kernels.cuda.descriptors import (
 )
 from gridnn.kernels.reference.convolution import is_pointwise
 from gridnn.kernels.table import Kernels
-from gridnn.kernels.taps import Sizes, check_frame
+from gridnn.kernels.taps import Sizes, check_windows
 from gridnn.kernels.tiles import Array, Tile, carve, evenly_spaced, matrix, tiles
 
 ALIGN = 64  # elements
@@ -36,11 +36,11 @@ def conv_grad_input(
 ) -> None:
     """By the matrix that has fewer elements to write and to read again, where both ways are possible.
 
-    Either ``dy`` times all taps, [outputs, taps * c], summed where its columns belong in the frame; or, where all
-    strides are 1, the convolution of ``dy`` with the turned kernel: for every element of the frame what its windows
-    have, [elements, taps * k], times the weights, all summed in the accuracy of the product.
+    Either ``dy`` times all taps, [outputs, taps * c], summed where its columns belong in the padded input; or, where
+    all strides are 1, the convolution of ``dy`` with the transposed kernel: for every element of the padded input
+    what its windows have, [elements, taps * k], times the weights, all summed in the accuracy of the product.
     """
-    check_frame(out.shape, w.shape[:-2], stride, dilation, dy.shape)
+    check_windows(out.shape, w.shape[:-2], stride, dilation, dy.shape)
     if is_pointwise(out, w.shape, stride, dy):
         kernels.matmul(matrix(dy), matrix(w).T, matrix(out))
         return
@@ -55,7 +55,7 @@ def conv_grad_input(
 def input_by_outputs(
     kernels: Kernels, dy: Array, w: Array, stride: Sizes, dilation: Sizes, out: Array, workspace: Array
 ) -> None:
-    """Tiles of whole images write their part of the frame; those of lines overlap in it, and add."""
+    """Tiles of whole images write their part of the padded input; those of lines overlap in it, and add."""
     kernel, weights, row = w.shape[:-2], matrix(w).T, math.prod(w.shape[:-1])
     whole = dy.size > 0 and math.prod(dy.shape[1:-1]) * row <= workspace.size
     if not whole:
@@ -79,24 +79,24 @@ def input_by_outputs(
 def input_by_elements(kernels: Kernels, dy: Array, w: Array, dilation: Sizes, out: Array, workspace: Array) -> None:
     *kernel, channels, outputs = w.shape
     row = math.prod(kernel) * outputs
-    turned = carve(workspace, (row, channels))
-    turned.reshape(*kernel, outputs, channels)[...] = w.swapaxes(-1, -2)
-    rest = workspace[-(-turned.size // ALIGN) * ALIGN :]
+    transposed = carve(workspace, (row, channels))
+    transposed.reshape(*kernel, outputs, channels)[...] = w.swapaxes(-1, -2)
+    rest = workspace[-(-transposed.size // ALIGN) * ALIGN :]
     for tile in tiles(out.shape[:-1], rest.size // max(1, row)):
         target = matrix(out[tile])
         columns = carve(rest, (len(target), row))
         _gather(kernels, dy, tile, tuple(kernel), dilation, columns)
-        kernels.matmul(columns, turned, target)
+        kernels.matmul(columns, transposed, target)
 
 
 def _gather(kernels: Kernels, dy: Array, tile: Tile, kernel: Sizes, dilation: Sizes, columns: Array) -> None:
-    """For every element of ``tile`` of the frame, the rows of ``dy`` of the windows that contain it."""
+    """For every element of ``tile`` of the padded input, the rows of ``dy`` of the windows that contain it."""
     width = word(dy, kernels.cuda.address(dy), kernels.cuda.address(columns), dy.shape[-1] * dy.itemsize)
     row = dy.shape[-1] * dy.itemsize // (width or dy.itemsize)
     descriptor = struct(
         WINDOWS,
         outputs=five_axes((*dy.shape[:-1], row), 1),
-        frame=five_axes((*(part.stop - part.start for part in tile), row), 1),
+        padded=five_axes((*(part.stop - part.start for part in tile), row), 1),
         first=five_axes((*(part.start for part in tile), 0), 0),
         kernel=three_axes(kernel),
         dilation=three_axes(dilation),
@@ -136,5 +136,5 @@ def _copy(kernels: Kernels, kernel: str, source: Array, columns: Array, descript
 
 
 def _corner(tile: Tile, stride: Sizes) -> Tile:
-    """The frame from the first window of ``tile`` on."""
+    """The padded input from the first window of ``tile`` on."""
     return (tile[0], *(slice(part.start * step, None) for part, step in zip(tile[1:], stride, strict=True)))

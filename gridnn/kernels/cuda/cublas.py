@@ -111,11 +111,11 @@ class Cublas:
         if _rows(out) is None:
             a, b, out, m, n = b.T, a.T, out.T, n, m
         # cuBLAS counts down the columns: what lies in memory row after row is to it the transpose.
-        (lead, turned), (second, also) = _laid_out(b), _laid_out(a)
+        (lead, transposed), (second, also) = _laid_out(b), _laid_out(a)
         factors, kind = self._factors[a.dtype.name], TYPES[a.dtype.name]
         self._call(
             "cublasGemmEx_64",
-            self._handle.value, turned, also, n, m, k,
+            self._handle.value, transposed, also, n, m, k,
             factors.one, b.data.ptr, TYPES[b.dtype.name], lead, a.data.ptr, kind, second,
             factors.one if accumulate else factors.zero, out.data.ptr, TYPES[out.dtype.name], _required(out),
             factors.compute, DEFAULT_ALGORITHM,

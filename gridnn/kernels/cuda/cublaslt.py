@@ -96,7 +96,7 @@ class Epilogues:
     A product is planned when its shapes are first met, outside of any capture of the stream, and run by that plan then.
     Not for cuBLASLt, and left to cuBLAS and a pass over its result: float64; matrices with an extent of 1; results that
     begin at no multiple of 256 bytes, as gradients of weights may in the flat array of all of them; activations other
-    than ReLU. What cuBLASLt itself refuses is told in a warning.
+    than ReLU. What cuBLASLt itself refuses is said in a warning.
 
     A bias of another type than the result's (float32 where activations have 16 bits) is rounded to it.
 

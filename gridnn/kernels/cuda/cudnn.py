@@ -178,7 +178,7 @@ def make_cudnn(conv: str, cupy: Any, stream: int, tf32: bool) -> Cudnn | None:
 
 
 def operand(array: Array, space: Sizes) -> Operand | None:
-    """The first ``space`` elements of the axes of ``array`` [n, *axes, c]; None if cuDNN cannot be told where they lie.
+    """The first ``space`` elements of the axes of ``array`` [n, *axes, c]; None if cuDNN cannot describe them.
 
     One axis is described as two, the first of them of size 1. The axes must lie one inside the other, in this order,
     and channels must be next to each other.

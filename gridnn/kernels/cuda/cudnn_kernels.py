@@ -17,7 +17,7 @@ from typing import Any
 from gridnn.kernels.cuda.cudnn import ALIGNMENT, TYPES, Cudnn, Operand, Plan, Problem, operand, pair
 from gridnn.kernels.reference.convolution import is_pointwise
 from gridnn.kernels.table import Kernels, may_decline
-from gridnn.kernels.taps import Sizes, check_frame
+from gridnn.kernels.taps import Sizes, check_windows
 from gridnn.kernels.tiles import Array
 
 MEMORY_ALIGNMENT = 256  # bytes, as of memory that CUDA allocates
@@ -53,12 +53,12 @@ class CudnnContext:
 
     Attributes
     ----------
-    cudnn : Cudnn
-        The library on its stream.
+    library : Cudnn
+        cuDNN on its stream.
     """
 
-    def __init__(self, cudnn: Cudnn) -> None:
-        self.cudnn = cudnn
+    def __init__(self, library: Cudnn) -> None:
+        self.library = library
         self._planned: dict[tuple, PlannedConvolution | None] = {}
         self._large: Array | None = None
 
@@ -80,12 +80,12 @@ class CudnnContext:
         if x.shape[-1] == w.shape[-2] and is_pointwise(x, w.shape, stride, y):
             return None
         space = covered(x.shape[1:-1], w.shape[:-2], stride, dilation, y.shape[1:-1])
-        frame, result = operand(x, space), operand(y, y.shape[1:-1])
-        if frame is None or result is None:
+        padded, result = operand(x, space), operand(y, y.shape[1:-1])
+        if padded is None or result is None:
             return None
         weights = transposed_weights(w.shape)
-        problem = Problem(direction, x.dtype.name, frame, weights, result, pair(stride), pair(dilation))
-        plan = self.cudnn.plan(problem)
+        problem = Problem(direction, x.dtype.name, padded, weights, result, pair(stride), pair(dilation))
+        plan = self.library.plan(problem)
         size = -(-math.prod(w.shape) * x.itemsize // MEMORY_ALIGNMENT) * MEMORY_ALIGNMENT
         return None if plan is None else PlannedConvolution(plan, size, space != x.shape[1:-1])
 
@@ -150,7 +150,7 @@ def _compute(
     kernels: Kernels, direction: str, x: Array, w: Array, y: Array, stride: Sizes, dilation: Sizes, workspace: Array
 ) -> Any:
     """Compute ``direction`` from the other two, if cuDNN has a plan for it."""
-    check_frame(x.shape, w.shape[:-2], stride, dilation, y.shape)
+    check_windows(x.shape, w.shape[:-2], stride, dilation, y.shape)
     address = kernels.cuda.address
     if any(address(array) % ALIGNMENT for array in (x, y)):
         return NotImplemented
@@ -161,20 +161,21 @@ def _compute(
     start = -address(memory) % MEMORY_ALIGNMENT
     *kernel, channels, outputs = w.shape
     bytes_of_weights = memory[start : start + w.size * x.itemsize]
-    turned = bytes_of_weights.view(x.dtype).reshape(outputs, *kernel, channels)
+    transposed = bytes_of_weights.view(x.dtype).reshape(outputs, *kernel, channels)
     if direction != "weight":
-        kernels.convert(kernels.xp.moveaxis(w, -1, 0), turned)
+        kernels.convert(kernels.xp.moveaxis(w, -1, 0), transposed)
     if direction == "input" and planned.beyond:
         x[...] = 0
-    kernels.cudnn.cudnn.run(planned.plan, address(x), address(turned), address(y), address(turned) + planned.weights)
+    weights = address(transposed)
+    kernels.cudnn.library.run(planned.plan, address(x), weights, address(y), weights + planned.weights)
     if direction == "weight":
-        kernels.convert(kernels.xp.moveaxis(turned, 0, -1), w)
+        kernels.convert(kernels.xp.moveaxis(transposed, 0, -1), w)
 
 
-def covered(frame: Sizes, kernel: Sizes, stride: Sizes, dilation: Sizes, output: Sizes) -> Sizes:
+def covered(padded: Sizes, kernel: Sizes, stride: Sizes, dilation: Sizes, output: Sizes) -> Sizes:
     """The extents of ``x`` that cuDNN is given: all of it, if no further window fits, else up to the last window."""
     extents = []
-    for size, taps, step, apart, count in zip(frame, kernel, stride, dilation, output, strict=True):
+    for size, taps, step, apart, count in zip(padded, kernel, stride, dilation, output, strict=True):
         window = (taps - 1) * apart + 1
         extents.append(size if (size - window) // step + 1 == count else (count - 1) * step + window)
     return tuple(extents)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gridnn.kernels.reference.copying import Box
-from gridnn.kernels.taps import Sizes, check_frame
+from gridnn.kernels.taps import Sizes, check_windows
 from gridnn.kernels.tiles import Array
 
 AXES = 5  # n, d, h, w, c
@@ -24,7 +24,7 @@ WORDS = {
 }
 
 WINDOWS = np.dtype(
-    [(name, np.int64, AXES) for name in ("outputs", "frame")]
+    [(name, np.int64, AXES) for name in ("outputs", "padded")]
     + [(name, np.int64, 3) for name in ("kernel", "stride", "dilation")]
     + [(name, np.int64, AXES) for name in ("x", "y", "index")]
     + [("w", np.int64, 4), ("first", np.int64, AXES)]
@@ -80,25 +80,25 @@ def three_axes(numbers: Sequence[int]) -> Sizes:
 
 
 def window_descriptor(
-    frame: Array, output: Array, kernel: Sizes, stride: Sizes, dilation: Sizes | None = None, **fields: Any
+    padded: Array, output: Array, kernel: Sizes, stride: Sizes, dilation: Sizes | None = None, **fields: Any
 ) -> np.ndarray:
-    """The windows of ``frame`` [n, *frame, c], one for every row of ``output`` [n, *space, c].
+    """The windows of ``padded`` [n, *padded, c], one for every row of ``output`` [n, *space, c].
 
     Raises
     ------
     ValueError
-        If the frame ends before the last window does.
+        If the padded input ends before the last window does.
     """
     dilation = dilation or (1,) * len(kernel)
-    check_frame(frame.shape, kernel, stride, dilation, output.shape)
+    check_windows(padded.shape, kernel, stride, dilation, output.shape)
     return struct(
         WINDOWS,
-        outputs=five_axes((*output.shape[:-1], frame.shape[-1]), 1),
-        frame=five_axes(frame.shape, 1),
+        outputs=five_axes((*output.shape[:-1], padded.shape[-1]), 1),
+        padded=five_axes(padded.shape, 1),
         kernel=three_axes(kernel),
         stride=three_axes(stride),
         dilation=three_axes(dilation),
-        x=five_axes(steps_of(frame), 0),
+        x=five_axes(steps_of(padded), 0),
         y=five_axes(steps_of(output), 0),
         **fields,
     )

@@ -12,7 +12,7 @@ from gridnn.kernels.cuda.sums import RowSums
 from gridnn.kernels.table import Kernels, Part, implementations, make_kernels
 from gridnn.kernels.tiles import Array
 
-MODULES = ("cuda.convolution", "cuda.windows", "cuda.copies", "cuda.rows", "cuda.draws")  # of the table
+MODULES = ("cuda.convolution", "cuda.windows", "cuda.copies", "cuda.rows", "cuda.stochastic")  # of the table
 WEIGHT_ROWS = 512  # one large product keeps all of a GPU busy, many small ones do not
 
 

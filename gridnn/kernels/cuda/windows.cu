@@ -1,16 +1,16 @@
 // Kernels over windows: pooling, depthwise convolution, and the matrices of a convolution.
 //
-// A framed array x [n, d, h, w, c] holds windows; y has one row of channels for every window. Strides are in elements;
+// A padded array x [n, d, h, w, c] holds windows; y has one row of channels for every window. Strides are in elements;
 // shorter arrays have leading axes of size 1. Where windows overlap, the adjoints gather: a thread owns an element of
-// the frame and goes through the windows that contain it, in ascending order of their taps, as the reference adds them.
+// the padded input and goes through the windows that contain it, in ascending order of their taps, as the reference adds them.
 
 struct Windows {
     long long outputs[5];  // of y: n, d, h, w, c
-    long long frame[5];    // the part of x that a gathering kernel writes: n, d, h, w, c
+    long long padded[5];    // the part of x that a gathering kernel writes: n, d, h, w, c
     long long kernel[3], stride[3], dilation[3];
     long long x[5], y[5], index[5];
     long long w[4];        // the filters of a depthwise convolution: d, h, w, c
-    long long first[5];    // where a tile of the frame begins
+    long long first[5];    // where a tile of the padded input begins
 };
 
 struct Place {
@@ -115,7 +115,7 @@ KERNEL max_pool(const T* x, T* y, I* index, Windows v, long long size) {
 template <typename T, typename I>
 KERNEL max_pool_grad(const T* dy, const I* index, T* dx, Windows v, long long size) {
     EACH(i, size) {
-        Place element = place_of(i, v.frame);
+        Place element = place_of(i, v.padded);
         long long n = element.at[0], c = element.at[4];
         const T* gradient = dy + n * v.y[0] + c * v.y[4];
         const I* winner = index + n * v.index[0] + c * v.index[4];
@@ -146,7 +146,7 @@ template <typename T> KERNEL sum_windows(const T* x, T* y, double divisor, Windo
 // The adjoint of sum_windows.
 template <typename T> KERNEL spread_windows(const T* dy, T* dx, double divisor, Windows v, long long size) {
     EACH(i, size) {
-        Place element = place_of(i, v.frame);
+        Place element = place_of(i, v.padded);
         const T* gradient = dy + element.at[0] * v.y[0] + element.at[4] * v.y[4];
         typename Wide<T>::type total = 0;
         each_window(element, v, [&](long long d, long long h, long long w, long long, long long, long long) {
@@ -175,7 +175,7 @@ template <typename T> KERNEL depthwise(const T* x, const T* filters, T* y, Windo
 template <typename T>
 KERNEL depthwise_grad_input(const T* dy, const T* filters, T* dx, Windows v, long long size) {
     EACH(i, size) {
-        Place element = place_of(i, v.frame);
+        Place element = place_of(i, v.padded);
         const T* gradient = dy + element.at[0] * v.y[0] + element.at[4] * v.y[4];
         const T* filter = filters + element.at[4] * v.w[3];
         typename Wide<T>::type total = 0;
@@ -243,18 +243,18 @@ template <typename W> KERNEL columns_of_windows(const W* x, W* columns, Windows 
     }
 }
 
-// For the elements of a tile of the frame [n, d, h, w], the row of y of the window whose tap they are, or zeros:
+// For the elements of a tile of the padded input [n, d, h, w], the row of y of the window whose tap they are, or zeros:
 // [elements, taps * c]. All strides are 1, so that there is one window a tap.
 template <typename W> KERNEL columns_of_elements(const W* y, W* columns, Windows v, long long size) {
     EACH(i, size) {
-        long long rest = i, c = last_of(rest, v.frame[4]), tap[3], place = c * v.y[4];
+        long long rest = i, c = last_of(rest, v.padded[4]), tap[3], place = c * v.y[4];
         bool inside = true;
 #pragma unroll
         for (int axis = 2; axis >= 0; axis--)
             tap[axis] = last_of(rest, v.kernel[axis]);
 #pragma unroll
         for (int axis = 2; axis >= 0; axis--) {
-            long long element = v.first[axis + 1] + last_of(rest, v.frame[axis + 1]);
+            long long element = v.first[axis + 1] + last_of(rest, v.padded[axis + 1]);
             long long output = element - tap[axis] * v.dilation[axis];
             inside = inside && output >= 0 && output < v.outputs[axis + 1];
             place += output * v.y[axis + 1];
@@ -267,7 +267,7 @@ template <typename W> KERNEL columns_of_elements(const W* y, W* columns, Windows
 template <typename T>
 KERNEL add_columns(const T* columns, T* x, long long add, Windows v, long long size) {
     EACH(i, size) {
-        Place element = place_of(i, v.frame);
+        Place element = place_of(i, v.padded);
         T* target = x + offset_of(element, v.x);
         typename Wide<T>::type total = 0;
         if (add)

@@ -1,6 +1,6 @@
 """Products of matrices, and convolution over 1 to 3 space axes by them, in tiles that the workspace holds.
 
-Shapes: ``x`` [n, *frame, c], with its padding, so that the first window starts at index 0; ``w`` [*kernel, c, k];
+Shapes: ``x`` [n, *padded, c], with its padding, so that the first window starts at index 0; ``w`` [*kernel, c, k];
 ``out`` and ``dy`` [n, *space, k]. What ``x`` has beyond the last window is ignored. All may be parts of larger arrays,
 ``w`` of its channels. ``stride`` and ``dilation`` have one entry per space axis. ``workspace`` must hold
 prod(kernel) * c + k elements at the least.
@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterator
 
 from gridnn.kernels.table import Kernels
-from gridnn.kernels.taps import Sizes, check_frame, tap_view, taps_of
+from gridnn.kernels.taps import Sizes, check_windows, tap_view, taps_of
 from gridnn.kernels.tiles import Array, Tile, carve, chunks, evenly_spaced, matrix, output_matrix, tiles
 
 
@@ -25,7 +25,7 @@ def matmul(kernels: Kernels, a: Array, b: Array, out: Array) -> None:
 def conv(kernels: Kernels, x: Array, w: Array, stride: Sizes, dilation: Sizes, out: Array, workspace: Array) -> None:
     """Write the convolution of ``x`` with ``w`` to ``out``: the im2col matrix of one tile at a time."""
     kernel = w.shape[:-2]
-    check_frame(x.shape, kernel, stride, dilation, out.shape)
+    check_windows(x.shape, kernel, stride, dilation, out.shape)
     weights = matrix(w)
     if is_pointwise(x, w.shape, stride, out):
         kernels.matmul(matrix(x), weights, matrix(out))
@@ -46,7 +46,7 @@ def conv_grad_weight(
     kernels: Kernels, x: Array, dy: Array, stride: Sizes, dilation: Sizes, out: Array, workspace: Array
 ) -> None:
     """Write the gradient of the weights to ``out`` [*kernel, c, k]."""
-    check_frame(x.shape, out.shape[:-2], stride, dilation, dy.shape)
+    check_windows(x.shape, out.shape[:-2], stride, dilation, dy.shape)
     if is_pointwise(x, out.shape, stride, dy):
         kernels.matmul(matrix(x).T, matrix(dy), output_matrix(out))
         return
@@ -63,9 +63,9 @@ def conv_grad_weight(
 def conv_grad_input(
     kernels: Kernels, dy: Array, w: Array, stride: Sizes, dilation: Sizes, out: Array, workspace: Array
 ) -> None:
-    """Write the gradient of the framed input to ``out`` [n, *frame, c]: one GEMM a tap, added where it belongs."""
+    """Write the gradient of the padded input to ``out`` [n, *padded, c]: one GEMM a tap, added where it belongs."""
     *kernel, channels, _ = w.shape
-    check_frame(out.shape, kernel, stride, dilation, dy.shape)
+    check_windows(out.shape, kernel, stride, dilation, dy.shape)
     if is_pointwise(out, w.shape, stride, dy):
         kernels.matmul(matrix(dy), matrix(w).T, matrix(out))
         return
@@ -104,10 +104,10 @@ def add_product(kernels: Kernels, a: Array, b: Array, out: Array, workspace: Arr
         columns += share
 
 
-def is_pointwise(frame: Array, weights: tuple[int, ...], stride: Sizes, output: Array) -> bool:
+def is_pointwise(padded: Array, weights: tuple[int, ...], stride: Sizes, output: Array) -> bool:
     """Whether a convolution is one GEMM on the whole arrays, as they are."""
-    one_tap = math.prod(weights[:-2]) == 1 and set(stride) == {1} and frame.shape[:-1] == output.shape[:-1]
-    return one_tap and evenly_spaced(frame) and evenly_spaced(output)
+    one_tap = math.prod(weights[:-2]) == 1 and set(stride) == {1} and padded.shape[:-1] == output.shape[:-1]
+    return one_tap and evenly_spaced(padded) and evenly_spaced(output)
 
 
 def tap_blocks(

@@ -1,13 +1,13 @@
 """Depthwise convolution, one filter a channel: one pass over strided views for each tap.
 
-Shapes: ``x`` [n, *frame, c], with its padding, the first window at index 0; ``w`` [*kernel, 1, c]; ``out`` and ``dy``
+Shapes: ``x`` [n, *padded, c], with its padding, the first window at index 0; ``w`` [*kernel, 1, c]; ``out`` and ``dy``
 [n, *space, c]. What ``x`` has beyond the last window is ignored. One, two or three space axes.
 """
 
 from __future__ import annotations
 
 from gridnn.kernels.table import Kernels
-from gridnn.kernels.taps import TILE_WORDS, Sizes, check_frame, tap_view, taps_of
+from gridnn.kernels.taps import TILE_WORDS, Sizes, check_windows, tap_view, taps_of
 from gridnn.kernels.tiles import Array, carve, matrix, tiles
 
 
@@ -15,7 +15,7 @@ def depthwise(
     kernels: Kernels, x: Array, w: Array, stride: Sizes, dilation: Sizes, out: Array, workspace: Array
 ) -> None:
     """Write the convolution of every channel of ``x`` with its filter to ``out``."""
-    check_frame(x.shape, w.shape[:-2], stride, dilation, out.shape)
+    check_windows(x.shape, w.shape[:-2], stride, dilation, out.shape)
     for tile in depthwise_tiles(out.shape, workspace):
         total = out[tile]
         share = carve(workspace, total.shape)
@@ -28,7 +28,7 @@ def depthwise_grad_weight(
     kernels: Kernels, x: Array, dy: Array, stride: Sizes, dilation: Sizes, out: Array, workspace: Array
 ) -> None:
     """Write the gradient of the filters to ``out`` [*kernel, 1, c]."""
-    check_frame(x.shape, out.shape[:-2], stride, dilation, dy.shape)
+    check_windows(x.shape, out.shape[:-2], stride, dilation, dy.shape)
     out[...] = 0
     for tile in depthwise_tiles(dy.shape, workspace):
         gradient = dy[tile]
@@ -42,8 +42,8 @@ def depthwise_grad_weight(
 def depthwise_grad_input(
     kernels: Kernels, dy: Array, w: Array, stride: Sizes, dilation: Sizes, out: Array, workspace: Array
 ) -> None:
-    """Write the gradient of the framed input to ``out`` [n, *frame, c]."""
-    check_frame(out.shape, w.shape[:-2], stride, dilation, dy.shape)
+    """Write the gradient of the padded input to ``out`` [n, *padded, c]."""
+    check_windows(out.shape, w.shape[:-2], stride, dilation, dy.shape)
     out[...] = 0
     for tile in depthwise_tiles(dy.shape, workspace):
         gradient = dy[tile]

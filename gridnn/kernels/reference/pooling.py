@@ -1,6 +1,6 @@
 """Maximum and average over sliding windows: one pass over strided views for each tap.
 
-Shapes: ``x`` [n, *frame, c], with its padding, the first window at index 0; ``out`` and ``dy`` [n, *space, c];
+Shapes: ``x`` [n, *padded, c], with its padding, the first window at index 0; ``out`` and ``dy`` [n, *space, c];
 ``index`` like ``out``, of an unsigned integer type that holds prod(kernel) - 1. One, two or three space axes; windows
 may overlap.
 """
@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator
 
 from gridnn.kernels.table import Kernels
-from gridnn.kernels.taps import TILE_WORDS, Sizes, check_frame, tap_view, taps_of
+from gridnn.kernels.taps import TILE_WORDS, Sizes, check_windows, tap_view, taps_of
 from gridnn.kernels.tiles import Array, Tile, carve, tiles
 
 
@@ -23,7 +23,7 @@ def max_pool(
     A NaN in a window makes its maximum NaN.
     """
     xp = kernels.xp
-    for tile, taps in walk(x.shape, kernel, stride, out.shape):
+    for tile, taps in tap_tiles(x.shape, kernel, stride, out.shape):
         best, winner = out[tile], index[tile]
         later = carve(workspace.view(index.dtype), winner.shape)
         for tap, view in taps:
@@ -41,9 +41,9 @@ def max_pool(
 def max_pool_grad(
     kernels: Kernels, dy: Array, index: Array, kernel: Sizes, stride: Sizes, out: Array, workspace: Array
 ) -> None:
-    """Write the gradient of the frame to ``out``: every ``dy`` goes to the tap that ``index`` names."""
+    """Write the gradient of the padded input to ``out``: every ``dy`` goes to the tap that ``index`` names."""
     out[...] = 0
-    for tile, taps in walk(out.shape, kernel, stride, dy.shape):
+    for tile, taps in tap_tiles(out.shape, kernel, stride, dy.shape):
         gradient, winner = dy[tile], index[tile]
         share = carve(workspace, gradient.shape)
         for tap, view in taps:
@@ -55,7 +55,7 @@ def max_pool_grad(
 
 def avg_pool(kernels: Kernels, x: Array, kernel: Sizes, stride: Sizes, out: Array) -> None:
     """Write the mean of every window, its padding included, to ``out``."""
-    for tile, taps in walk(x.shape, kernel, stride, out.shape):
+    for tile, taps in tap_tiles(x.shape, kernel, stride, out.shape):
         total = out[tile]
         total[...] = 0
         for _, view in taps:
@@ -64,9 +64,9 @@ def avg_pool(kernels: Kernels, x: Array, kernel: Sizes, stride: Sizes, out: Arra
 
 
 def avg_pool_grad(kernels: Kernels, dy: Array, kernel: Sizes, stride: Sizes, out: Array, workspace: Array) -> None:
-    """Write the gradient of the frame to ``out``."""
+    """Write the gradient of the padded input to ``out``."""
     out[...] = 0
-    for tile, taps in walk(out.shape, kernel, stride, dy.shape):
+    for tile, taps in tap_tiles(out.shape, kernel, stride, dy.shape):
         share = carve(workspace, dy[tile].shape)
         kernels.xp.divide(dy[tile], math.prod(kernel), out=share)
         for _, view in taps:
@@ -86,9 +86,9 @@ def mean_space_grad(kernels: Kernels, dy: Array, count: int, out: Array) -> None
     out[...] = share.reshape(out.shape[0], *(1 for _ in out.shape[1:-1]), out.shape[-1])
 
 
-def walk(frame, kernel: Sizes, stride: Sizes, output) -> Iterator[tuple[Tile, list[tuple[int, Tile]]]]:
-    """The output in tiles, each with its taps (number, where the frame meets it) in ascending order."""
+def tap_tiles(padded, kernel: Sizes, stride: Sizes, output) -> Iterator[tuple[Tile, list[tuple[int, Tile]]]]:
+    """The output in tiles, each with its taps (number, where the padded input meets it) in ascending order."""
     dense = (1,) * len(kernel)
-    check_frame(frame, kernel, stride, dense, output)
+    check_windows(padded, kernel, stride, dense, output)
     for tile in tiles(output[:-1], TILE_WORDS // max(1, output[-1])):
         yield tile, [(number, tap_view(tile, tap, stride, dense)) for number, tap in enumerate(taps_of(kernel))]

@@ -1,4 +1,4 @@
-"""The digest of a tensor: the same however it is divided, another one after any change."""
+"""The checksum of a tensor: the same however it is divided, another one after any change."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from strict import StrictBackend
 
 from gridnn.kernels import get_backend
-from gridnn.kernels.checksum import digest
+from gridnn.kernels.checksum import checksum
 
 SHAPE = (7, 5, 9)
 WHOLE = tuple((0, size) for size in SHAPE)
@@ -21,7 +21,7 @@ def tensor(dtype: str) -> np.ndarray:
 
 
 def of(array: np.ndarray, box=WHOLE) -> int:
-    return digest(BACKEND, array[tuple(slice(*interval) for interval in box)], box, SHAPE)
+    return checksum(BACKEND, array[tuple(slice(*interval) for interval in box)], box, SHAPE)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
@@ -58,15 +58,15 @@ def test_a_tensor_larger_than_what_is_done_at_once():
     array = np.arange(300_000, dtype=np.float32)
     whole, shape = ((0, 300_000),), (300_000,)
     parts = [((0, 100_001),), ((100_001, 300_000),)]
-    shares = [digest(BACKEND, array[slice(*box[0])], box, shape) for box in parts]
-    assert sum(shares) % 2**64 == digest(BACKEND, array, whole, shape)
+    shares = [checksum(BACKEND, array[slice(*box[0])], box, shape) for box in parts]
+    assert sum(shares) % 2**64 == checksum(BACKEND, array, whole, shape)
 
 
 def test_a_number_and_an_empty_part():
-    assert digest(BACKEND, np.array(1.5), (), ()) != digest(BACKEND, np.array(2.5), (), ()) != 0
+    assert checksum(BACKEND, np.array(1.5), (), ()) != checksum(BACKEND, np.array(2.5), (), ()) != 0
     assert of(tensor("float32"), ((2, 2), (0, 5), (0, 9))) == 0
 
 
 def test_it_is_computed_on_the_device():
     strict = StrictBackend()
-    assert digest(strict, strict.asarray(tensor("float64")), WHOLE, SHAPE) == of(tensor("float64"))
+    assert checksum(strict, strict.asarray(tensor("float64")), WHOLE, SHAPE) == of(tensor("float64"))
