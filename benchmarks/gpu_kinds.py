@@ -7,27 +7,24 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-# The kind of a kernel is that of the class that describes it, with these exceptions.
+from gridnn.kernels.table import TABLE
+
+# The kind of an operation is that of the module of its reference, with these exceptions.
 KINDS = {
-    "Linear": "gemm", "Convolution": "conv", "Depthwise": "conv", "Pooling": "pooling", "Resampling": "elementwise",
-    "Copying": "copies", "Elementwise": "elementwise", "Updates": "update", "Draws": "random",
+    "linear": "gemm", "convolution": "conv", "depthwise": "conv", "pooling": "pooling", "resampling": "elementwise",
+    "copying": "copies", "elementwise": "elementwise", "updates": "update", "stochastic": "random",
 }  # fmt: skip
 EXCEPTIONS = {
     "matmul": "gemm", "add_product": "gemm", "convert": "copies", "unscale": "update", "moments": "norm",
     "moments_grad": "norm", "affine": "norm", "add_scaled": "norm", "finish": "elementwise",
-    "activation_grad": "elementwise", "erf": "elementwise",
+    "activation_grad": "elementwise",
 }  # fmt: skip
 
 
-def kinds_of(kernels: Any) -> dict[str, str]:
-    """The kind of every kernel, by its name."""
-    found = {}
-    for described in type(kernels).__mro__:
-        kind = KINDS.get(described.__name__)
-        for name, member in vars(described).items() if kind else ():
-            if callable(member) and not name.startswith("_"):
-                found[name] = EXCEPTIONS.get(name, kind)
-    return found
+def kinds() -> dict[str, str]:
+    """The kind of every operation, by its name."""
+    references = {name: modules[-1].removeprefix("reference.") for name, modules in TABLE.items()}
+    return {name: EXCEPTIONS.get(name, KINDS[module]) for name, module in references.items()}
 
 
 def by_kind(backend: Any, run: Callable[[], float], steps: int) -> dict[str, float]:
@@ -55,7 +52,7 @@ def by_kind(backend: Any, run: Callable[[], float], steps: int) -> dict[str, flo
 
         return wrapper
 
-    names = kinds_of(kernels)
+    names = kinds()
     for name, kind in names.items():
         setattr(kernels, name, timed(name, kind))
     try:

@@ -65,7 +65,7 @@ def measure(kernels: str, rounds: int) -> dict[str, Any]:
     """All cases, one after the other; within a case PyTorch and gridnn take turns."""
     import torch
 
-    from gridnn.arrays import get_backend
+    from gridnn.kernels import get_backend
 
     torch.set_num_threads(1)
     backend = get_backend("numpy", kernels)

@@ -22,8 +22,8 @@ def measure(path: str) -> None:
     from domain_cases import cases, run
     from mpi4py import MPI
 
-    from gridnn.arrays import get_backend
     from gridnn.comm.grid import Grid
+    from gridnn.kernels import get_backend
     from gridnn.layout.gridshape import GridShape
 
     comm = MPI.COMM_WORLD

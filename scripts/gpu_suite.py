@@ -49,7 +49,7 @@ def main() -> int:
 
 def wheel() -> int:
     """Print the major version of CUDA whose wheels this node's driver runs."""
-    from gridnn.arrays.cupy_setup import OLDEST, driver_version, require_driver
+    from gridnn.kernels.cuda.setup import OLDEST, driver_version, require_driver
 
     version = driver_version()
     require_driver(version)
@@ -82,8 +82,8 @@ def look(backend: str) -> tuple[int, str]:
     """The number of GPUs, and the MPI library's name; refused where a run would be."""
     import mpi4py
 
-    from gridnn.arrays import get_backend
     from gridnn.comm.launcher import short_version
+    from gridnn.kernels import get_backend
 
     if backend == "standin":
         sys.path.insert(0, str(STANDIN))

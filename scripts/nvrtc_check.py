@@ -60,10 +60,10 @@ class Program:
 
 
 def main() -> None:
-    """Compile all sources of arrays/cuda."""
+    """Compile all sources of kernels/cuda."""
     from instances import instances
 
-    from gridnn.arrays.cuda_module import SOURCES, source
+    from gridnn.kernels.cuda.module import SOURCES, source
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("library", help="libnvrtc.so.12 or .13")

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from gridnn.arrays import Backend, get_backend
+from gridnn.kernels import Backend, get_backend
 
 STANDIN = Path(__file__).with_name("standin")
 # So that the processes which tests start use them, too.

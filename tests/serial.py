@@ -7,7 +7,7 @@ import math
 import numpy as np
 from backends import make_backend
 
-from gridnn.arrays import Backend
+from gridnn.kernels import Backend
 from gridnn.layers.base import UNFUSED, Layer, Loss, Shapes
 from gridnn.layers.computation import LayerPart, Reduction, gradient, inputs
 from gridnn.layout.split import Split

@@ -11,8 +11,8 @@ from types import ModuleType
 
 import numpy as np
 
-from gridnn.arrays.backend import Backend, require_contiguous, require_shape
-from gridnn.arrays.kernels import ReferenceKernels
+from gridnn.kernels.backend import Backend, require_contiguous, require_shape
+from gridnn.kernels.cpu.choice import choose_kernels
 
 
 def _bare(value):
@@ -142,7 +142,7 @@ class StrictBackend(Backend):
     def __init__(self):
         super().__init__()
         self.xp = StrictNamespace(np)
-        self.kernels = ReferenceKernels(self.xp)
+        self.kernels = choose_kernels("reference", self.xp)
 
     def asarray(self, host):
         return StrictArray(np.array(host))

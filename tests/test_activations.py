@@ -10,10 +10,10 @@ from passes import Passes
 from test_divided_layers import Divided
 
 from gridnn import layers as L
-from gridnn.arrays import get_backend
 from gridnn.comm.grid import Grid
 from gridnn.comm.requests import Messages
 from gridnn.cost.count import predict
+from gridnn.kernels import get_backend
 from gridnn.layers.conv import Conv
 from gridnn.layout.gridshape import GridShape
 from gridnn.network import Network

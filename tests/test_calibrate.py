@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from launch import gridnn
 
-from gridnn.arrays import get_backend
 from gridnn.calibrate.calibrate import Place, compute_of, doubted, fitted, levels_of
 from gridnn.calibrate.fit import BREAKS, Point, fit_ranges, fit_rates, residuals
 from gridnn.calibrate.links import measure_links
@@ -21,6 +20,7 @@ from gridnn.comm.grid import Grid
 from gridnn.cost.machine import MOVEMENTS, Compute, Level, Machine, Range
 from gridnn.cost.machines import load_machine
 from gridnn.errors import UserError
+from gridnn.kernels import get_backend
 from gridnn.layout.counts import rounds
 from gridnn.layout.gridshape import GridShape
 

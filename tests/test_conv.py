@@ -111,7 +111,7 @@ def test_convolution_float32():
     "options", [{"kernel": 3, "padding": 1}, {"kernel": (2, 3), "stride": 2, "dilation": 2}, {"kernel": 1}]
 )
 def test_convolution_in_small_tiles(monkeypatch, words, options):
-    monkeypatch.setattr("gridnn.arrays.backend.WORKSPACE_BYTES", words * 8)
+    monkeypatch.setattr("gridnn.kernels.backend.WORKSPACE_BYTES", words * 8)
     check_convolution(L.Conv2d(4, **options), (3, 9, 11, 3))
 
 

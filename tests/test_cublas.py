@@ -8,7 +8,7 @@ TOLERANCES = {"float64": 1e-13, "float32": 1e-6, "float16": 2e-3, "bfloat16": 2e
 
 @pytest.fixture
 def cublas(cupy):
-    from gridnn.arrays.cublas import Cublas
+    from gridnn.kernels.cuda.cublas import Cublas
 
     return Cublas(cupy, cupy.cuda.get_current_stream().ptr)
 
@@ -98,7 +98,7 @@ def test_rows_with_gaps_are_refused(cupy, cublas):
 
 
 def test_a_failed_call_is_named(cupy, cublas, monkeypatch):
-    from gridnn.arrays.cublas import CublasError
+    from gridnn.kernels.cuda.cublas import CublasError
 
     monkeypatch.setattr(cublas._library, "cublasGemmEx_64", lambda *_: 13, raising=False)
     one = cupy.ones((1, 1), "float32")

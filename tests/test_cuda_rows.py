@@ -13,33 +13,22 @@ import pytest
 from standin.instances import instances
 from standin.on_cpu import OnCpu, compile_on_cpu
 
-from gridnn.arrays import random
-from gridnn.arrays.boxes import collapsed
-from gridnn.arrays.cuda_module import source
-from gridnn.arrays.cupy_draws import CupyDraws
-from gridnn.arrays.cupy_rows import CupyRows
-from gridnn.arrays.kernels import ReferenceKernels
+from gridnn.kernels import NumpyBackend, random
+from gridnn.kernels.cuda.kernels import cuda_kernels
+from gridnn.kernels.cuda.module import source
+from gridnn.kernels.cuda.strided import collapsed
 
 DTYPES = {"float32": np.float32, "float64": np.float64, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 EPSILON = {"float32": 2.0**-20, "float64": 2.0**-48, "float16": 2.0**-11, "bfloat16": 2.0**-8}  # of results near 1
 FILES = ("elements.cu", "rows.cu", "random.cu")
-REFERENCE = ReferenceKernels(np)
-
-
-class RowsOnCpu(CupyRows, CupyDraws):
-    """The kernels of the GPU on NumPy's arrays."""
-
-    address = staticmethod(lambda array: array.ctypes.data)
+REFERENCE = NumpyBackend("reference").kernels
 
 
 class OnDevice:
     """The kernels on arrays of CuPy: every argument of NumPy goes to the device, as it lies in memory, and back."""
 
-    class Kernels(CupyRows, CupyDraws):
-        pass
-
     def __init__(self, cupy):
-        self.cupy, self.kernels = cupy, self.Kernels(cupy)
+        self.cupy, self.kernels = cupy, cuda_kernels(cupy, None)
 
     def __getattr__(self, name):
         def call(*args):
@@ -72,7 +61,7 @@ class OnDevice:
 def kernels():
     if backends.backend_name() == "cupy":
         return OnDevice(pytest.importorskip("cupy"))
-    return RowsOnCpu(OnCpu())
+    return cuda_kernels(OnCpu(), None, address=lambda array: array.ctypes.data)
 
 
 @pytest.fixture(params=DTYPES)

@@ -13,9 +13,10 @@ from standin.instances import instances
 from standin.on_cpu import OnCpu
 from test_kernels_equal import Case, Part, axes_of
 
-from gridnn.arrays import NumpyBackend, get_backend
-from gridnn.arrays.cuda_module import source
-from gridnn.arrays.cupy_windows import CupyWindows
+from gridnn.kernels import NumpyBackend, get_backend
+from gridnn.kernels.cuda.convolution import input_by_elements, input_by_outputs
+from gridnn.kernels.cuda.kernels import cuda_kernels
+from gridnn.kernels.cuda.module import source
 
 REFERENCE = NumpyBackend("reference").kernels
 DTYPES = ("float64", "float32", "float16", "bfloat16")
@@ -31,19 +32,11 @@ class Gemm:
         out[...] = product + (out if accumulate else 0)
 
 
-class Kernels(CupyWindows):
-    """The GPU's kernels on NumPy's arrays."""
-
-    @staticmethod
-    def address(array):
-        return array.ctypes.data
-
-
 @pytest.fixture(scope="module")
 def kernels():
     if not shutil.which("g++"):
         pytest.skip("no g++")
-    return Kernels(OnCpu(), Gemm())
+    return cuda_kernels(OnCpu(), Gemm(), address=lambda array: array.ctypes.data)
 
 
 @pytest.fixture(params=DTYPES)
@@ -127,10 +120,10 @@ def test_both_gradients_of_the_input(kernels, words):
     workspace = np.empty(words, np.float32)
     given, wanted = np.empty_like(x.view), np.empty_like(x.view)
     REFERENCE.conv_grad_input(dy.view, w.view, one, one, wanted, workspace)
-    kernels._input_by_outputs(dy.view, w.view, one, one, given, workspace)
+    input_by_outputs(kernels, dy.view, w.view, one, one, given, workspace)
     np.testing.assert_allclose(given, wanted, rtol=0, atol=1e-5)
     given[...] = np.nan
-    kernels._input_by_elements(dy.view, w.view, one, given, workspace)
+    input_by_elements(kernels, dy.view, w.view, one, given, workspace)
     np.testing.assert_allclose(given, wanted, rtol=0, atol=1e-5)
 
 
@@ -194,7 +187,7 @@ def test_empty_arrays(kernels, shape):
 def test_what_is_refused(kernels):
     x, w, y = (np.zeros(shape, np.float32) for shape in ((1, 4, 3), (3, 3, 2), (1, 3, 2)))
     workspace = np.empty(1000, np.float32)
-    with pytest.raises(ValueError, match=r"3 windows over w need .* = 5 elements, the frame has 4"):
+    with pytest.raises(ValueError, match=r"3 windows over w need .* = 5 elements, the padded input has 4"):
         kernels.conv_grad_input(y, w, (1,), (1,), x, workspace)
     with pytest.raises(ValueError, match=r"3 windows over w need"):
         kernels.max_pool(x, (3,), (1,), y, y.astype("uint8"), workspace)

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from running import LENET, trained
 
-from gridnn.arrays import NumpyBackend, get_backend
-from gridnn.arrays.cudnn import operand
-from gridnn.arrays.cudnn_kernels import told_of, turned_weights
 from gridnn.errors import UserError
+from gridnn.kernels import NumpyBackend, get_backend
+from gridnn.kernels.cuda.cudnn import operand
+from gridnn.kernels.cuda.cudnn_kernels import covered, transposed_weights
 from gridnn.train.config import RunConfig
 
 REFERENCE = NumpyBackend("reference").kernels
@@ -268,11 +268,11 @@ def test_a_run_with_cudnn_is_a_run_without(log, comm):
 # -- integers --------------------------------------------------------------------------------------------------
 
 
-def test_what_cudnn_is_told_of():
-    assert told_of((9,), (3,), (2,), (1,), (4,)) == (9,)
-    assert told_of((10,), (3,), (2,), (1,), (4,)) == (10,)  # the last element is in no window
-    assert told_of((11,), (3,), (2,), (1,), (4,)) == (9,)  # a fifth window would fit
-    assert told_of((12, 7), (3, 2), (1, 3), (2, 1), (4, 2)) == (8, 7)
+def test_what_cudnn_is_covered():
+    assert covered((9,), (3,), (2,), (1,), (4,)) == (9,)
+    assert covered((10,), (3,), (2,), (1,), (4,)) == (10,)  # the last element is in no window
+    assert covered((11,), (3,), (2,), (1,), (4,)) == (9,)  # a fifth window would fit
+    assert covered((12, 7), (3, 2), (1, 3), (2, 1), (4, 2)) == (8, 7)
 
 
 def test_operands():
@@ -284,8 +284,8 @@ def test_operands():
     assert operand(array[..., ::2], (6, 7)) is None
     assert operand(array.swapaxes(1, 2), (7, 6)) is None
     assert operand(np.broadcast_to(array[:1], array.shape), (6, 7)) is None
-    assert turned_weights((2, 3, 5, 7)) == ((7, 5, 2, 3), (30, 1, 15, 5))
-    assert turned_weights((3, 5, 7)) == ((7, 5, 1, 3), (15, 1, 15, 5))
+    assert transposed_weights((2, 3, 5, 7)) == ((7, 5, 2, 3), (30, 1, 15, 5))
+    assert transposed_weights((3, 5, 7)) == ((7, 5, 1, 3), (15, 1, 15, 5))
 
 
 def parameters(function):

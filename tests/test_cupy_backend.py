@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from backends import import_standin
 
-from gridnn.arrays import cupy_setup, get_backend
 from gridnn.errors import UserError
+from gridnn.kernels import get_backend
+from gridnn.kernels.cuda import setup as cupy_setup
 from gridnn.train.agreement import shared_devices, together
 from gridnn.train.config import RunConfig
 from gridnn.train.staging import make_room
@@ -148,7 +149,7 @@ def test_no_cublas(monkeypatch):
     def missing():
         raise ImportError("no module named 'cuda'")
 
-    monkeypatch.setattr("gridnn.arrays.cublas.load_cublas", missing)
+    monkeypatch.setattr("gridnn.kernels.cuda.cublas.load_cublas", missing)
     assert "cuBLAS cannot be loaded (no module" in refusal(cupy_setup.require_libraries, fake(runtime=13000))
 
 

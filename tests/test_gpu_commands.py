@@ -13,8 +13,7 @@ import pytest
 from backends import STANDIN
 from launch import ROOT, clean_environment, mpirun_command, run
 
-from gridnn.arrays.cupy_setup import driver_version
-from gridnn.arrays.kernels import ReferenceKernels
+from gridnn.kernels.cuda.setup import driver_version
 from gridnn.train.config import RunConfig
 
 BENCHMARKS = ROOT / "benchmarks"
@@ -97,10 +96,10 @@ def test_the_benchmark_of_pytorch():
 
 def test_options_and_kinds_are_those_of_gridnn():
     from gpu import CONTENDERS, DTYPES, MODELS, run_options
-    from gpu_kinds import EXCEPTIONS, kinds_of
+    from gpu_kinds import EXCEPTIONS, kinds
 
-    kinds = kinds_of(ReferenceKernels(None))
-    assert set(EXCEPTIONS) <= set(kinds) and {"max_pool", "sgd", "dropout", "pack", "conv"} <= set(kinds)
+    found = kinds()
+    assert set(EXCEPTIONS) <= set(found) and {"max_pool", "sgd", "dropout", "pack", "conv"} <= set(found)
     for model, case in MODELS.items():
         for dtype in DTYPES:
             types = {"dtype": dtype.split("+")[0], "tf32": dtype.endswith("+tf32")}

@@ -22,7 +22,11 @@ PAGES = (
 )
 OURS, _, OTHERS = (ROOT / "docs/troubleshooting.md").read_text().partition("## What MPI, CUDA and NCCL say")
 QUOTED = re.findall(r"^### `(.*)`$", OURS, re.MULTILINE)
-EXPLAINED = ("arrays/cupy_setup.py", "arrays/cupy_backend.py", "comm/transports/")  # every refusal there is on the page
+EXPLAINED = (
+    "kernels/cuda/setup.py",
+    "kernels/cuda/backend.py",
+    "comm/transports/",
+)  # every refusal there is on the page
 GAP = "\0"  # what differs in a message
 
 

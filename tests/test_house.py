@@ -17,7 +17,7 @@ FLOORS = (
     "errors",
     "units",
     "layout/",
-    "arrays/",
+    "kernels/",
     "comm/",
     "layers/",
     "network",
@@ -42,7 +42,7 @@ FLOORS = (
 )
 MPI = ("comm/transports/", "comm/files.py", "comm/job.py", "cli/check.py")
 HOST_DATA = (
-    "arrays/",
+    "kernels/",
     "data/",
     "train/session.py",
     "train/reader.py",
@@ -94,6 +94,15 @@ def test_lower_floors_know_nothing_of_higher_ones(path):
     for module in imports(path):
         other = within_house(module)
         assert other is None or floor(other) <= own, f"{name(path)} imports {module}"
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in FILES if name(path).startswith("kernels/") and path.parent.name != "kernels"], ids=name
+)
+def test_implementations_know_the_reference_alone(path):
+    """Those of CPUs and those of GPUs are not built on each other, and the reference on neither."""
+    others = {"reference", "cpu", "cuda"} - {"reference", path.parent.name}
+    assert not [m for m in imports(path) if m.startswith(tuple(f"gridnn.kernels.{other}" for other in others))]
 
 
 def test_every_file_has_a_floor():

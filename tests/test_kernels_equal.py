@@ -8,12 +8,12 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from gridnn.arrays import NumpyBackend
-from gridnn.arrays.choice import MODULES
 from gridnn.errors import UserError
+from gridnn.kernels import NumpyBackend
+from gridnn.kernels.cpu.choice import CHOICES
 
 REFERENCE = NumpyBackend("reference").kernels
-FASTER = [name for name in MODULES if name != "reference"]
+FASTER = [name for name in CHOICES if name != "reference"]
 DTYPES = ["float64", "float32"]
 WORDS = 1 << 18  # of workspace: everything here in one piece
 
@@ -195,7 +195,7 @@ def test_frames_that_end_early_are_refused(kernels):
         "conv_grad_input": (y, w, (1,), (1,), x, workspace),
         "max_pool": (x, (3,), (1,), y, y.astype("uint8"), workspace),
     }.items():
-        with pytest.raises(ValueError, match=r"3 windows over w need .* = 5 elements, the frame has 4"):
+        with pytest.raises(ValueError, match=r"3 windows over w need .* = 5 elements, the padded input has 4"):
             getattr(kernels, name)(*arguments)
 
 

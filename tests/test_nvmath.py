@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 from running import MLP, trained
 
-from gridnn.arrays import get_backend, nvmath_linear
 from gridnn.errors import UserError
+from gridnn.kernels import get_backend
+from gridnn.kernels.cuda import cublaslt as nvmath_linear
 
 TOLERANCES = {"float32": 2e-6, "float16": 3e-3, "bfloat16": 3e-2}
 

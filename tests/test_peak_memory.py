@@ -13,9 +13,9 @@ from passes import Passes, targets
 from splits import admitted_splits
 
 from gridnn import layers as L
-from gridnn.arrays import NumpyBackend
 from gridnn.comm.grid import Grid
 from gridnn.cost.memory import peak, peak_of
+from gridnn.kernels import NumpyBackend
 from gridnn.layout.gridshape import GridShape
 from gridnn.layout.halo import HALOS
 from gridnn.models import MODELS as SHIPPED
@@ -144,7 +144,9 @@ def check(
     for policy in POLICIES:
         run = Run(program, comm, policy, idle, accumulate, dtype)
         run.step()
-        told = peak(program, run.grid.index, itemsize=itemsize, accumulate=accumulate, policy=POLICIES[policy](itemsize))
+        told = peak(
+            program, run.grid.index, itemsize=itemsize, accumulate=accumulate, policy=POLICIES[policy](itemsize)
+        )
         assert told == peak_of([passes.schedule for passes in run.passes])
         assert told.pool == run.memory.size == max(passes.arena.size for passes in run.passes), f"{message}: {told}"
         assert told.unused <= (MOST - 1) * told.activations, message

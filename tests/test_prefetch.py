@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from running import job_of
 
-from gridnn.arrays import get_backend
 from gridnn.data.base import Dataset, extents, whole
 from gridnn.errors import UserError
+from gridnn.kernels import get_backend
 from gridnn.train.config import RunConfig
 from gridnn.train.reader import Batch, Reader
 from gridnn.train.session import Session

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gridnn.arrays import random
+from gridnn.kernels import random
 
 KNOWN_SEED = 15020427595393229491
 KNOWN = [[0.8633317146052892, 0.35718975682944265], [0.6011138578855398, 0.9878582133653551]]

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from passes import Passes, targets
 from random_networks import Case, random_case
 
-from gridnn.arrays import NumpyBackend
 from gridnn.comm.grid import Grid
 from gridnn.comm.ledger import CONTROL, Where
 from gridnn.cost.count import predict
 from gridnn.cost.memory import peak
+from gridnn.kernels import NumpyBackend
 from gridnn.layout.gridshape import GridShape
 from gridnn.layout.split import Split
 from gridnn.layout.transfer import Transfer

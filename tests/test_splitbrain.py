@@ -16,10 +16,10 @@ from running import LENET, MLP, folder, job_of, same, trained
 from strict import StrictBackend
 
 from gridnn import layers as L
-from gridnn.arrays import get_backend
 from gridnn.comm.grid import Grid
 from gridnn.cost.count import predict
 from gridnn.cost.machine import Compute, Level, Machine
+from gridnn.kernels import get_backend
 from gridnn.layout.gridshape import GridShape
 from gridnn.layout.partition import Even
 from gridnn.network import Network

@@ -307,7 +307,7 @@ def test_unjoined_stream(xp, side):
 
 def test_products_in_captures(xp):
     """CuPy's refuses, gridnn's own calls of cuBLAS work."""
-    from gridnn.arrays.cublas import Cublas
+    from gridnn.kernels.cuda.cublas import Cublas
 
     stream = xp.cuda.get_current_stream()
     a, out = xp.asarray(np.arange(6.0).reshape(2, 3)), xp.zeros((2, 2))

@@ -8,7 +8,7 @@ from serial import Serial
 from strict import StrictBackend
 
 from gridnn import layers as L
-from gridnn.arrays import random
+from gridnn.kernels import random
 
 IMAGES = (2, 6, 7, 4)
 LAYERS = [

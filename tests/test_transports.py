@@ -288,7 +288,7 @@ def test_started_operations_run_beside_each_other(comm):
 @pytest.mark.parametrize("device", [True, False])
 def test_16_bits_are_moved_as_they_are_and_summed_in_float32(comm, device, dtype):
     """A sum that is rounded once, not at every rank; and the bytes are those that moved."""
-    from gridnn.arrays import get_backend
+    from gridnn.kernels import get_backend
 
     if dtype == "bfloat16":
         pytest.importorskip("ml_dtypes")

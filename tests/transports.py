@@ -12,11 +12,11 @@ import numpy as np
 from backends import STANDIN
 from standin.recording import RecordingDevice
 
-from gridnn.arrays import get_backend
 from gridnn.comm.transports.base import Transport
 from gridnn.comm.transports.cuda_aware import CudaAwareTransport
 from gridnn.comm.transports.direct import DirectTransport
 from gridnn.comm.transports.host import HostTransport
+from gridnn.kernels import get_backend
 
 
 class OnHost:
@@ -94,7 +94,7 @@ def on_devices() -> list[OnDevice]:
 @contextmanager
 def standin(rank: int) -> Iterator[tuple[Any, Any]]:
     """The stand-in of CuPy and a device of it: a GPU for every rank; nothing of it is left behind."""
-    from gridnn.arrays.cupy_device import CupyDevice
+    from gridnn.kernels.cuda.device import CupyDevice
 
     with fresh_modules("cupy", STANDIN_DEVICES="8", STANDIN_ORDER="late"):
         sys.path.insert(0, str(STANDIN))

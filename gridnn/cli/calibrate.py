@@ -100,10 +100,10 @@ def _busy(job: Job) -> str | None:
 
 def _prepared(job: Job, asked: Any) -> tuple[float, tuple, Any]:
     """Bytes of a rank, levels and grid; refuses what does not fit together, on every rank alike."""
-    from gridnn.arrays import get_backend
     from gridnn.calibrate.calibrate import Place, levels_of, node_memory
     from gridnn.comm.grid import Grid, GridShape
     from gridnn.errors import user_mistakes
+    from gridnn.kernels import get_backend
     from gridnn.units import parse_memory
 
     if not (math.isfinite(asked.seconds) and asked.seconds > 0):

@@ -72,14 +72,14 @@ def _check(job: Job) -> int:
 
 def _kernels() -> Any:
     """The kernels that a run gets."""
-    from gridnn.arrays import get_backend
+    from gridnn.kernels import get_backend
 
     return get_backend("numpy", "auto").kernels
 
 
 def gemm_speed(size: int = 1024, seconds: float = 0.3) -> float:
     """The best GFLOP/s of a square float32 product of ``size``, with the threads that are set."""
-    from gridnn.arrays import get_backend
+    from gridnn.kernels import get_backend
 
     xp = get_backend("numpy").xp
     a, out = xp.ones((size, size), dtype="float32"), xp.empty((size, size), dtype="float32")

@@ -9,11 +9,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from gridnn.arrays import get_backend
-from gridnn.arrays.cupy_setup import driver_version, spoken
 from gridnn.comm.transports.capabilities import says
 from gridnn.comm.transports.choice import AUTO, Transports
 from gridnn.errors import UserError
+from gridnn.kernels import get_backend
+from gridnn.kernels.cuda.setup import driver_version, spoken
 from gridnn.layout.gridshape import GridShape
 from gridnn.train.agreement import shared_devices, together
 

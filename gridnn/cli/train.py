@@ -45,7 +45,7 @@ def before_mpi(config: RunConfig) -> None:
     """What must be there when MPI starts: the context of this rank's GPU, where the launcher says which that is."""
     local_rank = launch(os.environ).local_rank
     if config.backend == "cupy" and local_rank is not None:
-        from gridnn.arrays.cupy_setup import make_context
+        from gridnn.kernels.cuda.setup import make_context
 
         make_context(local_rank)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from gridnn.arrays.backend import require_contiguous
 from gridnn.comm.ledger import CONTROL, Ledger, Stopwatch, Where
 from gridnn.comm.transports.base import Work
 from gridnn.comm.transports.host import HostTransports
 from gridnn.errors import UserError
+from gridnn.kernels.backend import require_contiguous
 from gridnn.layout.counts import Count, all_reduce, all_to_all, bucket, dimension_of, joining, messages
 
 Array = Any
@@ -41,7 +41,7 @@ class Communicator:
         The grid indices of the group.
     rows : int
         Pr, for the grid dimension of every movement.
-    backend : arrays.Backend
+    backend : kernels.Backend
         Whose arrays are moved.
     ledger : Ledger
         Where everything is entered.

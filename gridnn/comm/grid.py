@@ -24,7 +24,7 @@ class Grid:
     order : {"column", "row"}
         Which groups are contiguous in rank order: with ``column`` the ranks of a column are neighbours, so that
         activations stay inside a node.
-    backend : arrays.Backend
+    backend : kernels.Backend
         Whose arrays are moved.
     ledger : Ledger, optional
         Where movements are entered.

@@ -45,7 +45,7 @@ class Stopwatch:
 
     Parameters
     ----------
-    device : arrays.device.Device or None
+    device : kernels.device.Device or None
         What stands still: its compute stream, by marks on it, which are read later and cost no synchronisation; None:
         the host, by its clock.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from gridnn.arrays.backend import WORKSPACE_BYTES
+from gridnn.kernels.backend import WORKSPACE_BYTES
 from gridnn.layers.base import UNFUSED
 from gridnn.layers.computation import ACTIVATION, LayerPart
 from gridnn.layout.layout import box_shape, box_size

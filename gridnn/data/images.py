@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from gridnn.arrays.random import uniform
 from gridnn.data.base import Box, Data, Dataset
 from gridnn.data.order import split_in_two
 from gridnn.data.resized import scaled_size
 from gridnn.data.scaling import Scaling
 from gridnn.errors import UserError
+from gridnn.kernels.random import uniform
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 TESTS = ("val", "valid", "test")

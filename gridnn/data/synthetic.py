@@ -7,9 +7,9 @@ from functools import cached_property
 
 import numpy as np
 
-from gridnn.arrays.random import uniform
 from gridnn.data.base import Box, Data, Dataset
 from gridnn.errors import UserError
+from gridnn.kernels.random import uniform
 
 TRAIN, TEST, TEMPLATE = range(3)
 UNIT = math.sqrt(3.0)  # uniform numbers in +-UNIT have variance 1

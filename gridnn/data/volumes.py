@@ -8,10 +8,10 @@ import math
 
 import numpy as np
 
-from gridnn.arrays.random import uniform
 from gridnn.data.base import Box, Data, Dataset, extents, format_shape, whole
 from gridnn.data.synthetic import TEST_SHARE, UNIT
 from gridnn.errors import UserError
+from gridnn.kernels.random import uniform
 
 TRAIN, TEST, TARGETS = 0, 1, 0x7A61
 NOISE = 0.5  # its standard deviation

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from itertools import zip_longest
 from typing import Any, TypeVar
 
-from gridnn.arrays import Backend
 from gridnn.comm.grid import Grid
 from gridnn.errors import UserError
+from gridnn.kernels import Backend
 from gridnn.train.setup import SetUp
 
 Result = TypeVar("Result")

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gridnn.arrays.digest import digest
 from gridnn.comm.files import Region, SharedFile, sum_modulo
 from gridnn.comm.grid import Grid
 from gridnn.errors import UserError
+from gridnn.kernels.checksum import checksum
 from gridnn.layout.layout import Box, Layout
 from gridnn.layout.partition import Even
 from gridnn.program.step import Step, group_of
@@ -111,7 +111,7 @@ def _write(path: str, header: Header, tensors: Mapping[str, Tensor], grid: Grid)
     for name, tensor in tensors.items():
         box, part = tensor.share(grid) or (tensor.box(grid), None)
         file.write(_region(header, name, box), None if part is None else backend.to_host(part))
-        sums.append(0 if part is None else digest(backend, part, box, tensor.layout.shape))
+        sums.append(0 if part is None else checksum(backend, part, box, tensor.layout.shape))
     digests = sum_modulo(grid.all.comm, sums)
     file.sync()
     found = _read_back(file, header, tensors, grid)
@@ -156,12 +156,12 @@ def _fill(file: SharedFile, header: Header, tensors: Mapping[str, Tensor], grid:
     backend, sums = grid.backend, []
     for name, tensor in tensors.items():
         array = tensor.array
-        room = backend.host_room(array)
+        room = backend.host_buffer(array)
         file.read(_region(header, name, tensor.box(grid)), room)
         if room is not array:
             backend.from_host(room, array)
         mine = tensor.share(grid)
-        sums.append(digest(backend, mine[1], mine[0], tensor.layout.shape) if mine else 0)
+        sums.append(checksum(backend, mine[1], mine[0], tensor.layout.shape) if mine else 0)
     return sum_modulo(grid.all.comm, sums)
 
 
@@ -172,7 +172,7 @@ def _read_back(file: SharedFile, header: Header, tensors: Mapping[str, Tensor], 
         box, part = tensor.share(grid) or (tensor.box(grid), None)
         room = None if part is None else backend.host_empty(part.shape, part.dtype)
         file.read(_region(header, name, box), room)
-        sums.append(0 if room is None else digest(backend, backend.asarray(room), box, tensor.layout.shape))
+        sums.append(0 if room is None else checksum(backend, backend.asarray(room), box, tensor.layout.shape))
     return sum_modulo(grid.all.comm, sums)
 
 

@@ -68,7 +68,7 @@ class Header:
     facts : dict of str to str
         The ``__metadata__`` of the run; values that are no texts are JSON.
     digests : dict of str to int
-        See `gridnn.arrays.digest`.
+        See `gridnn.kernels.checksum`.
     """
 
     tensors: Mapping[str, Stored]

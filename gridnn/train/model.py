@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gridnn.arrays import get_backend
 from gridnn.comm.grid import Grid
 from gridnn.comm.redistribute import Transfer
 from gridnn.comm.transports.choice import Transports
 from gridnn.data.base import Dataset
 from gridnn.data.memory import from_arrays
 from gridnn.errors import UserError
+from gridnn.kernels import get_backend
 from gridnn.layout.layout import Layout
 from gridnn.network import Network
 from gridnn.plan.plan import Plan

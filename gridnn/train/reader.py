@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from gridnn.arrays.backend import Backend
 from gridnn.data.base import Dataset
 from gridnn.errors import UserError
+from gridnn.kernels.backend import Backend
 from gridnn.layout.layout import Box, box_shape
 from gridnn.program.schedule import Schedule
 from gridnn.train.staging import DeviceRoom, HostRoom, make_room

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from gridnn.arrays import get_backend
 from gridnn.comm.grid import Grid
 from gridnn.comm.transports.choice import Transports
 from gridnn.data.base import Dataset
+from gridnn.kernels import get_backend
 from gridnn.program.program import Program
 from gridnn.train.agreement import refuse_differences, shared_devices, together
 from gridnn.train.config import RunConfig

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gridnn.arrays.backend import Array, Backend
+from gridnn.kernels.backend import Array, Backend
 
 READING = "reading"  # the stream of the copies
 

@@ -1,4 +1,4 @@
-"""The instances of the kernels' templates that gridnn launches, as `gridnn.arrays.cuda_module.expression` writes them.
+"""The instances of the kernels' templates that gridnn launches, as `gridnn.kernels.cuda.module.expression` writes them.
 
 They are compiled together, file by file: one by one each takes as long as a hundred.
 """
@@ -17,7 +17,7 @@ WORDS = ("Pack<unsigned long long, 2>", "unsigned long long", "unsigned int", "u
 
 
 def instances(file: str) -> list[str]:
-    """The name expressions of ``file`` in arrays/cuda; none for other files."""
+    """The name expressions of ``file`` in kernels/cuda; none for other files."""
     made = {"elements.cu": elements, "rows.cu": rows, "random.cu": draws, "windows.cu": windows, "copies.cu": copies}
     return made.get(file, list)()
 

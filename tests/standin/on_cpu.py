@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from gridnn.arrays.cuda_module import SOURCES, source
+from gridnn.kernels.cuda.module import SOURCES, source
 
 HEADER = Path(__file__).with_name("on_cpu.h")
 FLAGS = ("-std=c++17", "-O1", "-ffp-contract=off", "-fno-strict-aliasing", "-fPIC", "-shared", "-Wno-attributes")
@@ -77,7 +77,7 @@ class OnCpu:
         return getattr(np, name)
 
     class RawModule:
-        """The part of ``cupy.RawModule`` that `gridnn.arrays.cuda_module` uses."""
+        """The part of ``cupy.RawModule`` that `gridnn.kernels.cuda.module` uses."""
 
         def __init__(self, *, code: str, options: tuple[str, ...] = (), name_expressions: Sequence[str] = ()):
             self._kernels = compile_on_cpu(code, tuple(name_expressions))

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from gridnn.arrays import NumpyBackend
-from gridnn.arrays.device import Device
+from gridnn.kernels import NumpyBackend
+from gridnn.kernels.device import Device
 
 GARBAGE = 0xAB  # what page-locked memory holds at first
 

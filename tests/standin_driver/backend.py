@@ -6,14 +6,14 @@ import ctypes
 
 import numpy as np
 
-from gridnn.arrays.backend import Backend
-from gridnn.arrays.device import Device
+from gridnn.kernels.backend import Backend
+from gridnn.kernels.device import Device
 from standin_driver.arrays import DriverArray
 from standin_driver.library import Driver
 
 
 class DriverDevice(Device):
-    """`gridnn.arrays.device.Device` by the calls of the driver itself."""
+    """`gridnn.kernels.device.Device` by the calls of the driver itself."""
 
     def __init__(self, driver: Driver) -> None:
         self.driver = driver

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import gridnn.arrays
+import gridnn.kernels
 from gridnn.comm.transports import probe_calls
 from standin_driver.backend import DriverBackend
 from standin_driver.library import Driver
 
 if __name__ == "__main__":
-    gridnn.arrays.get_backend = lambda name, **options: DriverBackend(Driver())
+    gridnn.kernels.get_backend = lambda name, **options: DriverBackend(Driver())
     probe_calls.main()

@@ -38,7 +38,7 @@ class DeviceTransport(Transport):
     ----------
     comm : mpi4py.MPI.Comm
         The group.
-    device : arrays.device.Device
+    device : kernels.device.Device
         Where the arrays lie.
     """
 

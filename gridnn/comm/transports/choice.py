@@ -62,7 +62,7 @@ class Transports:
         Of the test of CUDA-aware MPI; `UNTRIED` where no group would use it.
     library : str
         The MPI library's name and version.
-    device : arrays.device.Device
+    device : kernels.device.Device
         This rank's.
     """
 

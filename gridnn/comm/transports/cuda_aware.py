@@ -23,7 +23,7 @@ class CudaAwareTransport(DeviceTransport):
     ----------
     comm : mpi4py.MPI.Comm
         The group.
-    device : arrays.device.Device
+    device : kernels.device.Device
         Where the arrays lie.
     capabilities : Capabilities
         What the library takes; ``vector_reduce_scatter`` is asked for.

@@ -33,7 +33,7 @@ class DirectTransport(Transport):
     ----------
     comm : mpi4py.MPI.Comm
         The group.
-    backend : arrays.Backend
+    backend : kernels.Backend
         Whose arrays they are: it says what MPI may read and write (`Backend.host_view`).
     """
 

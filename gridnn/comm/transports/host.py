@@ -51,7 +51,7 @@ class HostTransport(DeviceTransport):
     ----------
     comm : mpi4py.MPI.Comm
         The group.
-    device : arrays.device.Device
+    device : kernels.device.Device
         Where the arrays lie.
     """
 
@@ -100,7 +100,7 @@ class HostTransports:
 
     Parameters
     ----------
-    backend : arrays.Backend
+    backend : kernels.Backend
         Whose arrays are moved.
     """
 

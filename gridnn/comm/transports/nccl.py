@@ -40,7 +40,7 @@ class NcclTransport(Transport):
     ----------
     comm : mpi4py.MPI.Comm
         The group; all members make the transport together.
-    device : arrays.device.Device
+    device : kernels.device.Device
         Where the arrays lie, a device of CuPy.
 
     Raises

@@ -34,7 +34,7 @@ class Calls:
     ----------
     comm : mpi4py.MPI.Comm
         One rank or more.
-    backend : arrays.Backend
+    backend : kernels.Backend
         One with a device; ``asarray``, ``to_host``, ``synchronize`` and ``device.pointer`` are used.
     capabilities : Capabilities
         What is used beyond the portable calls, and so is tested.
@@ -150,7 +150,7 @@ def main() -> None:
     signal.alarm(LIMIT + 5)  # also ends the process inside a call of MPI, and when its parent is gone
     from mpi4py import MPI
 
-    from gridnn.arrays import get_backend
+    from gridnn.kernels import get_backend
 
     comm = MPI.COMM_WORLD
     say(f"{STARTED}{comm.Get_size()}")

@@ -1,13 +1,13 @@
 """What the stand-in offers beyond CuPy: a record of what was asked of which stream, and cuBLAS.
 
-Importing it lets ``gridnn.arrays.cublas`` load that library instead of NVIDIA's.
+Importing it lets ``gridnn.kernels.cuda.cublas`` load that library instead of NVIDIA's.
 """
 
 from __future__ import annotations
 
 from cupy._cublas import CublasLibrary
 from cupy._record import Entry, record
-from gridnn.arrays import cublas as gridnn_cublas
+from gridnn.kernels.cuda import cublas as gridnn_cublas
 
 __all__ = ["Entry", "cublas", "record"]
 

@@ -1,0 +1,1 @@
+"""Arrays of NumPy, and the operations that numba and oneDNN compute faster."""

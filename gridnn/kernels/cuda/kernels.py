@@ -1,0 +1,90 @@
+"""The table resolved for a GPU: gridnn's CUDA kernels, cuBLAS, and cuDNN and cuBLASLt where they are installed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from gridnn.kernels.cuda import cublaslt, cudnn
+from gridnn.kernels.cuda.module import CudaModule
+from gridnn.kernels.cuda.strided import StridedViews
+from gridnn.kernels.cuda.sums import RowSums
+from gridnn.kernels.table import Kernels, Part, implementations, make_kernels
+from gridnn.kernels.tiles import Array
+
+MODULES = ("cuda.convolution", "cuda.windows", "cuda.copies", "cuda.rows", "cuda.stochastic")  # of the table
+WEIGHT_ROWS = 512  # one large product keeps all of a GPU busy, many small ones do not
+
+
+def device_address(array: Array) -> int:
+    """Where the first element of an array of CuPy lies in the device's memory."""
+    return array.data.ptr
+
+
+class CudaContext:
+    """What the CUDA implementations keep between calls; they find it as ``kernels.cuda``.
+
+    Parameters
+    ----------
+    xp : module
+        CuPy.
+    gemm : Cublas
+        What multiplies matrices.
+    address : callable
+        The address of an array's first element.
+
+    Attributes
+    ----------
+    elements, random, windows, copies : CudaModule
+        The kernels of the source of this name.
+    sums : RowSums
+        Those of ``rows.cu``.
+    views : StridedViews
+        Arrays as the kernels take them.
+    """
+
+    def __init__(self, xp: Any, gemm: Any, address: Callable[[Array], int]) -> None:
+        self.gemm, self.address = gemm, address
+        self.elements, self.random = CudaModule(xp, "elements.cu"), CudaModule(xp, "random.cu")
+        self.windows, self.copies = CudaModule(xp, "windows.cu"), CudaModule(xp, "copies.cu")
+        self.sums, self.views = RowSums(xp, address), StridedViews(address)
+
+
+def cuda_kernels(
+    xp: Any,
+    gemm: Any,
+    convolutions: cudnn.Cudnn | None = None,
+    epilogues: cublaslt.Epilogues | None = None,
+    address: Callable[[Array], int] = device_address,
+) -> Kernels:
+    """The kernels on arrays of CuPy.
+
+    Parameters
+    ----------
+    xp : module
+        CuPy.
+    gemm : Cublas
+        What multiplies matrices.
+    convolutions : Cudnn, optional
+        cuDNN, for the convolutions that it has a plan for.
+    epilogues : Epilogues, optional
+        cuBLASLt, for linear layers with bias and ReLU.
+    address : callable
+        The address of an array's first element.
+    """
+    modules = MODULES
+    parts = [Part("cuBLAS", "products")]
+    attributes: dict[str, Any] = {"cuda": CudaContext(xp, gemm, address)}
+    if convolutions is not None:
+        from gridnn.kernels.cuda.cudnn_kernels import CudnnContext
+
+        modules, attributes["cudnn"] = (*modules, "cuda.cudnn_kernels"), CudnnContext(convolutions)
+        version = f"cuDNN {convolutions.version}"
+        parts.insert(0, Part(version, "convolutions that it has a plan for", tuple(cudnn.TYPES)))
+    if epilogues is not None:
+        modules, attributes["cublaslt"] = (*modules, "cuda.cublaslt"), epilogues
+        version = f"cuBLASLt by nvmath-python {epilogues.version}"
+        parts.append(Part(version, "linear layers with bias and ReLU", cublaslt.TYPES))
+    parts += [Part("gridnn's CUDA kernels", "the rest"), Part(f"by CuPy {xp.__version__}", "")]
+    constants = {"fuses": True, "weight_rows": WEIGHT_ROWS, "adds_directly": True}
+    return make_kernels("cupy", xp, implementations(modules), tuple(parts), **constants, **attributes)
