@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from gridnn import layers as L
 from gridnn.cost.bounds import average_words, layer_bound, least_words, product_of
 from gridnn.cost.gholami import grid_parallel, sizes
+from gridnn.errors import UserError
 from gridnn.layers.base import Shapes
 from gridnn.layout.gridshape import GridShape
 from gridnn.models import get_model
@@ -58,7 +59,7 @@ def test_the_regimes_meet(m, n, k):
 
 
 def test_nonsense_is_refused():
-    with pytest.raises(ValueError, match="a 4 x 0 x 3 product on 2 ranks"):
+    with pytest.raises(UserError, match="a 4 x 0 x 3 product on 2 ranks"):
         least_words(4, 0, 3, 2)
 
 

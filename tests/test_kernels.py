@@ -11,6 +11,7 @@ from torches import close
 
 from gridnn.arrays import NumpyBackend, get_backend
 from gridnn.arrays.tiles import chunks, tiles
+from gridnn.errors import UserError
 
 BACKEND = NumpyBackend()
 KERNELS = BACKEND.kernels
@@ -21,7 +22,7 @@ KERNELS = BACKEND.kernels
 
 def test_get_backend():
     assert get_backend("numpy").name == "numpy"
-    with pytest.raises(ValueError, match=r"unknown backend 'cuda'.*numpy, cupy"):
+    with pytest.raises(UserError, match=r"unknown backend 'cuda'.*numpy, cupy"):
         get_backend("cuda")
 
 

@@ -10,6 +10,7 @@ from serial import Serial
 from torches import close, nchw, nhwc
 
 from gridnn import layers as L
+from gridnn.errors import UserError
 
 RNG = np.random.default_rng
 
@@ -135,7 +136,7 @@ def test_batch_norm_asks_for_what_it_declares():
 
 def test_batch_norm_of_one_value():
     run = Serial(L.BatchNorm(), (1, 3))
-    with pytest.raises(ValueError, match=r"1 = 1 value per channel.*batch of at least 2"):
+    with pytest.raises(UserError, match=r"1 = 1 value per channel.*batch of at least 2"):
         run.forward(np.ones((1, 3)))
 
 
@@ -218,7 +219,7 @@ def test_softmax_cross_entropy_of_places(space):
 def test_labels_of_another_shape():
     run = Serial(L.SoftmaxCrossEntropy(), (2, 3, 3, 5))
     with pytest.raises(
-        ValueError, match=r"shape \(2, 3, 3, 5\) need labels of shape \(2, 3, 3\), these have shape \(2,\)"
+        UserError, match=r"shape \(2, 3, 3, 5\) need labels of shape \(2, 3, 3\), these have shape \(2,\)"
     ):
         run.forward(np.zeros((2, 3, 3, 5)), target=np.zeros(2, np.int64))
 
@@ -358,7 +359,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("layer", "shape", "text"), REFUSED, ids=lambda v: str(v)[:30])
 def test_refused_inputs(layer, shape, text):
-    with pytest.raises(ValueError, match=text):
+    with pytest.raises(UserError, match=text):
         layer.infer(shape)
 
 
@@ -383,7 +384,7 @@ def test_refused_options():
         (lambda: L.Add().infer((2, 3), (2, 4)), "one shape"),
         (lambda: L.Concat().infer((2, 3, 1), (2, 4, 1)), "channels only"),
     ]:
-        with pytest.raises(ValueError, match=text):
+        with pytest.raises(UserError, match=text):
             make()
 
 

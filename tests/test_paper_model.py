@@ -10,6 +10,7 @@ import pytest
 from gridnn import layers as L
 from gridnn.cost import gholami as paper
 from gridnn.cost.machine import Compute, Level, Machine
+from gridnn.errors import UserError
 from gridnn.layout.gridshape import GridShape
 from gridnn.layout.split import Split
 from gridnn.models import get_model
@@ -143,7 +144,7 @@ def test_in_channels_are_refused():
     net = Network((8,))
     net.add("fc", L.Linear(8))
     plan = Plan("file", GridShape(2, 1), complete(net, {"fc": Split.parse("ci=2")}, 2, 4))
-    with pytest.raises(ValueError, match="layer 'fc' has the split ci=2, but the cost model paper knows no ci"):
+    with pytest.raises(UserError, match="layer 'fc' has the split ci=2, but the cost model paper knows no ci"):
         paper.paper_cost(net, plan, 4, MACHINE)
 
 

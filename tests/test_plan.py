@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from gridnn import layers as L
+from gridnn.errors import UserError
 from gridnn.layout.gridshape import GridShape
 from gridnn.layout.split import Split
 from gridnn.network import Network
@@ -99,13 +100,13 @@ def test_words_of_the_1_5d_algorithm_are_those_of_the_paper():
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(strategy, grid, batch, options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         make_plan(strategy, small(), GridShape(*grid), batch, **options)
 
 
 def test_copies_stand_in_where_a_layer_is_too_small():
     net, grid = small(), GridShape(12, 2)
-    with pytest.raises(ValueError, match=r"there are 8 out-channels.*or --copies"):
+    with pytest.raises(UserError, match=r"there are 8 out-channels.*or --copies"):
         make_plan("grid", net, grid, 24)
     splits = make_plan("grid", net, grid, 24, copies=True).splits
     assert {name: str(splits[name]) for name in ("conv1", "relu1", "fc1", "fc2", "loss")} == {
@@ -124,7 +125,7 @@ def test_copies_stand_in_where_a_layer_is_too_small():
     [("n=4;co=2", "cannot read"), ("n", "write axis=parts"), ("m=2", "unknown axis 'm'"), ("n=0", "at least one part")],
 )
 def test_wrong_splits_are_refused(text, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         Split.parse(text)
 
 
@@ -132,7 +133,7 @@ def test_a_split_reads_what_it_writes():
     for text in ("n=4,co=2", "h=2,w=3,n=2", "1"):
         assert str(Split.parse(text)) == text
     assert str(Split.parse("n=2").over(6)) == "n=2,copies=3"
-    with pytest.raises(ValueError, match=r"n=4 has 4 parts, which do not divide 6 ranks"):
+    with pytest.raises(UserError, match=r"n=4 has 4 parts, which do not divide 6 ranks"):
         Split.parse("n=4").over(6)
 
 
@@ -163,22 +164,22 @@ def test_a_plan_file_reads_what_it_writes(tmp_path):
 def test_wrong_plan_files_are_refused(tmp_path, content, message):
     path = tmp_path / "plan.json"
     path.write_text(content if isinstance(content, str) else json.dumps(content))
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         load_plan(path, small(), GridShape(2, 2), 24, gather_backward="reduce-scatter")
 
 
 def test_a_plan_file_and_the_command_line_do_not_contradict_each_other(tmp_path):
     path, net, grid = tmp_path / "plan.json", small(), GridShape(2, 2)
     path.write_text(json.dumps({"version": 1, "gather_backward": "reduce-scatter", "splits": {}}))
-    with pytest.raises(ValueError, match="says gather_backward reduce-scatter, but --gather-backward all-reduce"):
+    with pytest.raises(UserError, match="says gather_backward reduce-scatter, but --gather-backward all-reduce"):
         load_plan(path, net, grid, 24, gather_backward="all-reduce")
     path.write_bytes(b"\xff\xfe{}")
-    with pytest.raises(ValueError, match=r"plan.json is no JSON: .*utf-8"):
+    with pytest.raises(UserError, match=r"plan.json is no JSON: .*utf-8"):
         load_plan(path, net, grid, 24, gather_backward="reduce-scatter")
 
 
 def test_a_missing_plan_file_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"nowhere.json: No such file"):
+    with pytest.raises(UserError, match=r"nowhere.json: No such file"):
         load_plan(tmp_path / "nowhere.json", small(), GridShape(2, 2), 24, gather_backward="reduce-scatter")
 
 
@@ -211,7 +212,7 @@ def test_an_output_that_nobody_reads_is_refused():
     net.add("lost", L.ReLU(), "conv1")
     net.add("end", L.ReLU(), "loss")
     plan = make_plan("batch", net, GridShape(1, 2), 24)
-    with pytest.raises(ValueError, match="layer 'lost': no layer reads its output"):
+    with pytest.raises(UserError, match="layer 'lost': no layer reads its output"):
         Program(net, plan, 24)
 
 
@@ -256,10 +257,10 @@ def test_a_domain_finer_than_the_image_names_the_smallest_layer_and_the_largest_
     for i in range(1, 5):
         net.add(f"conv{i}", L.Conv2d(8, 3, padding=1))
         net.add(f"pool{i}", L.MaxPool2d(2))
-    with pytest.raises(ValueError, match=r"layer 'pool4': split h=12 divides h into 12 parts, but there are 2 places"):
+    with pytest.raises(UserError, match=r"layer 'pool4': split h=12 divides h into 12 parts, but there are 2 places"):
         make_plan("domain", net, GridShape(12, 1), 4)
     with pytest.raises(
-        ValueError, match=r"use at most 2 parts of h \(another --grid or --strategy, or --plan\), or --copies"
+        UserError, match=r"use at most 2 parts of h \(another --grid or --strategy, or --plan\), or --copies"
     ):
         make_plan("domain", net, GridShape(12, 1), 4)
     assert str(make_plan("domain", net, GridShape(2, 1), 4).splits["pool4"]) == "h=2"
@@ -268,7 +269,7 @@ def test_a_domain_finer_than_the_image_names_the_smallest_layer_and_the_largest_
     splits = make_plan("domain", volumes, GridShape(8, 1), 1, domain=(2, 2, 2)).splits
     assert str(splits["conv"]) == "d=2,h=2,w=2"
     with pytest.raises(
-        ValueError, match=r"--domain 2x2x2 has 3 factors, but the samples have 2 dimensions of space \(h, w\)"
+        UserError, match=r"--domain 2x2x2 has 3 factors, but the samples have 2 dimensions of space \(h, w\)"
     ):
         make_plan("domain", net, GridShape(8, 1), 4, domain=(2, 2, 2))
 
@@ -278,12 +279,12 @@ def test_a_domain_that_is_too_fine_is_told_before_other_mistakes():
     net.add("conv", L.Conv2d(16, 3, stride=2, padding=1))
     net.add("global", L.GlobalAvgPool())
     net.add("fc", L.Linear(10))
-    with pytest.raises(ValueError, match=r"layer 'conv': split h=2,w=8 divides w into 8 parts, but there are 4 places"):
+    with pytest.raises(UserError, match=r"layer 'conv': split h=2,w=8 divides w into 8 parts, but there are 4 places"):
         make_plan("domain", net, GridShape(16, 1), 4, domain=(2, 8))
 
 
 def test_a_domain_without_space_is_refused():
     net = Network((16,))
     net.add("fc", L.Linear(10))
-    with pytest.raises(ValueError, match=r"--domain 1x2: no layer of this network has space to divide; leave it out"):
+    with pytest.raises(UserError, match=r"--domain 1x2: no layer of this network has space to divide; leave it out"):
         make_plan("domain", net, GridShape(2, 1), 4, domain=(1, 2))

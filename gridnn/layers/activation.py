@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from gridnn.errors import UserError
 from gridnn.layers.base import Array, Layer, Local
 from gridnn.layers.rooms import Part, Room, Rooms, usual
 
@@ -60,7 +61,7 @@ class LeakyReLU(Layer):
 
     def __post_init__(self):
         if not 0 <= self.slope <= 1:
-            raise ValueError(f"LeakyReLU({self.slope}): the slope lies in [0, 1]")
+            raise UserError(f"LeakyReLU({self.slope}): the slope lies in [0, 1]")
 
     def rooms(self, part: Part) -> Rooms:
         return usual(part, "y")
@@ -92,7 +93,7 @@ class GELU(Layer):
 
     def __post_init__(self):
         if self.approximate not in ("none", "tanh"):
-            raise ValueError(f"GELU(approximate={self.approximate!r}): choose 'none' or 'tanh'")
+            raise UserError(f"GELU(approximate={self.approximate!r}): choose 'none' or 'tanh'")
 
     def rooms(self, part: Part) -> Rooms:
         return usual(part, "slope", extra=(Room("slope", part.output),))

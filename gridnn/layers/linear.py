@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from gridnn.errors import UserError
 from gridnn.layers.base import Apart, Array, Local, Parameter, Shape, Shapes
 from gridnn.layers.rooms import Part, Rooms, usual
 from gridnn.layout.layout import box_shape
@@ -35,13 +36,11 @@ class Linear(Apart):
 
     def __post_init__(self):
         if self.features < 1:
-            raise ValueError(f"Linear({self.features}): at least one feature is needed")
+            raise UserError(f"Linear({self.features}): at least one feature is needed")
 
     def infer(self, *shapes: Shape) -> Shape:
         if len(shapes[0]) != 1:
-            raise ValueError(
-                f"Linear needs samples of shape (features,), this one is {shapes[0]}: put a Flatten before"
-            )
+            raise UserError(f"Linear needs samples of shape (features,), this one is {shapes[0]}: put a Flatten before")
         return (self.features,)
 
     def input_axes(self, index: int, shapes: Shapes) -> tuple[str, ...]:

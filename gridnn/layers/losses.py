@@ -23,7 +23,7 @@ class SoftmaxCrossEntropy(Loss):
     def infer(self, *shapes: Shape) -> Shape:
         if not 1 <= len(shapes[0]) <= 4:
             wanted = "(classes,) or (*space, classes)"
-            raise ValueError(f"SoftmaxCrossEntropy needs logits of shape {wanted} a sample, these are {shapes[0]}")
+            raise UserError(f"SoftmaxCrossEntropy needs logits of shape {wanted} a sample, these are {shapes[0]}")
         return shapes[0]
 
     def reductions(self, shapes: Shapes, output_box: tuple[tuple[int, int], ...], training: bool) -> list[Reduction]:

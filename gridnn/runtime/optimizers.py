@@ -56,7 +56,7 @@ class SGD(Optimizer):
 
     Raises
     ------
-    ValueError
+    UserError
         If Nesterov's form is asked for without momentum.
     """
 

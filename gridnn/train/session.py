@@ -14,7 +14,7 @@ from gridnn.comm.grid import Grid
 from gridnn.comm.ledger import Where
 from gridnn.comm.packing import Scratch
 from gridnn.comm.transports.choice import Transports
-from gridnn.errors import UserError, user_mistakes
+from gridnn.errors import UserError, within_memory
 from gridnn.execute_rounds import Runs, make_executable
 from gridnn.graphs import PLAIN, Graphs
 from gridnn.program.program import Program, pass_sizes
@@ -69,7 +69,7 @@ class Session:
 
     Raises
     ------
-    ValueError
+    UserError
         If data, network, grid and plan do not fit each other.
     """
 
@@ -125,7 +125,7 @@ class Session:
     def executable(self, samples: int) -> Runs:
         """The network compiled for ``samples`` samples, made at the first call (by all ranks)."""
         if samples not in self._executables:
-            with user_mistakes():
+            with within_memory():
                 program = self._made.compiled(samples)
                 shared = (self.parameters, self.config.seed, self._scratch, self.graphs)
                 made = make_executable(program, self.grid, *shared)
