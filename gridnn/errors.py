@@ -7,8 +7,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 
-class UserError(ValueError):
-    """A mistake of the user's: values and remedy in one text, which is all that is shown of it."""
+class UserError(Exception):
+    """A mistake of the user's: values and remedy in one text, which is all that is shown of it.
+
+    What is refused of what somebody gave is one; a `ValueError` is a mistake of ours, shown with its traceback.
+    """
 
 
 def cause_of(error: BaseException) -> str:
@@ -37,17 +40,10 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
 
 
 @contextmanager
-def user_mistakes() -> Iterator[None]:
-    """Inside, where everything is set up from what the user gave, a `ValueError` is the user's mistake.
-
-    So is a network too large for the memory.
-    """
+def within_memory() -> Iterator[None]:
+    """Inside, where everything is set up from what the user gave, a lack of memory is the user's mistake."""
     try:
         yield
-    except UserError:
-        raise
-    except ValueError as error:
-        raise UserError(str(error)) from error
     except MemoryError as error:
         raise UserError(
             f"this rank's part of the network or the data does not fit into its memory ({error}): divide it over more "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from gridnn.errors import UserError
 from gridnn.layers.base import Layer, Loss, Shape, Shapes
 
 INPUT = "input"
@@ -41,7 +42,7 @@ class Network:
 
     def __init__(self, input_shape: Shape):
         if not input_shape or any(size < 1 for size in input_shape):
-            raise ValueError(f"a sample has the shape {tuple(input_shape)}, but every size must be at least 1")
+            raise UserError(f"a sample has the shape {tuple(input_shape)}, but every size must be at least 1")
         self.shapes: dict[str, Shape] = {INPUT: tuple(input_shape)}
         self.nodes: tuple[Node, ...] = ()
 
@@ -50,23 +51,23 @@ class Network:
 
         Raises
         ------
-        ValueError
+        UserError
             If the name is taken, an input is unknown, or the layer does not fit its inputs.
         """
         if not isinstance(name, str) or not isinstance(layer, Layer):
-            raise ValueError(f"add({name!r}, {layer!r}): give a name and a layer, as in add('conv1', Conv2d(8, 3))")
+            raise UserError(f"add({name!r}, {layer!r}): give a name and a layer, as in add('conv1', Conv2d(8, 3))")
         if name in self.shapes:
-            raise ValueError(f"layer {name!r} exists already; names are unique")
+            raise UserError(f"layer {name!r} exists already; names are unique")
         inputs = inputs or (self.output,)
         for source in inputs:
             if source not in self.shapes:
-                raise ValueError(f"layer {name!r} is fed by {source!r}, which does not exist (yet)")
+                raise UserError(f"layer {name!r} is fed by {source!r}, which does not exist (yet)")
         try:
             shape = layer.infer(*(self.shapes[source] for source in inputs))
-        except ValueError as error:
-            raise ValueError(f"layer {name!r}: {error}") from error
+        except UserError as error:
+            raise UserError(f"layer {name!r}: {error}") from error
         if not all(isinstance(size, int) and size > 0 for size in shape):
-            raise ValueError(f"layer {name!r}: {layer} gives the shape {tuple(shape)}; give whole numbers above 0")
+            raise UserError(f"layer {name!r}: {layer} gives the shape {tuple(shape)}; give whole numbers above 0")
         self.nodes += (Node(name, layer, tuple(inputs)),)
         self.shapes[name] = tuple(shape)
         return name
@@ -82,11 +83,11 @@ class Network:
 
         Raises
         ------
-        ValueError
+        UserError
             If the last layer is none.
         """
         if not self.nodes or not isinstance(self.nodes[-1].layer, Loss):
-            raise ValueError(f"the network ends in {self.output!r}, which is no loss: add SoftmaxCrossEntropy() last")
+            raise UserError(f"the network ends in {self.output!r}, which is no loss: add SoftmaxCrossEntropy() last")
         return self.nodes[-1]
 
     def sizes(self, node: Node, batch: int) -> Shapes:

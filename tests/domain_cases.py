@@ -13,6 +13,7 @@ from splits import ordered_factors
 from test_divided_layers import Divided, Shift, serial_results
 
 from gridnn import layers as L
+from gridnn.errors import UserError
 from gridnn.layers.base import SPACE, Layer, Shapes
 from gridnn.layout.partition import Window
 from gridnn.layout.split import Split
@@ -83,7 +84,7 @@ def _draw(rng: random.Random, ranks: int) -> Case | None:
     try:
         layer = layer(channels)
         output = layer.infer(shape[1:])
-    except ValueError:
+    except UserError:
         return None
     shapes = Shapes((shape,), (shape[0], *output))
     if min(output) < 1 or max(output) > 3 * SIZES[dims]:
@@ -91,7 +92,7 @@ def _draw(rng: random.Random, ranks: int) -> Case | None:
     split = _split(rng, ranks, layer, shapes)
     try:
         layer.check(shapes, split)
-    except ValueError:
+    except UserError:
         return None
     alike = split.renamed("ci", "co")
     other = _split(rng, ranks, Shift(), Shapes((shape,), shape))

@@ -32,7 +32,7 @@ def body(job: Job) -> int | None:
         pending = [job.comm.Iallreduce(gradients, sums)]
         raise UserError(f"{len(pending)} sum was started")
     if how == "defect of all" or (how == "defect of rank 1" and job.rank == 1):
-        raise KeyError("missing")
+        raise ValueError("operands do not fit")
     if how == "rank 1 leaves" and job.rank == 1:
         sys.exit(0)
     if how == "unseen ranks":

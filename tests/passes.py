@@ -58,7 +58,7 @@ class Passes:
         self.schedule, self.arena = schedule, self.run.arena
 
     def fill(self, x: np.ndarray, target: np.ndarray | None = None, seed: np.ndarray | None = None):
-        """What fills this rank's arrays from global ones; ``seed`` is this rank's gradient of its part of the output."""
+        """What fills this rank's arrays from global ones; ``seed`` is this rank's gradient of its output."""
         asarray = self.grid.backend.asarray
 
         def fill(inputs, array):

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from splits import admitted_splits
 
 from gridnn import layers as L
+from gridnn.errors import UserError
 from gridnn.layers.base import Layer
 from gridnn.layout.gridshape import ORDERS, GridShape
 from gridnn.layout.halo import HALOS
@@ -85,7 +86,7 @@ def _single(rng: random.Random, net: Network, name: str, source: str | None = No
     for layer in _layers(rng, net.shapes[source]):
         try:
             shape = layer.infer(net.shapes[source])
-        except ValueError:
+        except UserError:
             continue
         if shape[-1] <= 3 * WIDEST and all(size <= LONGEST for size in shape[:-1]):
             return net.add(name, layer, source)

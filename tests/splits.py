@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from gridnn.errors import UserError
 from gridnn.layers.base import Layer, Shapes
 from gridnn.layout.split import COPIES, Split
 
@@ -29,7 +30,7 @@ def admitted_splits(layer: Layer, shapes: Shapes, ranks: int) -> Iterator[Split]
             if all(split.parts(axis) <= sizes[axis] for axis in chosen if axis != COPIES):
                 try:
                     layer.check(shapes, split)
-                except ValueError:
+                except UserError:
                     continue
                 yield split
 

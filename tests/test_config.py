@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gridnn.errors import UserError, unknown, user_mistakes
+from gridnn.errors import UserError, unknown, within_memory
 from gridnn.train.config import CHOICES, RunConfig
 
 
@@ -104,8 +104,9 @@ def test_the_resolved_options_leave_out_what_has_no_effect():
     assert RunConfig().as_dict()["lr"] == 0.01
 
 
-def test_only_value_errors_of_the_set_up_are_the_users():
-    with pytest.raises(UserError, match="too many parts"), user_mistakes():
-        raise ValueError("too many parts")
-    with pytest.raises(KeyError), user_mistakes():
-        raise KeyError("defect")
+def test_only_a_lack_of_memory_becomes_the_users_mistake():
+    with pytest.raises(UserError, match=r"does not fit into its memory \(7 bytes\): divide it"), within_memory():
+        raise MemoryError("7 bytes")
+    with pytest.raises(ValueError, match="operands could not be broadcast"), within_memory():
+        raise ValueError("operands could not be broadcast")
+    assert not issubclass(UserError, ValueError)

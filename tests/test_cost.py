@@ -18,12 +18,13 @@ from hypothesis import strategies as st
 from random_networks import random_case
 
 from gridnn import layers as L
-from gridnn.cost.breakdown import entries
 from gridnn.cost.busiest import busiest, sample
+from gridnn.cost.count import count, predict
 from gridnn.cost.machine import Compute, Level, Machine, Range
+from gridnn.cost.movements import Movement
+from gridnn.cost.operations import price_operations
 from gridnn.cost.price import Price, price
-from gridnn.cost.schedule import schedule
-from gridnn.cost.simulate import COMPUTE, simulate
+from gridnn.cost.timeline import COMPUTE, timeline
 from gridnn.cost.work import local_flops, seconds, work
 from gridnn.layers.base import Shapes
 from gridnn.layout.gridshape import GridShape
@@ -33,7 +34,10 @@ from gridnn.network import Network
 from gridnn.plan.fitting import complete
 from gridnn.plan.plan import Plan
 from gridnn.plan.rules import make_plan
-from gridnn.program.program import Program, pass_programs, pass_sizes, predict_step
+from gridnn.program.build import build
+from gridnn.program.program import Program, pass_programs, pass_sizes
+from gridnn.program.schedule import Begin, End, Fill
+from gridnn.program.schedule import Compute as Call
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 RATES = {"gemm": ((1e5, 1e9), (1e9, 2e10)), "conv": ((1e5, 1e9), (1e9, 1e10))}
@@ -83,6 +87,12 @@ PLANS = [
 ]
 
 
+def moved_by(program: Program, index: int) -> list[Movement]:
+    """All that one rank moves in a pass."""
+    operations = price_operations(build(program, index), MACHINE)
+    return [movement for priced in operations for _, movement in priced.movements]
+
+
 def integers(made: Price) -> dict:
     return {
         (layer.name, *movement[:3]): (movement.words, movement.messages)
@@ -96,7 +106,7 @@ def integers(made: Price) -> dict:
 def test_words_and_messages_are_those_of_the_prediction(strategy, rows, cols, options):
     program = planned(strategy, rows, cols, **options)
     made = price([program], MACHINE)
-    ledger = program.predict(made.index)
+    ledger = predict(program, made.index)
     assert integers(made) == {tuple(key): value for key, value in ledger.integers().items()}
     assert made.words() == ledger.words_by_dimension()
 
@@ -107,10 +117,10 @@ def test_random_plans_are_priced_as_they_are_predicted(ranks):
     for _ in range(8):
         case = random_case(rng, ranks)
         made = price([case.program], MACHINE)
-        predicted = case.program.predict(made.index).integers()
+        predicted = predict(case.program, made.index).integers()
         assert integers(made) == {tuple(key): value for key, value in predicted.items()}, case
         assert max(made.compute, made.communication) * (1 - 1e-9) <= made.seconds <= made.serial * (1 + 1e-9), case
-        assert simulate(made.passes, overlap=0).seconds == pytest.approx(made.serial), case
+        assert timeline(made.passes, overlap=0).seconds == pytest.approx(made.serial), case
 
 
 @pytest.mark.parametrize("strategy", ["grid", "domain", "splitbrain"])
@@ -120,7 +130,8 @@ def test_passes_of_a_batch_add_up(strategy):
     programs = pass_programs(net, plan, pass_sizes(batch, 3))
     made = price(programs, MACHINE)
     assert made.batch == batch and len(programs) == 3
-    ledger = predict_step(programs, made.index)
+    ends = [{"first": True, "last": False}, {"first": False, "last": False}, {"first": False, "last": True}]
+    ledger = count(build(program, made.index, **end) for program, end in zip(programs, ends, strict=True))
     assert integers(made) == {tuple(key): value for key, value in ledger.integers().items()}
     assert sum(layer.seconds for layer in made.layers) == pytest.approx(made.serial)
     alone = price(programs[:1], MACHINE)
@@ -139,7 +150,7 @@ def test_the_step_is_between_its_longest_resource_and_their_sum(strategy, rows, 
     assert made.seconds <= made.serial * slack
     assert sum(layer.seconds for layer in made.layers) == pytest.approx(made.serial)
     assert sum(layer.compute for layer in made.layers) == pytest.approx(made.compute)
-    one_by_one = simulate(made.passes, overlap=0)
+    one_by_one = timeline(made.passes, overlap=0)
     assert one_by_one.seconds == pytest.approx(made.serial)
     for before, after in itertools.pairwise(one_by_one.events):
         assert before.stop <= after.start + 1e-12
@@ -193,16 +204,16 @@ def test_halos_run_behind_the_interior_and_behind_the_gradient_of_the_weights(be
     net.add("conv2", L.Conv2d(8, 3, padding=1))
     machine = Machine("slow", (Level("network", None, 1e-6, beta),), Compute(RATES, 1e15))
     program = Program(net, make_plan("domain", net, GridShape(2, 1), 4), 4)
-    one = schedule(program, machine, 0)
-    conv2 = one.parts[0].steps[1]
-    (reading,) = conv2.readings
-    halo = reading.forward[0][0]
-    assert (halo.words, halo.messages, reading.interior) == (4 * 16 * 8, 1, 15 / 16)
-    events = [e for e in simulate([one]).events if e.layer == "conv2"]
-    forward = [e for e in events if e.phase == "forward"]
+    operations = price_operations(build(program, 0), machine)
+    ahead = [one for one in operations if one.operation.layer == "conv2" and one.operation.phase == "forward"]
+    ahead = [one for one in ahead if not isinstance(one.operation, Fill)]
+    assert [type(one.operation) for one in ahead] == [Begin, Call, End, Call]
+    (((_, halo),), inside, rest) = ahead[0].movements, ahead[1].seconds, ahead[3].seconds
+    assert (halo.words, halo.messages, inside / (inside + rest)) == (4 * 16 * 8, 1, pytest.approx(15 / 16))
+    events = [e for e in timeline([operations]).events if e.layer == "conv2" and e.stop - e.start > 1e-9]
+    forward = [e for e in events if e.phase == "forward"]  # but for copies, by memory that takes no time
     spent = max(e.stop for e in forward) - min(e.start for e in forward)
-    inside = reading.interior * conv2.forward
-    assert spent == pytest.approx(max(inside, halo.seconds) + conv2.forward - inside, rel=1e-6)
+    assert spent == pytest.approx(max(inside, halo.seconds) + rest, rel=1e-6)
     (back,) = (e for e in events if e.phase == "backward" and e.resource != COMPUTE)
     weights = max((e for e in events if e.phase == "backward" and e.resource == COMPUTE), key=lambda e: e.start)
     assert weights.start == pytest.approx(back.start, rel=1e-6)
@@ -215,7 +226,7 @@ def test_the_order_of_the_ranks_says_what_stays_in_a_node():
     for order in ("column", "row"):
         net, grid = cnn(), GridShape(4, 4, order)
         program = Program(net, make_plan("grid", net, grid, 26, copies=True), 26)
-        for _, movement in entries(schedule(program, MACHINE, 5), True):
+        for movement in moved_by(program, 5):
             key = (order, movement.dimension)
             spent[key] = spent.get(key, 0.0) + movement.seconds
     assert 3 * spent["column", "column"] < spent["row", "column"]
@@ -263,7 +274,7 @@ def test_a_product_is_repeated_twice_backwards():
 def test_no_rank_is_much_slower_than_the_priced_one(strategy, rows, cols, options):
     program = planned(strategy, rows, cols, **options)
     made = price([program], MACHINE)
-    every = [simulate([schedule(program, MACHINE, index)]).seconds for index in range(program.ranks)]
+    every = [timeline([price_operations(build(program, index), MACHINE)]).seconds for index in range(program.ranks)]
     assert made.seconds >= 0.97 * max(every)
     assert made.index in sample(program)
 
@@ -343,8 +354,8 @@ def test_a_price_is_plain_data():
 
 
 def test_a_movement_takes_what_the_machine_says():
-    one = schedule(planned("grid", 2, 4), MACHINE, 3)
-    moved = {kind: [m for _, m in entries(one, True) if m.kind == kind] for kind in ("all-gather", "all-reduce")}
+    every = moved_by(planned("grid", 2, 4), 3)
+    moved = {kind: [m for m in every if m.kind == kind] for kind in ("all-gather", "all-reduce")}
     for movement in moved["all-gather"]:  # columns are two neighbours in a node
         assert movement.seconds == pytest.approx(1e-6 * movement.messages + 4e-9 * movement.words)
     (norm,) = {m for m in moved["all-reduce"] if m.phase == "backward"}  # rows lie across the two nodes: 8-byte words

@@ -13,8 +13,9 @@ from backends import import_standin
 from running import BRANCHED, LENET, MLP, job_of, trained
 
 from gridnn.errors import UserError
-from gridnn.graphs import Graphs
 from gridnn.layers.activation import ReLU
+from gridnn.layers.computation import Task
+from gridnn.program.schedule import Begin, End, Load, Update
 from gridnn.train.audit import audit
 from gridnn.train.session import Session
 from gridnn.train.setup import make_optimizer
@@ -35,6 +36,8 @@ DIVIDED = {
     2: [("lenet", {"grid": "2x1"}), ("mixed", {"grid": "1x2"}), ("rounds", {"group": 2})],
     4: [("recomputed", {"grid": "2x2"}), ("lenet", {"grid": "4x1", "strategy": "domain", "domain": "2x2"})],
 }
+
+OTHER = Task("", ())
 
 
 @pytest.fixture(autouse=True)
@@ -116,32 +119,57 @@ def test_nothing_is_allocated_from_the_third_step_on(comm):
     session, counts = session_of(comm, graphs=True), []
     for number in range(1, 6):
         step(session, number)
-        counts.append(session.grid.backend.pool.allocations)
+        counts.append(session.grid.backend.device.pool.allocations)
     assert len(set(counts[2:])) == 1, counts
 
 
 def test_passes_share_their_memory(comm):
-    """Those of training, and those of evaluation, whose graphs are recorded later."""
-    session, taken = session_of(comm, graphs=True), []
-    recorder = session.graphs._recorder
+    """Those of training, and those of evaluation, whose graphs are recorded later: one block, and one pool."""
+    session = session_of(comm, graphs=True)
     for number in range(1, 4):
         step(session, number)
-        taken.append(recorder.taken)
-    session.evaluate(session.data.train)
-    assert taken[0] == 0 < taken[1] == taken[2] == recorder.taken
+    training = session.captures[0]._recorder.taken
+    for _ in range(3):
+        session.evaluate(session.data.train)
+    assert all(capture.regions and all(region.graph for region in capture.regions) for capture in session.captures)
+    recorders = {id(capture._recorder): capture._recorder for capture in session.captures}
+    assert len(session.captures) > 1 and sum(recorder.taken for recorder in recorders.values()) == training
+
+
+def test_graphs_are_of_what_repeats_itself_between_two_movements(comm):
+    session = session_of(comm, graphs=True)
+    for number in range(1, 3):
+        step(session, number)
+    (capture,) = session.captures
+    operations = session.executable(13).schedule.operations
+    assert all(region.graph and region.stop - region.start > 1 for region in capture.regions)
+    inside = {n for region in capture.regions for n in range(region.start, region.stop)}
+    for number, operation in enumerate(operations):
+        if isinstance(operation, Begin | End | Load | Update) or getattr(operation, "task", OTHER).stochastic:
+            assert number not in inside, operation
+    assert [sorted(region.layers & {"conv1", "drop", "fc2", "loss"}) for region in capture.regions] == [
+        ["conv1"],
+        ["fc2", "loss"],
+        ["fc2"],
+        ["conv1"],
+    ]
 
 
 def test_a_mistake_while_a_part_is_recorded_leaves_the_device_usable(comm, monkeypatch):
-    session, forward = session_of(comm, graphs=True), ReLU.forward
-    step(session, 1)
+    forward, broken = ReLU.forward, []
 
-    def broken(*_):
-        raise ValueError("broken")
+    def perhaps_broken(self, context, x, y):
+        if broken:
+            raise ValueError("broken")
+        forward(self, context, x, y)
 
-    monkeypatch.setattr(ReLU, "forward", broken)
-    with pytest.raises(ValueError, match="broken"):
-        step(session, 2)
-    monkeypatch.setattr(ReLU, "forward", forward)
+    with monkeypatch.context() as patched:
+        patched.setattr(ReLU, "forward", perhaps_broken)
+        session = session_of(comm, graphs=True)
+        step(session, 1)
+        broken.append(True)
+        with pytest.raises(ValueError, match="broken"):
+            step(session, 2)
     sessions = [session_of(comm, graphs=graphs) for graphs in (True, False)]
     assert [step(sessions[0], number) for number in range(1, 5)] == [
         step(sessions[1], number) for number in range(1, 5)
@@ -150,14 +178,15 @@ def test_a_mistake_while_a_part_is_recorded_leaves_the_device_usable(comm, monke
 
 def test_what_cannot_be_captured_is_refused(comm, monkeypatch):
     """A capture that the device says is invalid: nothing goes on without graphs in silence."""
-    session, forward = session_of(comm, graphs=True), ReLU.forward
+    forward = ReLU.forward
 
-    def waiting(self, local, *inputs):
-        with suppress(local.backend.xp.cuda.runtime.CUDARuntimeError):
-            local.backend.synchronize()
-        return forward(self, local, *inputs)
+    def waiting(self, context, x, y):
+        with suppress(context.backend.xp.cuda.runtime.CUDARuntimeError):
+            context.backend.synchronize()
+        forward(self, context, x, y)
 
     monkeypatch.setattr(ReLU, "forward", waiting)
+    session = session_of(comm, graphs=True)
     step(session, 1)
     with pytest.raises(UserError, match=r"--graphs: the device does not capture these layers \(.*\): leave it out"):
         step(session, 2)
@@ -165,13 +194,14 @@ def test_what_cannot_be_captured_is_refused(comm, monkeypatch):
 
 def test_a_mistake_that_ends_a_capture_is_told(comm, monkeypatch):
     """CuPy's own complaint, that the capture is invalid, must not hide what made it so."""
-    session, forward = session_of(comm, graphs=True), ReLU.forward
+    forward = ReLU.forward
 
-    def waiting(self, local, *inputs):
-        local.backend.synchronize()
-        return forward(self, local, *inputs)
+    def waiting(self, context, x, y):
+        context.backend.synchronize()
+        forward(self, context, x, y)
 
     monkeypatch.setattr(ReLU, "forward", waiting)
+    session = session_of(comm, graphs=True)
     step(session, 1)
     with pytest.raises(session.grid.backend.xp.cuda.runtime.CUDARuntimeError, match="captur"):
         step(session, 2)
@@ -191,12 +221,3 @@ def test_a_first_layer_that_is_not_finite_is_found(comm):
 def test_graphs_belong_to_gpus():
     with pytest.raises(UserError, match="--graphs has no effect with --backend numpy"):
         dataclasses.replace(LENET, graphs=True).validate()
-
-
-def test_a_pass_that_asks_for_other_memory_is_refused(comm):
-    session = session_of(comm, graphs=True)
-    backend, graphs = session.grid.backend, Graphs(session.grid.backend.device.recorder())
-    for size in (3, 3, 3):
-        graphs.run("kind", lambda s=size: backend.zeros((s,), "float32"))
-    with pytest.raises(RuntimeError, match="4000 bytes are asked for where a pass like this one asked for 12"):
-        graphs.run("kind", lambda: backend.zeros((1000,), "float32"))

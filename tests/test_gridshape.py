@@ -8,6 +8,7 @@ from backends import on_backend
 
 from gridnn.comm.grid import Grid
 from gridnn.comm.ledger import Where
+from gridnn.errors import UserError
 from gridnn.layout.gridshape import GridShape
 
 
@@ -43,12 +44,12 @@ def test_grids_are_read(text, ranks, expected):
     ],
 )
 def test_wrong_grids_are_refused_with_the_remedy(text, ranks, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         GridShape.parse(text, ranks)
 
 
 def test_an_unknown_order_is_refused():
-    with pytest.raises(ValueError, match="column, row"):
+    with pytest.raises(UserError, match="column, row"):
         GridShape(2, 2, "diagonal")
 
 
@@ -83,5 +84,5 @@ def test_rows_and_columns_of_real_ranks(comm, order):
 
 @pytest.mark.mpi
 def test_a_grid_of_another_size_is_refused(comm):
-    with pytest.raises(ValueError, match=f"needs {comm.size + 1} ranks, this job has {comm.size}"):
+    with pytest.raises(UserError, match=f"needs {comm.size + 1} ranks, this job has {comm.size}"):
         Grid(comm, 1, comm.size + 1, **on_backend())

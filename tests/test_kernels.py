@@ -9,6 +9,7 @@ import pytest
 import torch
 from torches import close
 
+from gridnn.errors import UserError
 from gridnn.kernels import NumpyBackend, get_backend
 from gridnn.kernels.reference.elementwise import erf
 from gridnn.kernels.tiles import chunks, tiles
@@ -22,7 +23,7 @@ KERNELS = BACKEND.kernels
 
 def test_get_backend():
     assert get_backend("numpy").name == "numpy"
-    with pytest.raises(ValueError, match=r"unknown backend 'cuda'.*numpy, cupy"):
+    with pytest.raises(UserError, match=r"unknown backend 'cuda'.*numpy, cupy"):
         get_backend("cuda")
 
 

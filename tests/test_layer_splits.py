@@ -10,6 +10,7 @@ from serial import box_of
 from simulate import Simulation
 
 from gridnn import layers as L
+from gridnn.errors import UserError
 from gridnn.layers.base import Shapes
 from gridnn.layers.groups import Grouped
 from gridnn.layout.partition import Even
@@ -48,9 +49,9 @@ def test_grouped_convolution(groups, split):
 
 def test_grouped_convolution_refuses_a_divided_input():
     shapes = Shapes(((2, 6, 5, 6),), (2, 4, 3, 12))
-    with pytest.raises(ValueError, match="groups=3 sums over the 2 input channels of a group only: divide co"):
+    with pytest.raises(UserError, match="groups=3 sums over the 2 input channels of a group only: divide co"):
         L.Conv2d(12, 3, groups=3).check(shapes, Split.of(ci=2))
-    with pytest.raises(ValueError, match="has no axis d; it can divide n, h, w, co, ci"):
+    with pytest.raises(UserError, match="has no axis d; it can divide n, h, w, co, ci"):
         L.Conv2d(12, 3).check(shapes, Split.of(d=2))
 
 
@@ -127,10 +128,10 @@ def test_transposed_with_groups(groups, split):
 def test_transposed_refuses_to_cut_groups():
     shapes = Shapes(((2, 5, 6),), (2, 6, 12))
     with pytest.raises(
-        ValueError, match=r"split co=2: 3 groups of a ConvTranspose1d / 2 = 1.5; divide co into a divisor"
+        UserError, match=r"split co=2: 3 groups of a ConvTranspose1d / 2 = 1.5; divide co into a divisor"
     ):
         L.ConvTranspose1d(12, 2, groups=3).check(shapes, Split.of(co=2))
-    with pytest.raises(ValueError, match="groups=3 sums over the 2 input channels of a group only: divide co"):
+    with pytest.raises(UserError, match="groups=3 sums over the 2 input channels of a group only: divide co"):
         L.ConvTranspose1d(12, 2, groups=3).check(shapes, Split.of(ci=2))
 
 
@@ -216,7 +217,7 @@ def test_batch_norm(split):
 def test_flatten(split):
     Simulation(L.Flatten(), Split.parse(split), normal(3, 5, 4, 2)).check()
     shapes = Shapes(((3, 5, 4, 2),), (3, 40))
-    with pytest.raises(ValueError, match="has no axis co; it can divide n, h"):
+    with pytest.raises(UserError, match="has no axis co; it can divide n, h"):
         L.Flatten().check(shapes, Split.of(co=2))
 
 

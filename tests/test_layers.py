@@ -10,6 +10,7 @@ from serial import Serial
 from torches import close, nchw, nhwc
 
 from gridnn import layers as L
+from gridnn.errors import UserError
 
 RNG = np.random.default_rng
 
@@ -135,7 +136,7 @@ def test_batch_norm_asks_for_what_it_declares():
 
 def test_batch_norm_of_one_value():
     run = Serial(L.BatchNorm(), (1, 3))
-    with pytest.raises(ValueError, match=r"1 = 1 value per channel.*batch of at least 2"):
+    with pytest.raises(UserError, match=r"1 = 1 value per channel.*batch of at least 2"):
         run.forward(np.ones((1, 3)))
 
 
@@ -357,7 +358,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("layer", "shape", "text"), REFUSED, ids=lambda v: str(v)[:30])
 def test_refused_inputs(layer, shape, text):
-    with pytest.raises(ValueError, match=text):
+    with pytest.raises(UserError, match=text):
         layer.infer(shape)
 
 
@@ -382,7 +383,7 @@ def test_refused_options():
         (lambda: L.Add().infer((2, 3), (2, 4)), "one shape"),
         (lambda: L.Concat().infer((2, 3, 1), (2, 4, 1)), "channels only"),
     ]:
-        with pytest.raises(ValueError, match=text):
+        with pytest.raises(UserError, match=text):
             make()
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from serial import Serial
 
+from gridnn.errors import UserError
 from gridnn.layers import AdaptiveAvgPool, Add, BatchNorm, Concat, GlobalAvgPool, Linear, SoftmaxCrossEntropy
 from gridnn.layers.conv import Conv
 from gridnn.models import MODELS, WITH_DROPOUT, get_model
@@ -214,10 +215,10 @@ def test_dropout_can_be_set(name):
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "mlp"])
 def test_samples_of_another_kind(name):
     what = "volumes" if name in VOLUMES else "images"
-    with pytest.raises(ValueError, match=rf"model {name} needs {what} .* shape \(784,\): use --model mlp"):
+    with pytest.raises(UserError, match=rf"model {name} needs {what} .* shape \(784,\): use --model mlp"):
         get_model(name, (784,), 10)
     other, fitting = ((9, 9, 1), "lenet") if name in VOLUMES else ((9, 9, 9, 1), "cosmoflow or unet3d")
-    with pytest.raises(ValueError, match=f"model {name} needs {what} .*: use --model {fitting}"):
+    with pytest.raises(UserError, match=f"model {name} needs {what} .*: use --model {fitting}"):
         get_model(name, other, 10)
 
 
@@ -239,7 +240,7 @@ def test_samples_that_are_too_small_are_told_the_layer_its_height_and_the_least_
     least = "x".join([str(size)] * space)
     began = time.perf_counter()
     text = rf"model {name}: layer '{layer}': .* of a \d+x\d+.* input .* = 0 outputs; .* samples of at least {least}"
-    with pytest.raises(ValueError, match=text):
+    with pytest.raises(UserError, match=text):
         get_model(name, (*[size - 1] * space, 3), 10)
     assert get_model(name, (*[size] * space, 3), 10).nodes
     assert time.perf_counter() - began < 5  # the least size is searched for
@@ -254,16 +255,16 @@ def test_networks_for_any_size():
 
 def test_unet_needs_sides_that_can_be_halved():
     with pytest.raises(
-        ValueError, match=r"unet3d .* h = 20 = 2 x 8 \+ 4: use volumes with multiples of 8 \(h of 16 or 24"
+        UserError, match=r"unet3d .* h = 20 = 2 x 8 \+ 4: use volumes with multiples of 8 \(h of 16 or 24"
     ):
         get_model("unet3d", (16, 20, 16, 1), 2)
     assert get_model("unet3d", (8, 8, 8, 1), 2).shapes["down4.relu2"] == (1, 1, 1, 512)
 
 
 def test_unknown_name():
-    with pytest.raises(ValueError, match="unknown model 'lenett': did you mean lenet"):
+    with pytest.raises(UserError, match="unknown model 'lenett': did you mean lenet"):
         get_model("lenett", (28, 28, 1), 10)
-    with pytest.raises(ValueError, match="unknown model 'resnet-18': did you mean resnet18"):
+    with pytest.raises(UserError, match="unknown model 'resnet-18': did you mean resnet18"):
         get_model("resnet-18", (28, 28, 1), 10)
 
 
@@ -297,7 +298,7 @@ def test_outputs_follow_the_targets(tmp_path):
     text = (
         r"model cosmoflow gives an output of shape \(2,\) a sample, .* labels of shape \(8, 8, 8\), need one of shape"
     )
-    with pytest.raises(ValueError, match=text + r" \(8, 8, 8, 2\)"):
+    with pytest.raises(UserError, match=text + r" \(8, 8, 8, 2\)"):
         network("cosmoflow", "labels", **labels)
-    with pytest.raises(ValueError, match=r"model unet3d .* numbers of shape \(1,\), need one of shape \(1,\)"):
+    with pytest.raises(UserError, match=r"model unet3d .* numbers of shape \(1,\), need one of shape \(1,\)"):
         network("unet3d", "one", **numbers)

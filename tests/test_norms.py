@@ -12,6 +12,7 @@ from serial import Serial
 from torches import check_against, close, nchw, nhwc
 
 from gridnn import layers as L
+from gridnn.errors import UserError
 
 RNG = np.random.default_rng
 SHAPES = [(3, 6), (3, 5, 6), (3, 4, 5, 6), (2, 3, 2, 4, 6)]
@@ -80,5 +81,5 @@ def test_refused():
         (lambda: L.LocalResponseNorm(0), "size is at least 1"),
         (lambda: L.LocalResponseNorm(5, k=0.0), "k positive"),
     ]:
-        with pytest.raises(ValueError, match=text):
+        with pytest.raises(UserError, match=text):
             make()

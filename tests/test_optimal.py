@@ -66,7 +66,7 @@ def test_no_named_strategy_is_faster_on_any_grid(network, ranks):
         for rows in (r for r in range(1, ranks + 1) if ranks % r == 0):
             try:
                 plan = make_plan(rule, network, GridShape(rows, ranks // rows), batch, copies=True)
-            except ValueError:
+            except UserError:
                 continue
             assert found.price.seconds <= seconds(network, plan, batch) * (1 + 1e-9), (rule, rows)
 
@@ -179,13 +179,13 @@ class TestStrategies:
     def test_a_given_grid_names_rows_and_columns(self):
         plan = plan_for("optimal", chain(), 8, 16, MACHINE, GridShape(4, 2))
         assert plan.grid == GridShape(4, 2) and plan.splits == plan_for("optimal", chain(), 8, 16, MACHINE).splits
-        with pytest.raises(ValueError, match="grid 3x2 needs 6 ranks"):
+        with pytest.raises(UserError, match="grid 3x2 needs 6 ranks"):
             plan_for("optimal", chain(), 8, 16, MACHINE, GridShape(3, 2))
 
     def test_unknown_names_and_impossible_rules_are_refused(self):
         with pytest.raises(UserError, match="unknown strategy 'optimum': did you mean optimal"):
             plan_for("optimum", chain(), 8, 16, MACHINE)
-        with pytest.raises(ValueError, match="strategy 'model' on grid"):
+        with pytest.raises(UserError, match="strategy 'model' on grid"):
             plan_for("model", chain(), 64, 16, MACHINE)
 
     @pytest.mark.parametrize("strategy", STRATEGIES)

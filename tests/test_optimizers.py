@@ -5,6 +5,7 @@ import pytest
 import torch
 from backends import make_backend
 
+from gridnn.errors import UserError
 from gridnn.runtime.optimizers import SGD, AdamW
 from gridnn.train.config import RunConfig
 from gridnn.train.setup import make_optimizer
@@ -84,7 +85,7 @@ def test_a_rank_with_few_parameters_or_none(optimizer, size):
 
 
 def test_refused():
-    with pytest.raises(ValueError, match="nesterov needs momentum, but momentum = 0"):
+    with pytest.raises(UserError, match="nesterov needs momentum, but momentum = 0"):
         SGD(nesterov=True)
-    with pytest.raises(ValueError, match="unknown optimizer 'adam': did you mean adamw"):
+    with pytest.raises(UserError, match="unknown optimizer 'adam': did you mean adamw"):
         make_optimizer(RunConfig(optimizer="adam"))

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from gridnn.errors import UserError
 from gridnn.layers import Linear, ReLU
 from gridnn.layout.gridshape import GridShape
 from gridnn.network import Network
@@ -49,14 +50,14 @@ def test_a_plan_comes_back_with_what_it_was_made_for(saved):
     ],
 )
 def test_another_network_is_refused_by_the_layers_that_differ(saved, other, text):
-    with pytest.raises(ValueError, match=text):
+    with pytest.raises(UserError, match=text):
         load_plan(saved[1], other, GRID, 8)
 
 
 def test_a_layer_that_went_is_named(saved, tmp_path):
     net = Network((5,))
     net.add("fc1", Linear(6))
-    with pytest.raises(ValueError, match=r"layer 'relu'"):
+    with pytest.raises(UserError, match=r"layer 'relu'"):
         load_plan(saved[1], net, GRID, 8)
 
 
@@ -71,5 +72,5 @@ def test_what_it_was_made_for_cannot_be_edited(saved, edit, text):
     data = json.loads(saved[1].read_text())
     edit(data["made_for"])
     saved[1].write_text(json.dumps(data))
-    with pytest.raises(ValueError, match=text):
+    with pytest.raises(UserError, match=text):
         load_plan(saved[1], network(), GRID, 8)

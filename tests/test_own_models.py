@@ -89,12 +89,13 @@ def test_what_a_file_does_wrong_is_told_with_its_line(tmp_path):
     refused(file, "mine.py defines no functions", "x = 1\n")
     refused(file, r"line 3: ZeroDivisionError: division by zero", "1 / 0\n")
     refused(file, r"line 4: KeyError: 'x'", "def net(shape, outputs):\n    return {}['x']\n")
+    refused(file, r"line 4: ValueError: odd", "def net(shape, outputs):\n    raise ValueError('odd')\n")
     refused(file, r"SyntaxError: .*mine.py, line 3", "def net(:\n")
     refused(file, r"line 3: ModuleNotFoundError: No module named 'no_such'", "import no_such\n")
     refused(file, r"line 3: SystemExit: 3", "raise SystemExit(3)\n")
     refused(file, r"TypeError: net\(\) takes 0 positional arguments", "def net():\n    pass\n")
     deep = "def net(shape, outputs):\n    n = Network(shape)\n    n.add('pool', MaxPool2d(9))\n    return n\n"
-    refused(file, r"line 5: ValueError: layer 'pool': MaxPool2d 9 on h of a 8x8 input", deep)
+    refused(file, r"line 5: layer 'pool': MaxPool2d 9 on h of a 8x8 input", deep)
 
 
 def test_what_a_function_gives_back_is_checked(tmp_path):

@@ -286,7 +286,6 @@ REFUSED = {  # by the rule, on 16 ranks: more parts than places or channels
 }
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("name", SHIPPED)
 def test_the_block_is_hardly_larger_than_what_lives_at_once(name):
     """All networks as they were published, with plans by rule."""

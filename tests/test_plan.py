@@ -9,6 +9,8 @@ import sys
 import pytest
 
 from gridnn import layers as L
+from gridnn.cost.count import predict
+from gridnn.errors import UserError
 from gridnn.layout.gridshape import GridShape
 from gridnn.layout.split import Split
 from gridnn.network import Network
@@ -71,7 +73,7 @@ def test_words_of_the_1_5d_algorithm_are_those_of_the_paper():
     }
     for gather, factor in expected.items():
         plan = make_plan("grid", net, GridShape(rows, cols), batch, gather_backward=gather)
-        ledger = Program(net, plan, batch).predict(0)
+        ledger = predict(Program(net, plan, batch), 0)
         moved = {}
         for key, tally in ledger.rows.items():
             if key.layer.startswith("fc"):
@@ -99,13 +101,13 @@ def test_words_of_the_1_5d_algorithm_are_those_of_the_paper():
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(strategy, grid, batch, options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         make_plan(strategy, small(), GridShape(*grid), batch, **options)
 
 
 def test_copies_stand_in_where_a_layer_is_too_small():
     net, grid = small(), GridShape(12, 2)
-    with pytest.raises(ValueError, match=r"there are 8 out-channels.*or --copies"):
+    with pytest.raises(UserError, match=r"there are 8 out-channels.*or --copies"):
         make_plan("grid", net, grid, 24)
     splits = make_plan("grid", net, grid, 24, copies=True).splits
     assert {name: str(splits[name]) for name in ("conv1", "relu1", "fc1", "fc2", "loss")} == {
@@ -124,7 +126,7 @@ def test_copies_stand_in_where_a_layer_is_too_small():
     [("n=4;co=2", "cannot read"), ("n", "write axis=parts"), ("m=2", "unknown axis 'm'"), ("n=0", "at least one part")],
 )
 def test_wrong_splits_are_refused(text, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         Split.parse(text)
 
 
@@ -132,7 +134,7 @@ def test_a_split_reads_what_it_writes():
     for text in ("n=4,co=2", "h=2,w=3,n=2", "1"):
         assert str(Split.parse(text)) == text
     assert str(Split.parse("n=2").over(6)) == "n=2,copies=3"
-    with pytest.raises(ValueError, match=r"n=4 has 4 parts, which do not divide 6 ranks"):
+    with pytest.raises(UserError, match=r"n=4 has 4 parts, which do not divide 6 ranks"):
         Split.parse("n=4").over(6)
 
 
@@ -163,22 +165,22 @@ def test_a_plan_file_reads_what_it_writes(tmp_path):
 def test_wrong_plan_files_are_refused(tmp_path, content, message):
     path = tmp_path / "plan.json"
     path.write_text(content if isinstance(content, str) else json.dumps(content))
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         load_plan(path, small(), GridShape(2, 2), 24, gather_backward="reduce-scatter")
 
 
 def test_a_plan_file_and_the_command_line_do_not_contradict_each_other(tmp_path):
     path, net, grid = tmp_path / "plan.json", small(), GridShape(2, 2)
     path.write_text(json.dumps({"version": 1, "gather_backward": "reduce-scatter", "splits": {}}))
-    with pytest.raises(ValueError, match="says gather_backward reduce-scatter, but --gather-backward all-reduce"):
+    with pytest.raises(UserError, match="says gather_backward reduce-scatter, but --gather-backward all-reduce"):
         load_plan(path, net, grid, 24, gather_backward="all-reduce")
     path.write_bytes(b"\xff\xfe{}")
-    with pytest.raises(ValueError, match=r"plan.json is no JSON: .*utf-8"):
+    with pytest.raises(UserError, match=r"plan.json is no JSON: .*utf-8"):
         load_plan(path, net, grid, 24, gather_backward="reduce-scatter")
 
 
 def test_a_missing_plan_file_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"nowhere.json: No such file"):
+    with pytest.raises(UserError, match=r"nowhere.json: No such file"):
         load_plan(tmp_path / "nowhere.json", small(), GridShape(2, 2), 24, gather_backward="reduce-scatter")
 
 
@@ -211,7 +213,7 @@ def test_an_output_that_nobody_reads_is_refused():
     net.add("lost", L.ReLU(), "conv1")
     net.add("end", L.ReLU(), "loss")
     plan = make_plan("batch", net, GridShape(1, 2), 24)
-    with pytest.raises(ValueError, match="layer 'lost': no layer reads its output"):
+    with pytest.raises(UserError, match="layer 'lost': no layer reads its output"):
         Program(net, plan, 24)
 
 
@@ -219,12 +221,13 @@ def test_planning_needs_no_mpi_and_65536_ranks_no_tables():
     code = """
 import sys
 from test_plan import small
+from gridnn.cost.count import predict
 from gridnn.layout.gridshape import GridShape
 from gridnn.plan.rules import make_plan
 from gridnn.program.program import Program
 net = small()
 program = Program(net, make_plan("batch", net, GridShape(256, 256), 65536), 65536)
-assert program.predict(12345).integers()
+assert predict(program, 12345).integers()
 assert "mpi4py" not in sys.modules and "numpy" not in sys.modules
 peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
 assert int(peak.split()[1]) < 200_000, peak  # KiB
@@ -242,7 +245,7 @@ def test_channel_and_filter_parallelism_moves_the_smaller_side_of_every_layer():
     for strategy in ("grid", "channel"):
         plan = make_plan(strategy, net, GridShape(ranks, 1), batch)
         splits[strategy] = {name: str(split) for name, split in plan.splits.items()}
-        words[strategy] = Program(net, plan, batch).predict(0).words_by_dimension()["column"]
+        words[strategy] = predict(Program(net, plan, batch), 0).words_by_dimension()["column"]
     assert splits["channel"] == {"stem": "co=4", "reduce": "ci=4", "same": "co=4", "widen": "co=4", "last": "ci=4"}
     unit = batch * 64 * (ranks - 1) // ranks  # words of one channel
     assert words["grid"] == 2 * unit * (64 + 16 + 16 + 64)
@@ -256,10 +259,10 @@ def test_a_domain_finer_than_the_image_names_the_smallest_layer_and_the_largest_
     for i in range(1, 5):
         net.add(f"conv{i}", L.Conv2d(8, 3, padding=1))
         net.add(f"pool{i}", L.MaxPool2d(2))
-    with pytest.raises(ValueError, match=r"layer 'pool4': split h=12 divides h into 12 parts, but there are 2 places"):
+    with pytest.raises(UserError, match=r"layer 'pool4': split h=12 divides h into 12 parts, but there are 2 places"):
         make_plan("domain", net, GridShape(12, 1), 4)
     with pytest.raises(
-        ValueError, match=r"use at most 2 parts of h \(another --grid or --strategy, or --plan\), or --copies"
+        UserError, match=r"use at most 2 parts of h \(another --grid or --strategy, or --plan\), or --copies"
     ):
         make_plan("domain", net, GridShape(12, 1), 4)
     assert str(make_plan("domain", net, GridShape(2, 1), 4).splits["pool4"]) == "h=2"
@@ -268,7 +271,7 @@ def test_a_domain_finer_than_the_image_names_the_smallest_layer_and_the_largest_
     splits = make_plan("domain", volumes, GridShape(8, 1), 1, domain=(2, 2, 2)).splits
     assert str(splits["conv"]) == "d=2,h=2,w=2"
     with pytest.raises(
-        ValueError, match=r"--domain 2x2x2 has 3 factors, but the samples have 2 dimensions of space \(h, w\)"
+        UserError, match=r"--domain 2x2x2 has 3 factors, but the samples have 2 dimensions of space \(h, w\)"
     ):
         make_plan("domain", net, GridShape(8, 1), 4, domain=(2, 2, 2))
 
@@ -278,12 +281,12 @@ def test_a_domain_that_is_too_fine_is_told_before_other_mistakes():
     net.add("conv", L.Conv2d(16, 3, stride=2, padding=1))
     net.add("global", L.GlobalAvgPool())
     net.add("fc", L.Linear(10))
-    with pytest.raises(ValueError, match=r"layer 'conv': split h=2,w=8 divides w into 8 parts, but there are 4 places"):
+    with pytest.raises(UserError, match=r"layer 'conv': split h=2,w=8 divides w into 8 parts, but there are 4 places"):
         make_plan("domain", net, GridShape(16, 1), 4, domain=(2, 8))
 
 
 def test_a_domain_without_space_is_refused():
     net = Network((16,))
     net.add("fc", L.Linear(10))
-    with pytest.raises(ValueError, match=r"--domain 1x2: no layer of this network has space to divide; leave it out"):
+    with pytest.raises(UserError, match=r"--domain 1x2: no layer of this network has space to divide; leave it out"):
         make_plan("domain", net, GridShape(2, 1), 4, domain=(1, 2))

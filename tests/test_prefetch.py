@@ -12,6 +12,7 @@ from running import job_of
 from gridnn.data.base import Dataset, extents, whole
 from gridnn.errors import UserError
 from gridnn.kernels import get_backend
+from gridnn.layers.losses import MeanSquaredError
 from gridnn.train.config import RunConfig
 from gridnn.train.reader import Batch, Reader
 from gridnn.train.session import Session
@@ -44,37 +45,34 @@ class Told(Dataset):
         return np.broadcast_to(indices[:, None] * 10.0, (len(indices), *extents(box))).copy()
 
 
-class Feed:
-    def __init__(self, box):
-        self.box, self.loaded = box, None
-
-    def load(self, sample):
-        self.loaded = sample.copy()
-
-
-def executable(samples=4, box=((0, 3), (0, 4), (0, 1))):
-    feeds = [Feed(((0, samples), *box))]
-    return SimpleNamespace(input_feeds=feeds, target_box=((0, samples), (0, 1)))
+def schedule(samples=4, box=((0, 3), (0, 4), (0, 1))):
+    loss = SimpleNamespace(node=SimpleNamespace(layer=MeanSquaredError()))
+    boxes = {"input_boxes": (((0, samples), *box),), "target_box": ((0, samples), (0, 1))}
+    return SimpleNamespace(program=SimpleNamespace(loss=loss), **boxes)
 
 
 def reader():
     return Reader(get_backend("numpy"), "float64")
 
 
-def loaded(one):
-    return one.input_feeds[0].loaded[:, 0, 0, 0].tolist()
+def load(fill, samples=4):
+    """What ``fill`` brings: the number of every sample, and the targets."""
+    x, targets = np.full((samples, 3, 4, 1), np.nan), np.full((samples, 1), np.nan)
+    fill([x], targets)
+    assert (x == x[:, :1, :1]).all()
+    return x[:, 0, 0, 0].tolist(), targets
 
 
 def test_the_next_batch_is_read_while_this_one_is_used():
-    data, one, read = Told(), executable(), reader()
+    data, one, read = Told(), schedule(), reader()
     first, second = (Batch(data, np.arange(start, start + 4), step) for step, start in ((1, 0), (2, 20)))
-    read.read(one, first)
+    samples, _ = load(read.read(one, first))
     data.go.clear()
     read.ahead(one, second)
-    assert len(data.log) == 1 and loaded(one) == [0, 1, 2, 3]  # not waited for
+    assert len(data.log) == 1 and samples == [0, 1, 2, 3]  # not waited for
     data.go.set()
-    targets = read.read(one, second)
-    assert loaded(one) == [20, 21, 22, 23]
+    samples, targets = load(read.read(one, second))
+    assert samples == [20, 21, 22, 23]
     np.testing.assert_array_equal(targets, [[200.0], [210.0], [220.0], [230.0]])
     (name, *_), (other, indices, box, step) = data.log
     assert name == threading.current_thread().name and other.startswith("gridnn-reader")
@@ -82,38 +80,41 @@ def test_the_next_batch_is_read_while_this_one_is_used():
 
 
 def test_what_was_loaded_is_not_overwritten_by_what_is_read_ahead():
-    data, one, read = Told(), executable(), reader()
+    data, one, read = Told(), schedule(), reader()
+    x, targets = np.empty((4, 3, 4, 1)), np.empty((4, 1))
     for step in range(1, 9):
         now, following = (Batch(data, np.arange(s, s + 4), s) for s in (step, step + 1))
-        read.read(one, now)
+        read.read(one, now)([x], targets)
         read.ahead(one, following)
-        assert loaded(one) == [step, step + 1, step + 2, step + 3]
-    read._coming.result(LIMIT)
+        read._coming.exception(LIMIT)
+        assert x[:, 0, 0, 0].tolist() == [step, step + 1, step + 2, step + 3]
+        assert targets[:, 0].tolist() == [10 * step, 10 * step + 10, 10 * step + 20, 10 * step + 30]
     assert [step for _, _, _, step in data.log] == list(range(1, 10))
 
 
 def test_another_batch_than_the_one_read_ahead():
-    data, one, read = Told(), executable(), reader()
+    data, one, read = Told(), schedule(), reader()
     read.ahead(one, Batch(data, np.arange(4), 2))
     for other in (Batch(data, np.arange(4), 3), Batch(data, np.arange(1, 5), 2), Batch(Told(), np.arange(4), 2)):
         read.ahead(one, Batch(data, np.arange(4), 2))
-        read.read(one, other)
-        assert loaded(one) == other.indices.tolist()
+        assert load(read.read(one, other))[0] == other.indices.tolist()
         assert other.data.log[-1][0] == threading.current_thread().name
 
 
 def test_a_mistake_counts_when_its_turn_comes():
-    data, one, read = Told(bad=(21,)), executable(), reader()
+    data, one, read = Told(bad=(21,)), schedule(), reader()
     read.ahead(one, Batch(data, np.arange(20, 24), 2))
     assert read._coming.result(LIMIT).mistake == "sample 21 is bad"
     assert read.mistake is None
-    targets = read.read(one, Batch(data, np.arange(20, 24), 2))
+    fill = read.read(one, Batch(data, np.arange(20, 24), 2))
     assert read.mistake == "sample 21 is bad"
-    assert targets.shape == (4, 1)
+    targets = np.full((4, 1), np.nan)
+    fill([np.empty((4, 3, 4, 1))], targets)
+    np.testing.assert_array_equal(targets, np.zeros((4, 1)))
 
 
 def test_a_defect_is_raised_where_the_batch_is_used():
-    data, one, read = Told(), executable(), reader()
+    data, one, read = Told(), schedule(), reader()
     data.read = lambda *args: 1 / 0
     read.ahead(one, Batch(data, np.arange(4), 2))
     with pytest.raises(ZeroDivisionError):

@@ -11,6 +11,7 @@ from serial import Serial
 from torches import check_against
 
 from gridnn import layers as L
+from gridnn.errors import UserError
 
 SHAPES = {1: (2, 5, 3), 2: (2, 4, 5, 3), 3: (2, 3, 4, 2, 3)}
 LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
@@ -70,5 +71,5 @@ def test_refused():
         (lambda: L.AdaptiveAvgPool((2, 0)), "size=.2, 0."),
         (lambda: L.AdaptiveAvgPool(2).infer((3, 3, 3, 3, 1)), r"samples of shape \(\*space, channels\)"),
     ]:
-        with pytest.raises(ValueError, match=text):
+        with pytest.raises(UserError, match=text):
             make()

@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from gridnn.errors import UserError
 from gridnn.train.config import RunConfig
 from gridnn.train.schedules import make_schedule
 
@@ -48,5 +49,5 @@ def test_a_warm_up_as_long_as_the_run():
 
 
 def test_unknown_name():
-    with pytest.raises(ValueError, match="unknown schedule 'cosin': did you mean cosine"):
+    with pytest.raises(UserError, match="unknown schedule 'cosin': did you mean cosine"):
         make_schedule(RunConfig(schedule="cosin"), 1, 1)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from gridnn import layers as L
+from gridnn.cost.count import predict
 from gridnn.cost.machine import Compute, Level, Machine, Range
 from gridnn.cost.price import price
 from gridnn.layers import SoftmaxCrossEntropy
@@ -101,7 +102,7 @@ def counted(program: Program) -> tuple[float, float, float]:
     """
     words = messages = update = 0.0
     for index in range(program.ranks):
-        for key, (moved, sent) in program.predict(index).integers().items():
+        for key, (moved, sent) in predict(program, index).integers().items():
             if key.phase == "update":
                 update += moved
             else:

@@ -19,6 +19,7 @@ from gridnn import layers as L
 from gridnn.comm.grid import Grid
 from gridnn.cost.count import predict
 from gridnn.cost.machine import Compute, Level, Machine
+from gridnn.errors import UserError
 from gridnn.kernels import get_backend
 from gridnn.layout.gridshape import GridShape
 from gridnn.layout.partition import Even
@@ -151,32 +152,32 @@ def test_a_round_holds_a_part_of_the_batch():
     ],
 )
 def test_groups_that_do_not_fit_are_refused(group, grid, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         group_grid(group, grid, 6)
 
 
 def test_group_and_grid_name_the_same_thing():
     assert group_grid(3, "auto", 6) == group_grid(None, "3x2", 6) == group_grid(3, "-1x2", 6) == GridShape(3, 2)
-    with pytest.raises(ValueError, match=r"--group 2 has no effect with --strategy grid: leave it out, or use --strat"):
+    with pytest.raises(UserError, match=r"--group 2 has no effect with --strategy grid: leave it out, or use --strat"):
         RunConfig(group=2, strategy="grid").validate()
-    with pytest.raises(ValueError, match=r"--group 0: must be a whole number of at least 1"):
+    with pytest.raises(UserError, match=r"--group 0: must be a whole number of at least 1"):
         RunConfig(group=0, strategy="splitbrain").validate()
 
 
 def test_networks_without_a_stack_are_refused():
     net = Network((8,))
     net.add("fc", L.Linear(4))
-    with pytest.raises(ValueError, match=r"here these read the samples themselves: put a Flatten\(\) before,"):
+    with pytest.raises(UserError, match=r"here these read the samples themselves: put a Flatten\(\) before,"):
         stack_start(net)
     net = Network((8, 8, 2))
     net.add("conv", L.Conv2d(8, 3, padding=1))
-    with pytest.raises(ValueError, match=r"strategy 'splitbrain' on grid 2x2: rounds are for fully connected layers"):
+    with pytest.raises(UserError, match=r"strategy 'splitbrain' on grid 2x2: rounds are for fully connected layers"):
         make_plan("splitbrain", net, GridShape(2, 2), 8)
     net = Network((8, 8, 2))
     net.add("global", L.GlobalAvgPool())
     net.add("fc", L.Linear(4))
     net.add("norm", L.BatchNorm())
-    with pytest.raises(ValueError, match=r"layer 'norm': BatchNorm takes statistics over the samples.*rounds 1"):
+    with pytest.raises(UserError, match=r"layer 'norm': BatchNorm takes statistics over the samples.*rounds 1"):
         make_plan("splitbrain", net, GridShape(2, 2), 8)
 
 
@@ -205,7 +206,7 @@ def test_the_stack_begins_where_all_later_layers_read_one_tensor():
 def test_wrong_rounds_in_a_plan_file_are_refused(tmp_path, content, message):
     path = tmp_path / "plan.json"
     path.write_text(json.dumps({"version": 1, "splits": {}, **content}))
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         load_plan(path, small(), GridShape(2, 2), 24)
 
 
@@ -215,7 +216,7 @@ def test_a_plan_keeps_its_rounds_and_one_that_divides_samples_further_in_the_sta
     plan.save(path)
     assert load_plan(path, net, grid, 24).as_dict() == plan.as_dict() and plan.rounds == 2
     path.write_text(json.dumps({"version": 1, "rounds": 2, "splits": {"conv": "n=2,h=2", "fc1": "n=4"}}))
-    with pytest.raises(ValueError, match=r"layer 'fc1': 2 rounds: n is divided into 4 parts, but into 2 where the"):
+    with pytest.raises(UserError, match=r"layer 'fc1': 2 rounds: n is divided into 4 parts, but into 2 where the"):
         Program(net, load_plan(path, net, grid, 24), 24)
 
 

@@ -12,6 +12,7 @@ from serial import Serial
 from torches import close, nchw, nhwc
 
 from gridnn import layers as L
+from gridnn.errors import UserError
 
 IMAGES = [
     (L.ConvTranspose2d(4, kernel, stride, padding, dilation=dilation), (2, 5, 4, 6))
@@ -96,5 +97,5 @@ def test_refused():
         (lambda: L.ConvTranspose2d(4, 2, groups=2).infer((4, 4, 3)), "3 input channels / 2 groups = 1.5"),
         (lambda: L.ConvTranspose3d(4, 2, groups=3), "4 output channels / 3 groups"),
     ]:
-        with pytest.raises(ValueError, match=text):
+        with pytest.raises(UserError, match=text):
             make()

@@ -102,15 +102,13 @@ def _prepared(job: Job, asked: Any) -> tuple[float, tuple, Any]:
     """Bytes of a rank, levels and grid; refuses what does not fit together, on every rank alike."""
     from gridnn.calibrate.calibrate import Place, levels_of, node_memory
     from gridnn.comm.grid import Grid, GridShape
-    from gridnn.errors import user_mistakes
     from gridnn.kernels import get_backend
     from gridnn.units import parse_memory
 
     if not (math.isfinite(asked.seconds) and asked.seconds > 0):
         raise UserError(f"--seconds {asked.seconds}: must be larger than 0")
-    with user_mistakes():
-        shape = GridShape.parse(asked.grid, job.size, asked.order)
-        backend = get_backend("numpy", asked.kernels)
+    shape = GridShape.parse(asked.grid, job.size, asked.order)
+    backend = get_backend("numpy", asked.kernels)
     places = job.comm.allgather(Place(platform.node(), job.local_rank, job.local_size))
     levels = levels_of(places, asked.links)
     known = None if asked.memory is None else parse_memory(asked.memory)

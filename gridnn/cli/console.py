@@ -14,7 +14,7 @@ from rich.table import Table
 
 from gridnn.comm.job import MISUSED
 from gridnn.comm.launcher import at_terminal
-from gridnn.errors import UserError, user_mistakes
+from gridnn.errors import UserError, within_memory
 
 WIDE = 160  # columns where nobody watches: files and pipes have no width
 
@@ -23,7 +23,7 @@ WIDE = 160  # columns where nobody watches: files and pipes have no width
 def refusing() -> Iterator[None]:
     """Tell a user's mistake in one line, and exit with status 2."""
     try:
-        with user_mistakes():
+        with within_memory():
             yield
     except UserError as error:
         print(f"gridnn: {error}", file=sys.stderr)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -11,9 +10,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from gridnn.cli.console import console, table
-from gridnn.comm.job import MISUSED
-from gridnn.errors import UserError, user_mistakes, writing
+from gridnn.cli.console import console, refusing, table
+from gridnn.errors import UserError, writing
 from gridnn.layers.base import Shape
 from gridnn.models import MODELS, get_model
 from gridnn.models.own import is_own
@@ -33,15 +31,11 @@ Json = Annotated[str | None, typer.Option("--json", metavar="FILE", help="write 
 
 def models(name: Name = None, shape: Input = None, outputs: Outputs = None, batch: Batch = 1, path: Json = None):
     """List the networks, or the layers of one: parameters, flops of a forward pass, sizes of activations; no MPI."""
-    try:
-        with user_mistakes():
-            rows = _layers(name, shape, outputs, batch) if name else _all(shape, outputs, batch)
+    with refusing():
+        rows = _layers(name, shape, outputs, batch) if name else _all(shape, outputs, batch)
         if path:
             with writing("--json", path), open(path, "w", encoding="utf-8") as file:
                 json.dump([asdict(row) for row in rows], file, indent=2)
-    except UserError as error:
-        print(f"gridnn: {error}", file=sys.stderr)
-        raise typer.Exit(MISUSED) from None
     show(rows, console(), _title(name, batch), "layer" if name else "network")
 
 

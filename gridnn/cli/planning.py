@@ -67,7 +67,7 @@ def planned(config: RunConfig, ranks: int, machine: str, memory: str | None) -> 
 
     Raises
     ------
-    ValueError
+    UserError
         If options, network, ranks, machine and memory do not fit each other.
     """
     config = replace(config, **({"machine": machine, "memory": memory} if config.chooses else {}))
@@ -88,7 +88,7 @@ def reopened(path: str, batch: int | None, machine: str | None) -> Planned:
 
     Raises
     ------
-    ValueError
+    UserError
         If the file does not say what it was made for, or that cannot be made any more.
     """
     data = read_plan(path)

@@ -11,7 +11,7 @@ from gridnn.cli.console import console
 from gridnn.cli.options import NETWORK, TRAINING, TRANSPORT, WEIGHTS, configured
 from gridnn.comm.job import Job, run
 from gridnn.comm.launcher import launch
-from gridnn.errors import user_mistakes
+from gridnn.errors import within_memory
 from gridnn.train.config import RunConfig
 
 Log = Annotated[str | None, typer.Option("--log", metavar="FILE.jsonl", help="one JSON object a step and an epoch")]
@@ -35,7 +35,7 @@ def _train(job: Job, config: RunConfig, log: str | None, quiet: bool) -> None:
     reporter = job.only_first(lambda: Reporter(console(quiet), log, append=config.resume))
     if warning and reporter:
         reporter.note(warning)
-    with user_mistakes():
+    with within_memory():
         trainer = Trainer(config, job, reporter, signalled)
     trainer.train()
     trainer.session.grid.free()

@@ -42,7 +42,7 @@ class Grid:
 
     Raises
     ------
-    ValueError
+    UserError
         If the grid does not have as many places as there are ranks.
     """
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from gridnn.cost.count import count
 from gridnn.cost.work import ARRAYS
+from gridnn.errors import UserError
 from gridnn.layers.base import Layer, Shapes
 from gridnn.program.build import build
 from gridnn.program.program import Program
@@ -40,11 +41,11 @@ def least_words(m: int, n: int, k: int, ranks: int) -> float:
 
     Raises
     ------
-    ValueError
+    UserError
         If a size or ``ranks`` is below 1.
     """
     if min(m, n, k, ranks) < 1:
-        raise ValueError(f"a {m} x {n} x {k} product on {ranks} ranks: sizes and ranks are at least 1")
+        raise UserError(f"a {m} x {n} x {k} product on {ranks} ranks: sizes and ranks are at least 1")
     m, n, k = sorted((m, n, k), reverse=True)
     if ranks * n <= m:
         reach = (m * n + m * k) / ranks + n * k

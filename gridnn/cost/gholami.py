@@ -18,6 +18,7 @@ from fractions import Fraction
 from typing import Any, NamedTuple
 
 from gridnn.cost.machine import Machine
+from gridnn.errors import UserError
 from gridnn.layers.base import SPACE, Shapes
 from gridnn.layout.counts import rounds
 from gridnn.layout.split import Split
@@ -213,14 +214,14 @@ def paper_cost(network: Network, plan: Plan, batch: int, machine: Machine, items
 
     Raises
     ------
-    ValueError
+    UserError
         If a layer divides ``ci``, which the paper does not.
     """
     layers, before = [], None
     for one in sizes(network):
         split = plan.splits[one.name]
         if split.parts("ci") > 1:
-            raise ValueError(
+            raise UserError(
                 f"layer {one.name!r} has the split {split}, but the cost model paper knows no ci: divide co, or use "
                 "the cost model exact"
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from gridnn.errors import UserError
 from gridnn.layers.base import Array, Context, Layer
 from gridnn.layers.computation import BufferSpec, Computation, LayerPart, View, simple
 
@@ -58,7 +59,7 @@ class LeakyReLU(Layer):
 
     def __post_init__(self):
         if not 0 <= self.slope <= 1:
-            raise ValueError(f"LeakyReLU({self.slope}): the slope lies in [0, 1]")
+            raise UserError(f"LeakyReLU({self.slope}): the slope lies in [0, 1]")
 
     def computation(self, part: LayerPart) -> Computation:
         return simple(("y",))
@@ -88,7 +89,7 @@ class GELU(Layer):
 
     def __post_init__(self):
         if self.approximate not in ("none", "tanh"):
-            raise ValueError(f"GELU(approximate={self.approximate!r}): choose 'none' or 'tanh'")
+            raise UserError(f"GELU(approximate={self.approximate!r}): choose 'none' or 'tanh'")
 
     def computation(self, part: LayerPart) -> Computation:
         return simple(("slope",), (BufferSpec("slope", part.output),) if part.training else ())

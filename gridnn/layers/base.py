@@ -138,7 +138,7 @@ class Layer:
 
         Raises
         ------
-        ValueError
+        UserError
             If the layer does not fit these inputs; the text is an equation with values.
         """
         return shapes[0]
@@ -210,13 +210,13 @@ class Layer:
 
         Raises
         ------
-        ValueError
+        UserError
             If an axis is divided that the layer lacks; the text names the axes that it has.
         """
         for axis, parts in split.factors:
             if axis not in self.axes(shapes) and axis != "copies":
                 kind, axes = type(self).__name__, ", ".join(self.axes(shapes))
-                raise ValueError(f"split {axis}={parts}: a {kind} layer has no axis {axis}; it can divide {axes}")
+                raise UserError(f"split {axis}={parts}: a {kind} layer has no axis {axis}; it can divide {axes}")
 
     def flops(self, shapes: Shapes) -> int:
         """The floating-point operations of one forward pass over the whole batch."""

@@ -40,7 +40,7 @@ class BatchNorm(Layer):
 
     def __post_init__(self):
         if not 0 <= self.momentum <= 1 or self.eps <= 0:
-            raise ValueError(f"{self}: momentum lies in [0, 1], and eps is positive")
+            raise UserError(f"{self}: momentum lies in [0, 1], and eps is positive")
 
     def weights(self, shapes: Shapes) -> dict[str, Parameter]:
         shape = shapes.output[-1:]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from gridnn.errors import UserError
 from gridnn.layers.base import Array, Context, Layer
 from gridnn.layers.computation import BufferSpec, Computation, LayerPart, identity, simple
 
@@ -27,7 +28,7 @@ class Dropout(Layer):
 
     def __post_init__(self):
         if not 0 <= self.p < 1:
-            raise ValueError(f"Dropout({self.p}): the probability is at least 0 and less than 1")
+            raise UserError(f"Dropout({self.p}): the probability is at least 0 and less than 1")
 
     def computation(self, part: LayerPart) -> Computation:
         if not part.training:

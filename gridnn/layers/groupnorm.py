@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+from gridnn.errors import UserError
 from gridnn.layers.base import Array, Context, Layer, Parameter, Shape, Shapes
 from gridnn.layers.computation import ACTIVATION, BufferSpec, Computation, LayerPart, Reduction, Task
 
@@ -36,15 +37,15 @@ class GroupNorm(Layer):
 
     def __post_init__(self):
         if self.groups < 1 or self.eps <= 0:
-            raise ValueError(f"{self}: at least one group is needed, and eps is positive")
+            raise UserError(f"{self}: at least one group is needed, and eps is positive")
 
     def infer(self, *shapes: Shape) -> Shape:
         channels = shapes[0][-1]
         if channels % self.groups:
             equation = f"{channels} channels / {self.groups} groups = {channels / self.groups:g}"
-            raise ValueError(f"GroupNorm: {equation}; give groups that divide the channels")
+            raise UserError(f"GroupNorm: {equation}; give groups that divide the channels")
         if math.prod(shapes[0]) == self.groups:
-            raise ValueError(
+            raise UserError(
                 f"GroupNorm: {math.prod(shapes[0])} values a sample / {self.groups} groups = 1 value a group has no "
                 "variance; give fewer groups"
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from gridnn.errors import UserError
 from gridnn.layers.base import Context, Shapes
 from gridnn.layout.partition import Even, Interval, Partition
 from gridnn.layout.split import Split
@@ -53,15 +54,15 @@ def check_groups(layer, side: str, channels: int) -> None:
 
     Raises
     ------
-    ValueError
+    UserError
         With the equation that fails.
     """
     kind, groups = type(layer).__name__, layer.groups
     if channels < 1 or groups < 1:
-        raise ValueError(f"{kind}: channels={channels}, groups={groups}; at least one of each is needed")
+        raise UserError(f"{kind}: channels={channels}, groups={groups}; at least one of each is needed")
     if channels % groups:
         equation = f"{channels} {side} channels / {groups} groups = {channels / groups:g}"
-        raise ValueError(f"{kind}: {equation}; give groups that divide the channels")
+        raise UserError(f"{kind}: {equation}; give groups that divide the channels")
 
 
 def refuse_divided_groups(layer, shapes: Shapes, split: Split) -> None:
@@ -69,11 +70,11 @@ def refuse_divided_groups(layer, shapes: Shapes, split: Split) -> None:
 
     Raises
     ------
-    ValueError
+    UserError
         With what to divide instead.
     """
     if layer.groups > 1 and split.parts("ci") > 1:
-        raise ValueError(
+        raise UserError(
             f"split ci={split.parts('ci')}: a {type(layer).__name__} with groups={layer.groups} sums over the "
             f"{shapes.inputs[0][-1] // layer.groups} input channels of a group only: divide co instead"
         )

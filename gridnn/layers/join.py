@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from gridnn.errors import UserError
 from gridnn.layers.base import Array, Context, Cut, Layer, Shape, Shapes
 from gridnn.layers.computation import Computation, LayerPart, Task, View, gradient, inputs
 from gridnn.layout.partition import Clipped
@@ -19,7 +20,7 @@ class Add(Layer):
 
     def infer(self, *shapes: Shape) -> Shape:
         if len(set(shapes)) > 1:
-            raise ValueError(f"Add: shapes {' != '.join(map(str, shapes))}; all inputs must have one shape")
+            raise UserError(f"Add: shapes {' != '.join(map(str, shapes))}; all inputs must have one shape")
         return shapes[0]
 
     def flops(self, shapes: Shapes) -> int:
@@ -52,7 +53,7 @@ class Concat(Layer):
 
     def infer(self, *shapes: Shape) -> Shape:
         if len({shape[:-1] for shape in shapes}) > 1:
-            raise ValueError(f"Concat: shapes {', '.join(map(str, shapes))} may differ in their channels only")
+            raise UserError(f"Concat: shapes {', '.join(map(str, shapes))} may differ in their channels only")
         return (*shapes[0][:-1], sum(shape[-1] for shape in shapes))
 
     def cut_input(self, index: int, shapes: Shapes, split: Split) -> tuple[Cut, ...]:

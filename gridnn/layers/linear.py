@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from gridnn.errors import UserError
 from gridnn.layers.base import Array, Context, Layer, Parameter, Shape, Shapes
 from gridnn.layers.computation import Computation, LayerPart, Task
 
@@ -34,13 +35,11 @@ class Linear(Layer):
 
     def __post_init__(self):
         if self.features < 1:
-            raise ValueError(f"Linear({self.features}): at least one feature is needed")
+            raise UserError(f"Linear({self.features}): at least one feature is needed")
 
     def infer(self, *shapes: Shape) -> Shape:
         if len(shapes[0]) != 1:
-            raise ValueError(
-                f"Linear needs samples of shape (features,), this one is {shapes[0]}: put a Flatten before"
-            )
+            raise UserError(f"Linear needs samples of shape (features,), this one is {shapes[0]}: put a Flatten before")
         return (self.features,)
 
     def input_axes(self, index: int, shapes: Shapes) -> tuple[str, ...]:

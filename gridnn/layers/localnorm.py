@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+from gridnn.errors import UserError
 from gridnn.layers.base import Array, Context, Layer, Shapes
 from gridnn.layers.computation import WIDE, BufferSpec, Computation, LayerPart, Task
 from gridnn.layout.partition import Window
@@ -39,7 +40,7 @@ class LocalResponseNorm(Layer):
 
     def __post_init__(self):
         if self.size < 1 or self.alpha < 0 or self.k <= 0:
-            raise ValueError(f"{self}: size is at least 1, alpha not negative and k positive")
+            raise UserError(f"{self}: size is at least 1, alpha not negative and k positive")
 
     def windows(self, shapes: Shapes) -> dict[str, Window]:
         return {"co": Window(self.size, before=self.size // 2, after=(self.size - 1) // 2)}

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+from gridnn.errors import UserError
 from gridnn.layers.base import Array, Context, Loss, Shape, Shapes
 from gridnn.layers.computation import WIDE as NUMBERS
 from gridnn.layers.computation import BufferSpec, Computation, LayerPart, Reduction, Task
@@ -26,7 +27,7 @@ class SoftmaxCrossEntropy(Loss):
     def infer(self, *shapes: Shape) -> Shape:
         if not 1 <= len(shapes[0]) <= 4:
             wanted = "(classes,) or (*space, classes)"
-            raise ValueError(f"SoftmaxCrossEntropy needs logits of shape {wanted} a sample, these are {shapes[0]}")
+            raise UserError(f"SoftmaxCrossEntropy needs logits of shape {wanted} a sample, these are {shapes[0]}")
         return shapes[0]
 
     def flops(self, shapes: Shapes) -> int:

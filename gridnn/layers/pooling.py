@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+from gridnn.errors import UserError
 from gridnn.layers.base import Array, Context, Layer, Shape, Shapes
 from gridnn.layers.computation import ACTIVATION, BufferSpec, Computation, LayerPart, Task, simple
 from gridnn.layers.sliding import Padding, Sizes, Space, output_sizes, padding_pairs, per_axis, windows
@@ -42,7 +43,7 @@ class Pool(Layer):
         object.__setattr__(self, "padding", padding_pairs(self.padding, space))
         for axis, taps, padding in zip(space, self.kernel, self.padding, strict=True):
             if 2 * max(padding) > taps:
-                raise ValueError(
+                raise UserError(
                     f"{type(self).__name__}: padding {max(padding)} over {axis} > kernel / 2 = {taps / 2:g}, "
                     "a window could be all padding; use less padding or a larger kernel"
                 )
@@ -182,7 +183,7 @@ class GlobalAvgPool(Layer):
 
     def infer(self, *shapes: Shape) -> Shape:
         if len(shapes[0]) < 2:
-            raise ValueError(f"GlobalAvgPool needs samples of shape (*space, channels), this one is {shapes[0]}")
+            raise UserError(f"GlobalAvgPool needs samples of shape (*space, channels), this one is {shapes[0]}")
         return shapes[0][-1:]
 
     def flops(self, shapes: Shapes) -> int:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from gridnn.errors import UserError
 from gridnn.layers.base import SPACE, Array, Context, Cut, Layer, Shape, Shapes
 from gridnn.layers.computation import BufferSpec, Computation, LayerPart, Task, identity, simple
 from gridnn.layers.sliding import Sizes, per_axis
@@ -87,7 +88,7 @@ class Upsample(Resample):
 
     def __post_init__(self):
         if self.mode not in MODES:
-            raise ValueError(f"Upsample(mode={self.mode!r}): choose {' or '.join(map(repr, MODES))}")
+            raise UserError(f"Upsample(mode={self.mode!r}): choose {' or '.join(map(repr, MODES))}")
         if not isinstance(self.factor, int):
             object.__setattr__(self, "factor", tuple(self.factor))
         self._factors(1 if isinstance(self.factor, int) else len(self.factor))
@@ -159,11 +160,11 @@ def check_space(layer: Layer, shape: Shape) -> Shape:
 
     Raises
     ------
-    ValueError
+    UserError
         If it has not.
     """
     if not 2 <= len(shape) <= 4:
-        raise ValueError(f"{type(layer).__name__} needs samples of shape (*space, channels), this one is {shape}")
+        raise UserError(f"{type(layer).__name__} needs samples of shape (*space, channels), this one is {shape}")
     return shape
 
 

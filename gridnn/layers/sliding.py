@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gridnn.errors import UserError
 from gridnn.layers.base import Shape
 from gridnn.layout.partition import Window
 
@@ -16,12 +17,12 @@ def per_axis(name: str, value: int | Sizes, least: int, space: Space) -> Sizes:
 
     Raises
     ------
-    ValueError
+    UserError
         If it is neither an integer nor one per axis, or below ``least``.
     """
     values = (value,) * len(space) if isinstance(value, int) else tuple(value)
     if len(values) != len(space) or any(not isinstance(v, int) or v < least for v in values):
-        raise ValueError(f"{name}={value!r}: give one integer or {_axes(space)}, each at least {least}")
+        raise UserError(f"{name}={value!r}: give one integer or {_axes(space)}, each at least {least}")
     return values
 
 
@@ -30,17 +31,17 @@ def padding_pairs(value: int | Sizes | Padding, space: Space) -> Padding:
 
     Raises
     ------
-    ValueError
+    UserError
         If it is none of these, or negative.
     """
     try:
         sides = (value,) * len(space) if isinstance(value, int) else tuple(value)
         if len(sides) != len(space):
-            raise ValueError
+            raise UserError
         return tuple(per_axis("padding", side, 0, ("before", "after")) for side in sides)
-    except (TypeError, ValueError):
+    except (TypeError, UserError):
         pairs = ", ".join(["(before, after)"] * len(space))
-        raise ValueError(
+        raise UserError(
             f"padding={value!r}: give an integer, {_axes(space)}, or ({pairs}{_comma(space)}), none negative"
         ) from None
 
@@ -56,11 +57,11 @@ def check_sample(layer: str, shape: Shape, space: Space) -> None:
 
     Raises
     ------
-    ValueError
+    UserError
         With the shape that is needed.
     """
     if len(shape) != len(space) + 1:
-        raise ValueError(f"{layer} needs samples of shape ({', '.join(space)}, channels), this one is {shape}")
+        raise UserError(f"{layer} needs samples of shape ({', '.join(space)}, channels), this one is {shape}")
 
 
 def output_sizes(layer: str, shape: Shape, over: dict[str, Window]) -> Sizes:
@@ -68,7 +69,7 @@ def output_sizes(layer: str, shape: Shape, over: dict[str, Window]) -> Sizes:
 
     Raises
     ------
-    ValueError
+    UserError
         If a sample is not (*space, channels), or no window fits.
     """
     check_sample(layer, shape, tuple(over))
@@ -83,7 +84,7 @@ def _outputs(layer: str, shape: Shape, axis: str, size: int, window: Window) -> 
         padding = window.before + window.after
         spread = f", dilation {window.dilation} (reach {window.reach})" if window.dilation > 1 else ""
         extents = "x".join(map(str, shape[:-1]))
-        raise ValueError(
+        raise UserError(
             f"{layer} {window.kernel} on {axis} of a {extents} input with padding {padding}{spread}: "
             f"({size} + {padding} - {window.reach}) / {window.stride} + 1 = {count} outputs; "
             f"use a kernel that reaches at most {size + padding}, or more padding"

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
+from gridnn.errors import UserError
 from gridnn.layers.base import Array, Context, Cut, Layer, Parameter, Shape, Shapes, tensor_axes
 from gridnn.layers.computation import ACTIVATION, BufferSpec, Computation, LayerPart, Task
 from gridnn.layers.groups import Channels, check_groups, is_depthwise, kernel_of, refuse_divided_groups
@@ -61,7 +62,7 @@ class ConvTranspose(Layer):
         check_groups(self, "output", self.channels)
         for axis, extra, step, apart in zip(self.space, self.output_padding, self.stride, self.dilation, strict=True):
             if extra >= max(step, apart):
-                raise ValueError(
+                raise UserError(
                     f"{type(self).__name__}: output_padding {extra} over {axis} >= max(stride {step}, dilation {apart})"
                     f" = {max(step, apart)}; use less"
                 )
@@ -76,7 +77,7 @@ class ConvTranspose(Layer):
         padding = window.before + window.after
         count = (size - 1) * window.stride - padding + window.reach + extra
         if count < 1:
-            raise ValueError(
+            raise UserError(
                 f"{type(self).__name__} {window.kernel} on {self.space[dim]} of {size}: ({size} - 1) * {window.stride} "
                 f"- {padding} + {window.reach} + {extra} = {count} outputs; use less padding"
             )
@@ -105,7 +106,7 @@ class ConvTranspose(Layer):
         refuse_divided_groups(self, shapes, split)
         parts = split.parts("co")
         if self.groups % parts and self.groups > 1 and not is_depthwise(self, shapes):
-            raise ValueError(
+            raise UserError(
                 f"split co={parts}: {self.groups} groups of a {type(self).__name__} / {parts} = {self.groups / parts:g}"
                 "; divide co into a divisor of the groups"
             )

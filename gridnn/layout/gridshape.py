@@ -6,6 +6,8 @@ import math
 import re
 from dataclasses import dataclass
 
+from gridnn.errors import UserError
+
 ORDERS = ("column", "row")
 
 
@@ -27,9 +29,9 @@ class GridShape:
 
     def __post_init__(self):
         if self.rows < 1 or self.cols < 1:
-            raise ValueError(f"grid {self}: a grid has at least one row and one column")
+            raise UserError(f"grid {self}: a grid has at least one row and one column")
         if self.order not in ORDERS:
-            raise ValueError(f"grid order {self.order!r}: which groups are contiguous is one of {', '.join(ORDERS)}")
+            raise UserError(f"grid order {self.order!r}: which groups are contiguous is one of {', '.join(ORDERS)}")
 
     @classmethod
     def parse(cls, text: str, ranks: int, order: str = "column") -> GridShape:
@@ -37,19 +39,19 @@ class GridShape:
 
         Raises
         ------
-        ValueError
+        UserError
             If the text is none of these, or the grid does not have ``ranks`` places.
         """
         if text == "auto":
             return cls.square(ranks, order)
         match = re.fullmatch(r"(-1|\d+)x(-1|\d+)", text)
         if not match or text == "-1x-1":
-            raise ValueError(f"grid {text!r}: write rows x columns as 4x2, 4x-1 (the other factor follows), or auto")
+            raise UserError(f"grid {text!r}: write rows x columns as 4x2, 4x-1 (the other factor follows), or auto")
         rows, cols = (int(factor) for factor in match.groups())
         if 0 not in (rows, cols) and -1 in (rows, cols):
             known = max(rows, cols)
             if ranks % known:
-                raise ValueError(
+                raise UserError(
                     f"grid {text}: {ranks} ranks are not a multiple of {known}: "
                     f"mpirun -n {math.ceil(ranks / known) * known} ... or --grid {cls.square(ranks)}"
                 )
@@ -69,11 +71,11 @@ class GridShape:
 
         Raises
         ------
-        ValueError
+        UserError
             If Pr Pc is not ``ranks``.
         """
         if self.size != ranks:
-            raise ValueError(
+            raise UserError(
                 f"grid {self} needs {self.size} ranks, this job has {ranks}: "
                 f"mpirun -n {self.size} ... or --grid {self.square(ranks)}"
             )

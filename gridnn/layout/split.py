@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from gridnn.errors import UserError
+
 AXES = ("n", "d", "h", "w", "co", "ci")
 COPIES = "copies"
 
@@ -29,9 +31,9 @@ class Split:
     def __post_init__(self):
         for axis, parts in self.factors:
             if axis not in AXES and axis != COPIES:
-                raise ValueError(f"split {self}: unknown axis {axis!r}; the axes are {', '.join(AXES)} and {COPIES}")
+                raise UserError(f"split {self}: unknown axis {axis!r}; the axes are {', '.join(AXES)} and {COPIES}")
             if parts < 1:
-                raise ValueError(f"split {self}: {axis}={parts}, but an axis has at least one part")
+                raise UserError(f"split {self}: {axis}={parts}, but an axis has at least one part")
 
     @classmethod
     def of(cls, **parts: int) -> Split:
@@ -44,7 +46,7 @@ class Split:
 
         Raises
         ------
-        ValueError
+        UserError
             If a term is not of the form ``axis=parts``.
         """
         factors = []
@@ -52,8 +54,8 @@ class Split:
             if term == "1":
                 continue
             axis, equals, count = term.partition("=")
-            if not equals or not count.strip().isdigit():
-                raise ValueError(f"split {text!r}: cannot read {term!r}; write axis=parts, e.g. n=4,co=2")
+            if not equals or not count.strip().isdecimal():
+                raise UserError(f"split {text!r}: cannot read {term!r}; write axis=parts, e.g. n=4,co=2")
             factors.append((axis.strip(), int(count)))
         return cls(tuple(factor for factor in factors if factor[1] != 1))
 
@@ -83,12 +85,12 @@ class Split:
 
         Raises
         ------
-        ValueError
+        UserError
             If the product of the factors does not divide ``ranks``.
         """
         if ranks % self.ranks:
             product = " x ".join(map(str, self.mesh)) + " = " if len(self.mesh) > 1 else ""
-            raise ValueError(
+            raise UserError(
                 f"split {self} has {product}{self.ranks} parts, which do not divide {ranks} ranks: "
                 f"use parts whose product divides {ranks}"
             )

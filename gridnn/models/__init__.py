@@ -14,6 +14,7 @@ from gridnn.models.inception import inception_v3
 from gridnn.models.lenet import lenet
 from gridnn.models.mlp import mlp
 from gridnn.models.own import is_own, own_model
+from gridnn.models.parts import SamplesError
 from gridnn.models.resnet import resnet, resnet_cifar
 from gridnn.models.unet import unet3d
 from gridnn.models.vgg import vgg, vgg_cifar
@@ -89,7 +90,7 @@ def get_model(
 
     Raises
     ------
-    ValueError
+    UserError
         If there is no such network, or the samples do not fit it; with the least size that does.
     """
     options = {"widths": widths, "dropout": dropout}
@@ -101,9 +102,9 @@ def get_model(
     build = partial(model.build, outputs=outputs, **{option: options[option] for option in model.options})
     try:
         return build(input_shape)
-    except UserError:
+    except SamplesError:
         raise
-    except ValueError as error:
+    except UserError as error:
         raise UserError(f"model {name}: {error}{_least(build, input_shape)}") from error
 
 
@@ -113,7 +114,7 @@ def _least(build: Callable[[Shape], Network], input_shape: Shape) -> str:
     for size in range(min(space, default=LARGEST) + 1, LARGEST + 1):
         try:
             build((*[size] * len(space), channels))
-        except ValueError:
+        except UserError:
             continue
         return f"; use samples of at least {'x'.join([str(size)] * len(space))}"
     return ""

@@ -87,7 +87,8 @@ def _within(name: str, file: Path, work: Callable[[], Result]) -> Result:
     try:
         return work()
     except (Exception, SystemExit) as error:
-        raise UserError(f"--model {name}: {_place(file, error)}{type(error).__name__}: {error}") from error
+        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "  # a layer of ours says it all
+        raise UserError(f"--model {name}: {_place(file, error)}{kind}{error}") from error
     finally:
         sys.path.remove(folder)
 

@@ -10,12 +10,16 @@ from gridnn.network import Network
 KINDS = {3: "images (height x width x channels)", 4: "volumes (depth x height x width x channels)"}
 
 
+class SamplesError(UserError):
+    """Samples of another kind than a network is for; the text names the network and what would fit."""
+
+
 def image_network(name: str, input_shape: Shape) -> Network:
     """An empty network for images.
 
     Raises
     ------
-    ValueError
+    SamplesError
         If the samples are no images.
     """
     return _network(name, input_shape, 3)
@@ -26,7 +30,7 @@ def volume_network(name: str, input_shape: Shape) -> Network:
 
     Raises
     ------
-    ValueError
+    SamplesError
         If the samples are no volumes.
     """
     return _network(name, input_shape, 4)
@@ -36,7 +40,7 @@ def _network(name: str, input_shape: Shape, dimensions: int) -> Network:
     if len(input_shape) != dimensions:
         others = {1: "mlp", 3: "lenet, or another network for images", 4: "cosmoflow or unet3d"}
         fitting = others.get(len(input_shape), "mlp, which flattens any shape")
-        raise UserError(
+        raise SamplesError(
             f"model {name} needs {KINDS[dimensions]}, but a sample has the shape {tuple(input_shape)}: "
             f"use --model {fitting}"
         )

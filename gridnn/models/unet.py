@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from gridnn.errors import UserError
 from gridnn.layers import BatchNorm, Concat, Conv3d, ConvTranspose3d, MaxPool3d, ReLU
-from gridnn.models.parts import volume_network
+from gridnn.models.parts import SamplesError, volume_network
 from gridnn.network import Network
 
 WIDTH = 32  # of the first convolution
@@ -22,7 +21,7 @@ def unet3d(input_shape: tuple[int, ...], outputs: int) -> Network:
 
     Raises
     ------
-    ValueError
+    SamplesError
         If a side is no multiple of 8: the skips would not fit.
     """
     net = volume_network("unet3d", input_shape)
@@ -56,7 +55,7 @@ def _check_sides(input_shape: tuple[int, ...]) -> None:
         if size % unit:
             low = size // unit * unit
             nearest = f"{low} or {low + unit}" if low else str(unit)
-            raise UserError(
+            raise SamplesError(
                 f"model unet3d halves every side {LEVELS - 1} times, but {axis} = {size} = {size // unit} x {unit} + "
                 f"{size % unit}: use volumes with multiples of {unit} ({axis} of {nearest})"
             )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from gridnn.errors import UserError
 from gridnn.layers.base import SPACE_AXES, Shapes
 from gridnn.layout.split import COPIES, Split
 from gridnn.network import INPUT, Network, Node
 
 
-class TooFineError(ValueError):
+class TooFineError(UserError):
     """An axis of space has more parts than places.
 
     Attributes
@@ -33,7 +34,7 @@ def complete(
 
     Raises
     ------
-    ValueError
+    UserError
         If a split does not fit its layer: an axis that it lacks, more parts than elements, a product that does not
         divide P.
     """
@@ -52,10 +53,10 @@ def complete(
             splits[node.name] = _fitted(node, shapes, split, copies)
         except TooFineError as error:
             refused.append(TooFineError(f"layer {node.name!r}: {error}", error.size))
-        except ValueError as error:
+        except UserError as error:
             if refused:
                 break
-            raise ValueError(f"layer {node.name!r}: {error}") from error
+            raise UserError(f"layer {node.name!r}: {error}") from error
     if refused:  # the smallest layer says which split the whole network can have
         raise min(refused, key=lambda error: error.size)
     return splits
@@ -92,7 +93,7 @@ def _fitted(node: Node, shapes: Shapes, split: Split, copies: bool) -> Split:
         elif axis in SPACE_AXES:
             raise TooFineError(_too_fine(split, axis, sizes[axis]), sizes[axis])
         else:
-            raise ValueError(_too_fine(split, axis, sizes[axis]))
+            raise UserError(_too_fine(split, axis, sizes[axis]))
     return Split(tuple(factor for factor in factors if factor[1] != 1))
 
 

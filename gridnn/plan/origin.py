@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from gridnn.errors import UserError
 from gridnn.network import INPUT, Network
 
 SHOWN = 3  # differences that a refusal names
@@ -50,13 +51,13 @@ class Origin:
 
         Raises
         ------
-        ValueError
+        UserError
             Naming the layers that differ.
         """
         differences = list(self._differences(described(network)))
         if differences:
             more = f"; and {len(differences) - SHOWN} more" if len(differences) > SHOWN else ""
-            raise ValueError(
+            raise UserError(
                 f"it was made for another network: {'; '.join(differences[:SHOWN])}{more}: plan again, or give "
                 "the options that it was made with"
             )
@@ -86,7 +87,7 @@ class Origin:
 
         Raises
         ------
-        ValueError
+        UserError
             If it is not complete, or its digest is not that of its layers: somebody edited it.
         """
         try:
@@ -94,9 +95,9 @@ class Origin:
             made = cls(dict(layers), int(data["batch"]), machine["name"], machine["digest"], dict(data["options"]))
             given = data["network"]["digest"]
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f'"made_for" is not complete ({error!r}): leave it out, or plan again') from None
+            raise UserError(f'"made_for" is not complete ({error!r}): leave it out, or plan again') from None
         if given != made.network:
-            raise ValueError(f'"made_for" was edited: digest {given}, but its layers have {made.network}: plan again')
+            raise UserError(f'"made_for" was edited: digest {given}, but its layers have {made.network}: plan again')
         return made
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gridnn.errors import unknown
+from gridnn.errors import UserError, unknown
 from gridnn.layout.gridshape import GridShape
 from gridnn.layout.halo import HALOS
 from gridnn.layout.split import Split
@@ -124,37 +124,37 @@ def load_plan(
 
     Raises
     ------
-    ValueError
+    UserError
         If the file cannot be read, is of another grid, names a layer that the network lacks, or says otherwise than
         ``running``.
     """
     data = read_plan(path)
     for key in data:
         if key not in KEYS:
-            raise ValueError(f"plan {path}: {unknown('key', key, KEYS)}")
+            raise UserError(f"plan {path}: {unknown('key', key, KEYS)}")
     if data.get("version") != VERSION or data.get("version") is True:
-        raise ValueError(f"plan {path}: version {data.get('version')!r}, but this gridnn reads version {VERSION}")
+        raise UserError(f"plan {path}: version {data.get('version')!r}, but this gridnn reads version {VERSION}")
     if data.get("grid", str(grid)) != str(grid):
-        raise ValueError(f"plan {path} is for grid {data['grid']!r}, this run has {grid}: mend one of them")
+        raise UserError(f"plan {path} is for grid {data['grid']!r}, this run has {grid}: mend one of them")
     texts = data.get("splits")
     if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
-        raise ValueError(f'plan {path}: "splits" must be an object such as {{"conv1": "n=2,co=2"}}')
+        raise UserError(f'plan {path}: "splits" must be an object such as {{"conv1": "n=2,co=2"}}')
     origin = made_for(path, data)
     if origin:
         try:
             origin.check(network)
-        except ValueError as error:
-            raise ValueError(f"plan {path}: {error}") from None
+        except UserError as error:
+            raise UserError(f"plan {path}: {error}") from None
     names = [node.name for node in network.nodes]
     for name in texts:
         if name not in names:
-            raise ValueError(f"plan {path}: {unknown('layer', name, names)}")
+            raise UserError(f"plan {path}: {unknown('layer', name, names)}")
     agreed = {name: _agreed(path, data, name, running.get(name, values[0])) for name, values in RUNNING.items()}
     try:
         chosen = {name: Split.parse(text) for name, text in texts.items()}
         splits = complete(network, chosen, grid.size, batch, copies)
-    except ValueError as error:
-        raise ValueError(f"plan {path}: {error}") from error
+    except UserError as error:
+        raise UserError(f"plan {path}: {error}") from error
     rounds = _rounds(path, data)
     return Plan(
         str(data.get("strategy", "file")),
@@ -171,19 +171,19 @@ def made_for(path: str | Path, data: Mapping[str, Any]) -> Origin | None:
 
     Raises
     ------
-    ValueError
+    UserError
         If it says so incompletely.
     """
     try:
         return Origin.from_dict(data["made_for"]) if "made_for" in data else None
-    except ValueError as error:
-        raise ValueError(f"plan {path}: {error}") from None
+    except UserError as error:
+        raise UserError(f"plan {path}: {error}") from None
 
 
 def _rounds(path: str | Path, data: Mapping[str, Any]) -> int:
     rounds = data.get("rounds", 1)
     if not isinstance(rounds, int) or isinstance(rounds, bool) or rounds < 1:
-        raise ValueError(f'plan {path}: "rounds" is {rounds!r}, but must be a whole number of at least 1')
+        raise UserError(f'plan {path}: "rounds" is {rounds!r}, but must be a whole number of at least 1')
     return rounds
 
 
@@ -191,9 +191,9 @@ def _agreed(path: str | Path, data: dict, name: str, asked: Any) -> Any:
     """What file and command line say of ``name``: the file, where the command line has the default."""
     values, said = RUNNING[name], data.get(name, asked)
     if said not in values:
-        raise ValueError(f"plan {path}: {name} {said!r} is not one of {', '.join(map(str, values))}")
+        raise UserError(f"plan {path}: {name} {said!r} is not one of {', '.join(map(str, values))}")
     if asked not in (said, values[0]):
-        raise ValueError(f"plan {path} says {name} {said}, but --{name.replace('_', '-')} {asked}: drop one")
+        raise UserError(f"plan {path} says {name} {said}, but --{name.replace('_', '-')} {asked}: drop one")
     return said
 
 
@@ -202,15 +202,15 @@ def read_plan(path: str | Path) -> dict:
 
     Raises
     ------
-    ValueError
+    UserError
         If the file cannot be read, or holds no object.
     """
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise ValueError(f"plan {path}: {error.strerror}") from error
+        raise UserError(f"plan {path}: {error.strerror}") from error
     except ValueError as error:  # of json, or of text that is not UTF-8
-        raise ValueError(f"plan {path} is no JSON: {error}") from error
+        raise UserError(f"plan {path} is no JSON: {error}") from error
     if not isinstance(data, dict):
-        raise ValueError(f"plan {path}: expected an object at the top, found {type(data).__name__}")
+        raise UserError(f"plan {path}: expected an object at the top, found {type(data).__name__}")
     return data

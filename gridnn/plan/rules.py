@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from gridnn.errors import unknown
+from gridnn.errors import UserError, unknown
 from gridnn.layers.base import SPACE_AXES, Layer, Shapes
 from gridnn.layout.gridshape import GridShape
 from gridnn.layout.split import Split
@@ -61,7 +61,7 @@ def _domain(case: Case) -> Split:
         return _grid(case)
     domain, space = case.domain, case.space
     if math.prod(domain[len(space) :]) > 1:
-        raise ValueError(
+        raise UserError(
             f"--domain {_times(domain)} has {len(domain)} factors, but the samples have {len(space)} dimensions of "
             f"space ({', '.join(space)}): leave the last ones out, or 1"
         )
@@ -133,16 +133,16 @@ def make_plan(
 
     Raises
     ------
-    ValueError
+    UserError
         If the strategy is unknown, or its splits do not fit the network.
     """
     if strategy not in RULES:
         raise unknown("strategy", strategy, RULES)
     if domain and not any(_case(network, node, batch, grid, domain).space for node in network.nodes):
-        raise ValueError(f"--domain {_times(domain)}: no layer of this network has space to divide; leave it out")
+        raise UserError(f"--domain {_times(domain)}: no layer of this network has space to divide; leave it out")
     domain = domain or (grid.rows,)
     if math.prod(domain) != grid.rows:
-        raise ValueError(
+        raise UserError(
             f"--domain {_times(domain)} has {_times(domain, ' x ')} = {math.prod(domain)} parts, but the "
             f"columns of grid {grid} have {grid.rows} ranks: use a domain with that product"
         )
@@ -156,8 +156,8 @@ def make_plan(
         }
         splits = complete(network, chosen, grid.size, batch, copies)
         check_dealt(network, start, splits)
-    except ValueError as error:
-        raise ValueError(f"strategy {strategy!r} on grid {grid}: {error}") from error
+    except UserError as error:
+        raise UserError(f"strategy {strategy!r} on grid {grid}: {error}") from error
     return Plan(strategy, grid, splits, rounds=grid.rows if strategy in IN_ROUNDS else 1, **running)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from gridnn.errors import UserError
 from gridnn.layers import Linear
 from gridnn.layout.gridshape import GridShape
 from gridnn.layout.split import Split
@@ -23,7 +24,7 @@ def stack_start(network: Network) -> int:
 
     Raises
     ------
-    ValueError
+    UserError
         If there is no such layer, it reads the samples themselves, or a later one takes statistics over the samples.
     """
     direct = False
@@ -34,11 +35,11 @@ def stack_start(network: Network) -> int:
                 return place
             direct = True
     if direct:
-        raise ValueError(
+        raise UserError(
             "rounds deal what the layers before the fully connected ones give, but here these read the samples "
             "themselves: put a Flatten() before, or use another strategy"
         )
-    raise ValueError(
+    raise UserError(
         "rounds are for fully connected layers at the end of a network, and this one has none that all later layers "
         "follow: use another strategy, or rounds 1"
     )
@@ -53,7 +54,7 @@ def _follows(network: Network, place: int) -> bool:
 def _refuse_statistics(network: Network, start: int) -> None:
     for node in network.nodes[start:]:
         if node.layer.states(network.sizes(node, 1)):
-            raise ValueError(
+            raise UserError(
                 f"layer {node.name!r}: {type(node.layer).__name__} takes statistics over the samples, which come in "
                 "rounds here: leave it out, use another norm, or another strategy (rounds 1)"
             )
@@ -64,13 +65,13 @@ def check_dealt(network: Network, start: int, splits: Mapping[str, Split]) -> No
 
     Raises
     ------
-    ValueError
+    UserError
         With the layer and both numbers.
     """
     for node in network.nodes[start:]:
         dealt, parts = splits[network.nodes[start].inputs[0]].parts("n"), splits[node.name].parts("n")
         if dealt % parts:
-            raise ValueError(
+            raise UserError(
                 f"layer {node.name!r} in rounds: {parts} parts of n do not divide the {dealt} that deal the samples: "
                 "use another --grid or --batch"
             )
@@ -83,7 +84,7 @@ def group_grid(group: int | None, grid: str, ranks: int, order: str = "column") 
 
     Raises
     ------
-    ValueError
+    UserError
         If K does not divide P, or the two do not agree.
     """
     if group is None:
@@ -91,13 +92,13 @@ def group_grid(group: int | None, grid: str, ranks: int, order: str = "column") 
     if ranks % group:
         fitting = [k for k in range(1, ranks + 1) if ranks % k == 0]
         most = math.ceil(ranks / group) * group
-        raise ValueError(
+        raise UserError(
             f"--group {group}: {ranks} ranks are not a multiple of {group}: mpirun -n {most} ..., or --group "
             f"{min(fitting, key=lambda k: abs(k - group))}"
         )
     shape = GridShape(group, ranks // group, order)
     if grid != "auto" and GridShape.parse(grid, ranks, order) != shape:
-        raise ValueError(
+        raise UserError(
             f"--group {group} on {ranks} ranks is the grid {group} x {ranks}/{group} = {shape}, but --grid is {grid}: "
             "leave one of them out"
         )

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from gridnn.errors import UserError
 from gridnn.layers.base import Cut, Loss, Shapes
 from gridnn.layout.group import Group
 from gridnn.layout.layout import Layout, box_size
@@ -40,7 +41,7 @@ class Program:
 
     Raises
     ------
-    ValueError
+    UserError
         If a split does not fit its layer; the text names the layer.
     """
 
@@ -56,7 +57,7 @@ class Program:
         read = {source for node in network.nodes for source in node.inputs}
         for node in network.nodes[:-1]:
             if node.name not in read:
-                raise ValueError(
+                raise UserError(
                     f"layer {node.name!r}: no layer reads its output, and it is not the last one; remove it"
                 )
 
@@ -85,8 +86,8 @@ class Program:
             cuts = self._cuts(layer.cut_output(shapes, split))
             output = layout_of(split, cuts, split.digits(*layer.contracted(shapes)))
             edges = tuple(self._edge(node, i, source, shapes, split) for i, source in enumerate(node.inputs))
-        except ValueError as error:
-            raise ValueError(f"layer {node.name!r}: {error}") from error
+        except UserError as error:
+            raise UserError(f"layer {node.name!r}: {error}") from error
         weights, states = (
             {name: (p, layout_of(split, parameter_cuts(p, split))) for name, p in tensors.items()}
             for tensors in (layer.weights(shapes), layer.states(shapes))

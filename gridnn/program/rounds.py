@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from gridnn.errors import UserError
 from gridnn.layout.layout import Dim, Layout
 from gridnn.layout.partition import Even, Interval, Partition
 
@@ -46,13 +47,13 @@ class Dealt(Partition):
 
         Raises
         ------
-        ValueError
+        UserError
             If there are no such parts.
         """
         if parts == 1:
             return Even(self.size, 1)
         if self.whole.parts % parts:
-            raise ValueError(
+            raise UserError(
                 f"{self.rounds} rounds: n is divided into {parts} parts, but into {self.whole.parts} where the samples "
                 f"are dealt, and {parts} does not divide {self.whole.parts}: use fewer parts of n here, or rounds 1"
             )

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from gridnn.errors import UserError
 from gridnn.search.space import divisors
 from gridnn.train.config import RunConfig
 from gridnn.train.setup import set_up
@@ -67,7 +68,7 @@ def _plans(network: dict, ranks: int) -> Iterator[Case]:
         case = Case(RunConfig(**RUN, **network, strategy=strategy, grid=grid))
         try:
             splits = tuple(set_up(case.config, ranks).plan.splits.values())
-        except ValueError:
+        except UserError:
             continue  # a layer is too small for it
         if splits not in seen:
             seen.add(splits)

@@ -12,7 +12,7 @@ from gridnn.cost.count import count
 from gridnn.cost.machine import Machine
 from gridnn.cost.price import price
 from gridnn.data.order import batches, epoch_order
-from gridnn.errors import user_mistakes
+from gridnn.errors import within_memory
 from gridnn.reproduce.cases import Case
 from gridnn.train.session import Session
 from gridnn.train.setup import make_optimizer
@@ -105,7 +105,7 @@ def measure_plans(job: Any, cases: Sequence[Case], machine: Machine, rounds: int
     job.use_threads()
     found = []
     for network in dict.fromkeys(case.config.model for case in cases):
-        with user_mistakes():
+        with within_memory():
             running = [Running(case, job, machine) for case in cases if case.config.model == network]
         for number in range(rounds + 1):  # the first one warms up
             for one in running:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from gridnn.errors import UserError
 
@@ -13,15 +13,7 @@ SCRATCH = 1 << 15  # elements: what the fused updates use at the most
 
 @dataclass(frozen=True)
 class Optimizer:
-    """How values follow gradients (abstract).
-
-    Attributes
-    ----------
-    lr : float
-        The learning rate where no schedule gives another one.
-    """
-
-    lr: ClassVar[float]
+    """How values follow gradients (abstract); ``lr`` is the learning rate where no schedule gives another one."""
 
     def names(self) -> tuple[str, ...]:
         """The arrays of the size of the parameters that it keeps between steps."""
@@ -64,7 +56,7 @@ class SGD(Optimizer):
 
     Raises
     ------
-    ValueError
+    UserError
         If Nesterov's form is asked for without momentum.
     """
 

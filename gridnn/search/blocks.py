@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gridnn.errors import UserError
 from gridnn.layers import Flatten
 from gridnn.layers.base import Layer, Loss, Shapes
 from gridnn.layout.split import AXES, COPIES, Split
@@ -134,7 +135,7 @@ def _sizes(member: Member) -> dict[str, int]:
 def _accepts(member: Member, axis: str, parts: int) -> bool:
     try:
         member.layer.check(member.shapes, Split.of(**{axis: parts}))
-    except ValueError:
+    except UserError:
         return False
     return True
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+from gridnn.errors import UserError
 from gridnn.network import Network, Node
 
 Tiling = int | str
@@ -99,14 +100,14 @@ def levels_of(network: Network, batch: int) -> list[Level]:
 
     Raises
     ------
-    ValueError
+    UserError
         If the network branches: the paper's dynamic program is for a chain.
     """
     read = [source for node in network.nodes for source in node.inputs]
     levels = []
     for node in network.nodes:
         if len(node.inputs) > 1 or read.count(node.name) > 1:
-            raise ValueError(f"layer {node.name!r}: the paper's levels are a chain; --strategy tiling takes branches")
+            raise UserError(f"layer {node.name!r}: the paper's levels are a chain; --strategy tiling takes branches")
         if "weight" in node.layer.weights(network.sizes(node, batch)):
             levels.append(_level(node, network, batch))
     return levels

@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from gridnn.errors import UserError
 from gridnn.search.conversions import COLUMNS, FORMS, PRODUCTS, REPLICA, ROWS, Level, Tiling, conversion
 
 HELD = (ROWS, COLUMNS, REPLICA)
@@ -153,7 +154,7 @@ def k_cuts(
 
     Raises
     ------
-    ValueError
+    UserError
         If a size is odd where ``even`` is asked for.
     """
     done, total, levels = [], 0.0, list(levels)
@@ -174,7 +175,7 @@ def _half(level: Level, place: int, cut: Cut, halves: str, even: bool) -> Level:
         products.append(tuple(o.halved(tiling) for o, tiling in zip(operands, tilings, strict=True)))
         for name, before, after in zip(names, operands, products[-1], strict=True):
             if even and after.odd:
-                raise ValueError(
+                raise UserError(
                     f"layer {level.name!r}: {name} with {before.rows:g} x {before.columns:g} entries has an odd side "
                     "to be halved: the paper's cuts want even sizes; use fewer devices, or --strategy tiling, which "
                     "takes parts of any size"

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gridnn.errors import UserError
 from gridnn.search.graph import CostGraph, InfeasibleError, Solution
 
 BLOCK = 1 << 15  # elements of the running minimum: with its candidates 512 KiB, which stays in a core's cache
@@ -28,7 +29,7 @@ class Factor(NamedTuple):
     table: np.ndarray
 
 
-class TooEntangledError(ValueError):
+class TooEntangledError(UserError):
     """The graph has no order of elimination whose tables fit into the memory."""
 
 

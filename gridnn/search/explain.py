@@ -98,7 +98,7 @@ def _best(
         model = CostModel(network, ranks, batch, machine, **setting)
         chosen = model.splits(eliminate(model.graph).choice)
         return complete(network, chosen, ranks, batch, copies=True)[layer]
-    except ValueError:
+    except UserError:
         return None
 
 

@@ -8,10 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gridnn.errors import UserError
+
 Edges = Mapping[tuple[int, int], np.ndarray] | Iterable[tuple[tuple[int, int], np.ndarray]]
 
 
-class InfeasibleError(ValueError):
+class InfeasibleError(UserError):
     """No choice is allowed."""
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from gridnn.cost.machine import Machine
+from gridnn.errors import UserError
 from gridnn.layout.gridshape import GridShape
 from gridnn.network import Network
 from gridnn.plan.plan import Plan
@@ -18,13 +19,13 @@ CLOSE, MOST = 1.25, 12  # up to so many plans are priced that the model finds at
 
 def all_grids(
     strategy: str, network: Network, ranks: int, batch: int, order: str = "column", **options: Any
-) -> tuple[list[Plan], ValueError | None]:
+) -> tuple[list[Plan], UserError | None]:
     """The plans of a rule on every grid of ``ranks`` ranks that it can have, and why it cannot have the first other."""
     plans, refused = [], None
     for rows in divisors(ranks):
         try:
             plans.append(make_plan(strategy, network, GridShape(rows, ranks // rows, order), batch, **options))
-        except ValueError as error:
+        except UserError as error:
             refused = refused or error
     return plans, refused
 

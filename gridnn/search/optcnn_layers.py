@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gridnn.errors import UserError
 from gridnn.layers.base import Cut, Layer, Loss, Shapes
 from gridnn.layout.partition import Partition
 from gridnn.layout.split import COPIES, Split
@@ -109,7 +110,7 @@ def _can_have(members: tuple[tuple[Layer, Shapes], ...], split: Split) -> bool:
         axes = layer.axes(shapes)
         try:
             layer.check(shapes, Split(tuple((a if a in axes else COPIES, parts) for a, parts in split.factors)))
-        except ValueError:
+        except UserError:
             return False
     return True
 

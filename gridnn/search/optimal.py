@@ -112,7 +112,7 @@ def plan_optimal(
 
     Raises
     ------
-    ValueError
+    UserError
         If no plan meets the memory limit, or there are more ranks than the network can use.
     """
     start = time.perf_counter()

@@ -12,6 +12,7 @@ from functools import partial
 
 import numpy as np
 
+from gridnn.errors import UserError
 from gridnn.layers.base import Shapes
 from gridnn.layout.partition import Even
 from gridnn.layout.split import AXES, COPIES, Split
@@ -67,7 +68,7 @@ class Piece:
     def _admits(self, axis: str, factor: int) -> bool:
         try:
             self.node.layer.check(self.shapes, Split(((axis, factor),)))
-        except ValueError:
+        except UserError:
             return False
         return True
 

@@ -93,7 +93,7 @@ def _others(wanted: Wanted) -> list[Plan]:
     for search in (_tiling, _layerwise) if wanted.ranks <= SMALL else (_tiling,):
         try:
             plan = search(wanted)
-        except ValueError:  # it is no answer here; asked for by name it says why
+        except UserError:  # it is no answer here; asked for by name it says why
             continue
         found.append(replace(plan, grid=GridShape(plan.grid.rows, plan.grid.cols, wanted.order)))
     return found
@@ -139,7 +139,7 @@ def plan_for(
 
     Raises
     ------
-    ValueError
+    UserError
         If the strategy is unknown or does not fit the network, or no plan meets the memory limit.
     """
     if strategy not in STRATEGIES:

@@ -12,6 +12,7 @@ import math
 from typing import Any, NamedTuple
 
 from gridnn.cost.machine import Machine
+from gridnn.errors import UserError
 from gridnn.layout.gridshape import GridShape
 from gridnn.layout.split import AXES, Split
 from gridnn.network import INPUT, Network
@@ -66,14 +67,14 @@ def plan_tiling(
 
     Raises
     ------
-    ValueError
+    UserError
         If the cuts do not fit the network.
     """
     tiled = tile(network, ranks, batch, axes)
     try:
         splits = complete(network, tiled.splits, ranks, batch)
-    except ValueError as error:
-        raise ValueError(f"strategy 'tiling' on {ranks} ranks: {error}") from error
+    except UserError as error:
+        raise UserError(f"strategy 'tiling' on {ranks} ranks: {error}") from error
     return Plan("tiling", _grid(network, tiled, batch, ranks), splits, **running)
 
 

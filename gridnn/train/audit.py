@@ -9,7 +9,7 @@ from typing import Any
 from gridnn.comm.ledger import PHASES, Key, Ledger
 from gridnn.cost.count import count
 from gridnn.data.order import batches, epoch_order
-from gridnn.errors import user_mistakes
+from gridnn.errors import within_memory
 from gridnn.train.config import RunConfig
 from gridnn.train.session import Session
 
@@ -53,7 +53,7 @@ def audit(config: RunConfig, job: Any) -> AuditResult:
     UserError
         If the configuration does not fit the data, the network or the ranks.
     """
-    with user_mistakes():
+    with within_memory():
         session = Session(config, job)
     predicted = Ledger()
     session.ledger.clear()

@@ -13,7 +13,7 @@ import numpy as np
 from gridnn.comm.grid import Grid
 from gridnn.comm.ledger import Ledger
 from gridnn.data.base import Dataset
-from gridnn.errors import UserError, user_mistakes
+from gridnn.errors import UserError, within_memory
 from gridnn.network import Network
 from gridnn.plan.plan import Plan
 from gridnn.program.build import build
@@ -93,7 +93,7 @@ class Runner:
         self.asking, self.asked = asking, False
         self.loss_scale, self.finite = make_loss_scale(dtype), True
         backend = grid.backend
-        with backend.mistakes(), user_mistakes():
+        with backend.mistakes(), within_memory():
             self.parameters = Parameters(program, grid, dtype, seed)
         self._memory, self._capture = Memory(backend), capture
         self._executables: dict[tuple, Executable] = {}
@@ -118,7 +118,7 @@ class Runner:
         """What runs a pass over ``samples`` samples, made at the first call (by all ranks)."""
         key = (samples, kind, first, last)
         if key not in self._executables:
-            with user_mistakes():
+            with within_memory():
                 program = Program(self.network, self.plan, samples)
                 schedule = build(program, self.grid.index, self.policy, kind=kind, first=first, last=last)
                 options = {

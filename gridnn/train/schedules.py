@@ -62,7 +62,7 @@ def make_schedule(config: RunConfig, steps_per_epoch: int, total: int) -> Callab
 
     Raises
     ------
-    ValueError
+    UserError
         If there is no schedule of this name.
     """
     schedules = {

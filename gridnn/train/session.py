@@ -40,7 +40,7 @@ class Session(Runner):
         How the arrays of a device move between ranks; None: they lie in host memory.
     Raises
     ------
-    ValueError
+    UserError
         If data, network, grid and plan do not fit each other.
     """
 

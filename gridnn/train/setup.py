@@ -47,7 +47,7 @@ def set_up(config: RunConfig, ranks: int) -> SetUp:
 
     Raises
     ------
-    ValueError
+    UserError
         If data, network, grid and plan do not fit each other.
     """
     if config.dataset is None:
@@ -174,7 +174,7 @@ def make_optimizer(config: RunConfig) -> Optimizer:
 
     Raises
     ------
-    ValueError
+    UserError
         If there is none of this name.
     """
     if config.optimizer == "sgd":

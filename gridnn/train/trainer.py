@@ -40,7 +40,7 @@ class Trainer:
 
     Raises
     ------
-    ValueError
+    UserError
         If the configuration does not fit the data, the network or the ranks, or a checkpoint does not fit the run.
     """
 
