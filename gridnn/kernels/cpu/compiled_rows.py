@@ -11,7 +11,7 @@ from gridnn.kernels.cpu.compiled import compiled, line_at
 
 @compiled
 def sum_rows(x, x_at, out, counts, channels):
-    """`Elementwise.sum_rows`: adds to ``out`` [c], which is float64."""
+    """`elementwise.sum_rows`: adds to ``out`` [c], which is float64."""
     for line in range(counts[0] * counts[1] * counts[2]):
         i = line_at(line, counts, x_at)
         for _ in range(counts[3]):
@@ -23,7 +23,7 @@ def sum_rows(x, x_at, out, counts, channels):
 
 @compiled
 def moments(x, x_at, shift, out, counts, channels):
-    """`Elementwise.moments`; ``out`` [2, c] holds zeros."""
+    """`elementwise.moments`; ``out`` [2, c] holds zeros."""
     first, second = out[0], out[1]
     for line in range(counts[0] * counts[1] * counts[2]):
         i = line_at(line, counts, x_at)
@@ -38,7 +38,7 @@ def moments(x, x_at, shift, out, counts, channels):
 
 @compiled
 def moments_grad(x, x_at, dy, dy_at, mean, out, counts, channels):
-    """`Elementwise.moments_grad`; ``out`` [2, c] holds zeros."""
+    """`elementwise.moments_grad`; ``out`` [2, c] holds zeros."""
     first, second = out[0], out[1]
     for line in range(counts[0] * counts[1] * counts[2]):
         i, j = line_at(line, counts, x_at), line_at(line, counts, dy_at)
@@ -52,7 +52,7 @@ def moments_grad(x, x_at, dy, dy_at, mean, out, counts, channels):
 
 @compiled
 def affine(x, x_at, scale, offset, out, out_at, counts, channels):
-    """`Elementwise.affine`."""
+    """`elementwise.affine`."""
     for line in range(counts[0] * counts[1] * counts[2]):
         i, o = line_at(line, counts, x_at), line_at(line, counts, out_at)
         for _ in range(counts[3]):
@@ -64,7 +64,7 @@ def affine(x, x_at, scale, offset, out, out_at, counts, channels):
 
 @compiled
 def add_scaled(x, x_at, scale, out, out_at, counts, channels):
-    """`Elementwise.add_scaled`."""
+    """`elementwise.add_scaled`."""
     for line in range(counts[0] * counts[1] * counts[2]):
         i, o = line_at(line, counts, x_at), line_at(line, counts, out_at)
         for _ in range(counts[3]):
@@ -76,7 +76,7 @@ def add_scaled(x, x_at, scale, out, out_at, counts, channels):
 
 @compiled
 def relu(x, x_at, out, out_at, counts, channels):
-    """`Elementwise.relu`; NaN stays."""
+    """`elementwise.relu`; NaN stays."""
     for line in range(counts[0] * counts[1] * counts[2]):
         i, o = line_at(line, counts, x_at), line_at(line, counts, out_at)
         for _ in range(counts[3]):
@@ -88,7 +88,7 @@ def relu(x, x_at, out, out_at, counts, channels):
 
 @compiled
 def relu_grad(y, y_at, dy, dy_at, out, out_at, counts, channels):
-    """`Elementwise.relu_grad`."""
+    """`elementwise.relu_grad`."""
     for line in range(counts[0] * counts[1] * counts[2]):
         i, j, o = line_at(line, counts, y_at), line_at(line, counts, dy_at), line_at(line, counts, out_at)
         for _ in range(counts[3]):
@@ -100,7 +100,7 @@ def relu_grad(y, y_at, dy, dy_at, out, out_at, counts, channels):
 
 @compiled
 def tanh_grad(y, y_at, dy, dy_at, out, out_at, counts, channels):
-    """`Elementwise.tanh_grad`."""
+    """`elementwise.tanh_grad`."""
     for line in range(counts[0] * counts[1] * counts[2]):
         i, j, o = line_at(line, counts, y_at), line_at(line, counts, dy_at), line_at(line, counts, out_at)
         for _ in range(counts[3]):
@@ -115,7 +115,7 @@ def tanh_grad(y, y_at, dy, dy_at, out, out_at, counts, channels):
 
 @compiled
 def sgd(p, g, m, lr, momentum, nesterov, weight_decay):
-    """`Updates.sgd`; the factors have the type of the arrays."""
+    """`updates.sgd`; the factors have the type of the arrays."""
     for i in range(len(p)):
         step = p[i] * weight_decay + g[i]
         held = m[i] * momentum + step
@@ -125,14 +125,14 @@ def sgd(p, g, m, lr, momentum, nesterov, weight_decay):
 
 @compiled
 def plain_sgd(p, g, lr, weight_decay):
-    """`Updates.sgd` without momentum."""
+    """`updates.sgd` without momentum."""
     for i in range(len(p)):
         p[i] -= lr * (p[i] * weight_decay + g[i])
 
 
 @compiled
 def adamw(p, g, m, v, rate, root, beta1, rest1, beta2, rest2, eps, kept):
-    """`Updates.adamw` with its factors as numbers of the arrays' type.
+    """`updates.adamw` with its factors as numbers of the arrays' type.
 
     ``rate`` is lr / (1 - beta1^t), ``root`` 1 / sqrt(1 - beta2^t), ``rest`` 1 - beta, ``kept`` 1 - lr * weight_decay.
     """

@@ -12,7 +12,7 @@ from gridnn.kernels.cpu.compiled import compiled, line_at
 
 @compiled
 def max_pool(x, x_at, taps, out, out_at, index, index_at, counts, channels, marks):
-    """`Pooling.max_pool`; ``marks`` are the numbers of the taps in the type of ``index``."""
+    """`pooling.max_pool`; ``marks`` are the numbers of the taps in the type of ``index``."""
     for line in range(counts[0] * counts[1] * counts[2]):
         o, i, corner = line_at(line, counts, out_at), line_at(line, counts, index_at), line_at(line, counts, x_at)
         for _ in range(counts[3]):
@@ -32,7 +32,7 @@ def max_pool(x, x_at, taps, out, out_at, index, index_at, counts, channels, mark
 
 @compiled
 def max_pool_grad(dy, dy_at, index, index_at, out, out_at, taps, counts, channels):
-    """`Pooling.max_pool_grad`; ``out`` holds zeros."""
+    """`pooling.max_pool_grad`; ``out`` holds zeros."""
     for line in range(counts[0] * counts[1] * counts[2]):
         o, i, corner = line_at(line, counts, dy_at), line_at(line, counts, index_at), line_at(line, counts, out_at)
         for _ in range(counts[3]):
@@ -93,7 +93,7 @@ def add_columns(columns, out, out_at, taps, counts, channels):
 
 @compiled
 def depthwise(x, x_at, taps, filters, out, out_at, counts, channels):
-    """`Depthwise.depthwise`, with the ``filters`` of one tap after the other."""
+    """`depthwise.depthwise`, with the ``filters`` of one tap after the other."""
     for line in range(counts[0] * counts[1] * counts[2]):
         o, corner = line_at(line, counts, out_at), line_at(line, counts, x_at)
         for _ in range(counts[3]):
@@ -109,7 +109,7 @@ def depthwise(x, x_at, taps, filters, out, out_at, counts, channels):
 
 @compiled
 def depthwise_grad_weight(x, x_at, taps, dy, dy_at, out, counts, channels):
-    """`Depthwise.depthwise_grad_weight`: adds to ``out``, one tap after the other, in float64."""
+    """`depthwise.depthwise_grad_weight`: adds to ``out``, one tap after the other, in float64."""
     for line in range(counts[0] * counts[1] * counts[2]):
         o, corner = line_at(line, counts, dy_at), line_at(line, counts, x_at)
         for _ in range(counts[3]):
@@ -124,7 +124,7 @@ def depthwise_grad_weight(x, x_at, taps, dy, dy_at, out, counts, channels):
 
 @compiled
 def depthwise_grad_input(dy, dy_at, filters, out, out_at, taps, counts, channels):
-    """`Depthwise.depthwise_grad_input`; ``out`` holds zeros."""
+    """`depthwise.depthwise_grad_input`; ``out`` holds zeros."""
     for line in range(counts[0] * counts[1] * counts[2]):
         o, corner = line_at(line, counts, dy_at), line_at(line, counts, out_at)
         for _ in range(counts[3]):

@@ -103,7 +103,7 @@ template <int V, typename T> DEVICE void store_pack(T* to, const Pack<T, V>& pac
 // -- arrays with strides ---------------------------------------------------------------------------------------------
 
 // N arrays of one shape: `size` and, in elements, `step`, of which the first `axes` count, the innermost axis first.
-// Made by arrays/boxes.py.
+// Made by strided.py.
 template <int N> struct Box {
     long long axes, size[5], step[N][5];
 };

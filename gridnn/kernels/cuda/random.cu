@@ -1,4 +1,4 @@
-// Random numbers keyed by the global index: the same bits as arrays/random.py.
+// Random numbers keyed by the global index: the same bits as kernels/random.py.
 
 // Output `index` of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014) from the state `seed`.
 DEVICE unsigned long long splitmix(unsigned long long index, unsigned long long seed) {
