@@ -52,7 +52,7 @@ test-gpu: gpu  ## run the tests of the GPU backend on a GPU, by every transport 
 	    $(if $(FILES),--files $(FILES))
 
 bench-gpu: gpu  ## time training on a GPU beside PyTorch, kernels and transports (BENCH="--keep": docs/results)
-	$(if $(filter standin,$(BACKEND)),PYTHONPATH=$(CURDIR)/tests/standin) $(BIN)/python benchmarks/gpu.py $(BENCH)
+	$(if $(filter standin,$(BACKEND)),PYTHONPATH=$(CURDIR)/tests/helpers/standin) $(BIN)/python benchmarks/gpu.py $(BENCH)
 
 # CuPy and what goes with it, for the CUDA that the driver runs; without a driver it ends here, with what gridnn says.
 gpu: $(DEV_STAMP)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from launch import HELPERS, ROOT
 
 from gridnn import layers as L
 from gridnn.layout.gridshape import GridShape
@@ -229,7 +231,8 @@ assert "mpi4py" not in sys.modules and "numpy" not in sys.modules
 peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
 assert int(peak.split()[1]) < 200_000, peak  # KiB
 """
-    subprocess.run([sys.executable, "-c", code], check=True, cwd="tests", env={"PYTHONPATH": ".:.."})
+    here = Path(__file__).parent
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=here, env={"PYTHONPATH": f"{ROOT}:{HELPERS}"})
 
 
 def test_channel_and_filter_parallelism_moves_the_smaller_side_of_every_layer():

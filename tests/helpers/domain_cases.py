@@ -9,8 +9,8 @@ import random
 from dataclasses import dataclass
 
 import numpy as np
+from divided import Divided, Shift, serial_results
 from splits import ordered_factors
-from test_divided_layers import Divided, Shift, serial_results
 
 from gridnn import layers as L
 from gridnn.layers.base import SPACE, Layer, Shapes

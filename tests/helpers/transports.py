@@ -94,8 +94,10 @@ def on_devices() -> list[OnDevice]:
 @contextmanager
 def standin(rank: int) -> Iterator[tuple[Any, Any]]:
     """The stand-in of CuPy and a device of it: a GPU for every rank; nothing of it is left behind."""
+    from gridnn.arrays import cublas
     from gridnn.arrays.cupy_device import CupyDevice
 
+    load = cublas.load_cublas  # which a stand-in sets to its own as it is imported
     with fresh_modules("cupy", STANDIN_DEVICES="8", STANDIN_ORDER="late"):
         sys.path.insert(0, str(STANDIN))
         try:
@@ -104,6 +106,7 @@ def standin(rank: int) -> Iterator[tuple[Any, Any]]:
             yield cupy, CupyDevice(cupy, rank)
         finally:
             sys.path.remove(str(STANDIN))
+            cublas.load_cublas = load
 
 
 @contextmanager
@@ -124,3 +127,54 @@ def fresh_modules(package: str, **environment: str) -> Iterator[None]:
             for name in ours():
                 del sys.modules[name]
             sys.modules.update(before)
+
+
+def values(rank: int, size: int, dtype: str, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng([seed, rank]).integers(-9, 10, size).astype(dtype)
+
+
+def parts(flat: np.ndarray, sizes: list[int]) -> list[np.ndarray]:
+    return np.split(flat, np.cumsum(sizes)[:-1])
+
+
+def split_sizes(ranks: int) -> list[list[int]]:
+    """Equal parts, odd ones, some of them empty, and nothing at all."""
+    return [[3] * ranks, [(5 * r) % 7 for r in range(ranks)], [0] * (ranks - 1) + [9], [0] * ranks]
+
+
+def sums(comm, place, transport, dtype, at_once):
+    """All-reduce and reduce-scatter."""
+    for size in (0, 1, 17):
+        everyone = [values(rank, size, dtype) for rank in range(comm.size)]
+        for operation, wanted in (("sum", np.sum(everyone, 0)), ("max", np.max(everyone, 0))):
+            array = place.array(everyone[comm.rank])
+            transport.all_reduce(array, operation, at_once=at_once).wait()
+            np.testing.assert_array_equal(place.read(array), wanted, err_msg=place.name)
+    for sizes in split_sizes(comm.size):
+        everyone = [values(rank, sum(sizes), dtype) for rank in range(comm.size)]
+        out = place.array(np.zeros(sizes[comm.rank], dtype))
+        transport.reduce_scatter(place.array(everyone[comm.rank]), out, sizes, at_once=at_once).wait()
+        np.testing.assert_array_equal(place.read(out), parts(np.sum(everyone, 0), sizes)[comm.rank])
+
+
+def moves(comm, place, transport, dtype, at_once):
+    """All-gather, all-to-all (what rank r gives to rank s has (r + 2 s) mod 4 elements), and messages around."""
+    me, ranks = comm.rank, range(comm.size)
+    for sizes in split_sizes(comm.size):
+        everyone = [values(rank, size, dtype) for rank, size in enumerate(sizes)]
+        out = place.array(np.zeros(sum(sizes), dtype))
+        transport.all_gather(place.array(everyone[me]), out, sizes, at_once=at_once).wait()
+        np.testing.assert_array_equal(place.read(out), np.concatenate(everyone), err_msg=place.name)
+    table = [[(r + 2 * s) % 4 for s in ranks] for r in ranks]
+    given = [values(r, sum(table[r]), dtype) for r in ranks]
+    out = place.array(np.zeros(sum(table[r][me] for r in ranks), dtype))
+    received = [table[r][me] for r in ranks]
+    transport.all_to_all(place.array(given[me]), table[me], out, received, at_once=at_once).wait()
+    wanted = np.concatenate([parts(given[r], table[r])[me] for r in ranks])
+    np.testing.assert_array_equal(place.read(out), wanted, err_msg=place.name)
+    after, before = (me + 1) % comm.size, (me - 1) % comm.size
+    rooms = [place.array(np.zeros(size, dtype)) for size in (3, 5)]
+    sends = [(after, place.array(values(me, size, dtype))) for size in (3, 5)]
+    transport.exchange(sends, [(before, room) for room in rooms]).wait()
+    for size, room in zip((3, 5), rooms, strict=True):
+        np.testing.assert_array_equal(place.read(room), values(before, size, dtype), err_msg=place.name)

@@ -7,11 +7,11 @@ import math
 import re
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from launch import ROOT
 
 from gridnn.cost.machine import MOVEMENTS, Compute, Level, Machine, Range, Reach
 from gridnn.cost.machines import content_of, digest, load_machine, machine_of, save_machine, shipped, text_of
@@ -166,7 +166,7 @@ def test_a_round_trip_is_exact(tmp_path):
 
 
 def test_the_example_of_the_documentation(tmp_path):
-    page = (Path(__file__).parent.parent / "docs" / "machines.md").read_text()
+    page = (ROOT / "docs" / "machines.md").read_text()
     (tmp_path / "example.json").write_text(re.search(r"```json\n(.*?)```", page, re.DOTALL)[1])
     machine = load_machine(tmp_path / "example.json")
     assert machine.estimated() == "estimates: levels.network.alpha"

@@ -11,9 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from launch import gridnn, mpirun_command, session_members
+from launch import ENDING, gone, gridnn, mpirun_command, session_members, waiting
 from running import LENET, folder, same, trained
-from test_job import ENDING, gone, waiting
 
 HELD = [signal.SIGTERM, signal.SIGUSR1]
 

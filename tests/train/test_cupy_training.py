@@ -165,5 +165,5 @@ def test_the_layers_on_the_stand_in():
     if backend_name() == "cupy":
         pytest.skip("they run on CuPy anyway")
     options = ["-q", "--color=no", "-p", "no:cacheprovider", "--backend", "standin"]
-    done = run([sys.executable, "-m", "pytest", *options, "tests/test_layers.py"], 180, clean_environment())
+    done = run([sys.executable, "-m", "pytest", *options, "tests/layers/test_layers.py"], 180, clean_environment())
     assert done.returncode == 0, done.stdout

@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 import sys
 from dataclasses import fields
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from launch import gridnn
+from launch import HELPERS, gridnn
 
 from gridnn.comm.transports import choice
 from gridnn.comm.transports.capabilities import TABLE, Capabilities, capabilities_of
@@ -20,7 +19,7 @@ from gridnn.errors import UserError
 from gridnn.layout.gridshape import GridShape
 from gridnn.train.config import CHOICES, RunConfig
 
-CHILD = str(Path(__file__).with_name("probe_child.py"))
+CHILD = str(HELPERS / "probe_child.py")
 OPEN_MPI, CRAY = "Open MPI v5.0.11", "MPI VERSION : CRAY MPICH version 8.1.25.17 (ANL base 3.4a2)"
 PASS, FAIL = Verdict(True, "moved device memory"), Verdict(False, "was ended by SIGSEGV in Allreduce")
 UNABLE = Verdict(None, "not tested: no mpirun")
@@ -263,7 +262,7 @@ def test_the_option_belongs_to_the_gpu():
 # -- on the stand-in for CuPy ------------------------------------------------------------------------------------
 
 
-STANDIN = {"PYTHONPATH": str(Path(__file__).with_name("standin"))}
+STANDIN = {"PYTHONPATH": str(HELPERS / "standin")}
 SMALL = ("--model", "mlp", "--widths", "8", "--dataset", "synthetic", "--shape", "4x4x1", "--samples", "16")
 
 

@@ -13,9 +13,8 @@ from dataclasses import replace
 
 import pytest
 from killed import EVERY, STAGES
-from launch import ROOT, gridnn, mpirun, mpirun_command, session_members
+from launch import HELPERS, gridnn, mpirun, mpirun_command, session_members, waiting
 from running import MLP, Told, same, trained
-from test_job import waiting
 
 from gridnn.train.header import read_header
 
@@ -36,9 +35,7 @@ def uninterrupted() -> Told:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_killed_at_every_stage_of_writing(tmp_path, alone, stage):
-    done = mpirun(
-        2, sys.executable, "-m", "killed", stage, tmp_path, timeout=30, env={"PYTHONPATH": str(ROOT / "tests")}
-    )
+    done = mpirun(2, sys.executable, HELPERS / "killed.py", stage, tmp_path, timeout=30)
     assert done.returncode != 0
     assert "Traceback" not in done.stderr
     left = sorted(path.name for path in tmp_path.iterdir())

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from pathlib import Path
 
 import pytest
 from backends import on_backend
 from domain_cases import COUNTS, TOLERANCE, cases, run, traits
+from launch import ROOT
 
 from gridnn.comm.grid import Grid
 from gridnn.layout.gridshape import GridShape
 
-TABLE = Path(__file__).resolve().parent.parent / "docs" / "results" / "domain-cases.csv"
+TABLE = ROOT / "docs" / "results" / "domain-cases.csv"
 
 
 @pytest.mark.mpi

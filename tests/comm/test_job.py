@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
-from contextlib import contextmanager
 
 import pytest
-from launch import ROOT, clean_environment, kill, mpirun, mpirun_command, run, session_members
+from launch import ENDING, clean_environment, gone, mpirun, mpirun_command, run, waiting
 
 from gridnn.comm.threads import share
-
-ENDING = (sys.executable, "-m", "tests.ending")
 
 
 def ended(ranks: int, *how: str, **options):
@@ -140,26 +135,3 @@ def test_a_signal_to_one_rank_ends_the_others_too():
     assert process.returncode == 143
     assert (out + err).count("gridnn: rank 1 of 3: stopped by SIGTERM") == 1
     assert "Traceback" not in out + err
-
-
-def gone(session: int, seconds: float = 3.0) -> bool:
-    """Whether no process of the session is left after a moment: mpirun ends just before its last ranks."""
-    end = time.monotonic() + seconds
-    while session_members(session) and time.monotonic() < end:
-        time.sleep(0.05)
-    return not session_members(session)
-
-
-@contextmanager
-def waiting(command: list[str], lines: int = 1):
-    """``command`` in a session of its own, once it has printed ``lines`` lines; with these."""
-    options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, env=clean_environment(), cwd=ROOT, start_new_session=True, **options) as process:
-        try:
-            printed = [process.stdout.readline() for _ in range(lines)]
-            assert all(printed), process.stderr.read()
-            time.sleep(0.5)  # from the line into MPI
-            yield process, printed
-        finally:
-            if process.poll() is None:
-                kill(process)

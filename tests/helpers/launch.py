@@ -10,10 +10,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+HELPERS = Path(__file__).resolve().parent
+ROOT = HELPERS.parent.parent
 BIN = Path(sys.executable).parent
+ENDING = (sys.executable, str(HELPERS / "ending.py"))
 LAUNCHER_VARIABLES = ("OMPI_", "PMIX_", "PMI_", "PRTE_", "SLURM_")
 
 # Open MPI: more ranks than cores, not bound to any, also as root. Other MPIs ignore these.
@@ -109,3 +112,26 @@ def session_members(session: int) -> list[int]:
             if os.getsid(int(entry.name)) == session:
                 members.append(int(entry.name))
     return members
+
+
+def gone(session: int, seconds: float = 3.0) -> bool:
+    """Whether no process of the session is left after a moment: mpirun ends just before its last ranks."""
+    end = time.monotonic() + seconds
+    while session_members(session) and time.monotonic() < end:
+        time.sleep(0.05)
+    return not session_members(session)
+
+
+@contextlib.contextmanager
+def waiting(command: list[str], lines: int = 1) -> Iterator[tuple[subprocess.Popen, list[str]]]:
+    """``command`` in a session of its own, once it has printed ``lines`` lines; with these."""
+    options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=clean_environment(), cwd=ROOT, start_new_session=True, **options) as process:
+        try:
+            printed = [process.stdout.readline() for _ in range(lines)]
+            assert all(printed), process.stderr.read()
+            time.sleep(0.5)  # from the line into MPI
+            yield process, printed
+        finally:
+            if process.poll() is None:
+                kill(process)

@@ -8,8 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from launch import clean_environment, gridnn, mpirun_command, run
-from test_job import gone, waiting
+from launch import clean_environment, gone, gridnn, mpirun_command, run, waiting
 
 SMALL = ("--model", "mlp", "--widths", "16", "--dataset", "synthetic", "--shape", "6x6x1", "--samples", "96")
 TRAIN = ("train", *SMALL, "--batch", "32", "--epochs", "1", "--quiet")

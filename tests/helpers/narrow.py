@@ -1,4 +1,4 @@
-"""A small network as a user would give it (``--model tests/narrow.py:alexnet``): the form of AlexNet, few channels."""
+"""A small network as a user would give it (``--model narrow.py:alexnet``): the form of AlexNet, few channels."""
 
 from __future__ import annotations
 

@@ -22,7 +22,6 @@ import pytest
 from standin_driver.backend import DriverBackend
 from standin_driver.library import Driver, DriverError, build
 
-TESTS = Path(__file__).resolve().parent
 PREFIX = os.environ.get("GRIDNN_CUDA_MPI", "")
 NEEDS_CC = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler (cc)")
 NEEDS_CUDA_MPI = pytest.mark.skipif(
@@ -222,7 +221,7 @@ def variables(folder: Path, prefix: str = "") -> dict[str, str]:
 
     found = {
         "LD_LIBRARY_PATH": before("LD_LIBRARY_PATH", folder),
-        "PYTHONPATH": before("PYTHONPATH", TESTS, launch.ROOT),
+        "PYTHONPATH": before("PYTHONPATH", launch.HELPERS, launch.ROOT),
         # UCX wants more of a driver than the stand-in has; Open MPI's own components do not
         "OMPI_MCA_pml": "ob1",
         "OMPI_MCA_btl": "^uct",

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from launch import HELPERS, ROOT, clean_environment, run
 from random_networks import random_case
 
 from gridnn import layers as L
@@ -35,7 +36,7 @@ from gridnn.plan.plan import Plan
 from gridnn.plan.rules import make_plan
 from gridnn.program.program import Program, pass_programs, pass_sizes, predict_step
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
+DOCS = ROOT / "docs"
 RATES = {"gemm": ((1e5, 1e9), (1e9, 2e10)), "conv": ((1e5, 1e9), (1e9, 1e10))}
 SUMS = (Range(0, 4e-6, 0.0), Range(4096, 3e-6, 3e-9))
 LEVELS = (Level("node", 4, 1e-6, 1e-9), Level("network", None, 5e-6, 4e-9, 4, {"all-reduce": SUMS}))
@@ -318,9 +319,8 @@ print(int(peak[1]) / 1024, made.seconds)
 )
 def test_resnet_on_65536_ranks_needs_no_table_of_the_ranks(strategy, rows, cols, domain):
     code = LARGE.format(strategy=strategy, rows=rows, cols=cols, domain=domain)
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=DOCS.parent / "tests", timeout=60
-    )
+    env = clean_environment(PYTHONPATH=f"{ROOT}:{HELPERS}:{Path(__file__).parent}")
+    done = run([sys.executable, "-c", code], 60, env)
     assert done.returncode == 0, done.stderr
     megabytes, step = map(float, done.stdout.split())
     assert megabytes < 500 and math.isfinite(step)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from launch import ROOT, clean_environment, mpirun, run
+from launch import HELPERS, ROOT, clean_environment, mpirun, run
 from volume_memory import SAMPLES
 
 SIDE = 256
@@ -36,7 +36,7 @@ def test_memory_and_bytes_read_shrink_with_the_ranks(tmp_path, capsys):
     make(path)
     held, read, losses = {}, {}, {}
     for ranks, domain in ((1, "1x1x1"), (2, "2x1x1"), (4, "2x2x1")):
-        done = mpirun(ranks, sys.executable, Path(__file__).with_name("volume_memory.py"), path, domain, timeout=100)
+        done = mpirun(ranks, sys.executable, HELPERS / "volume_memory.py", path, domain, timeout=100)
         assert done.returncode == 0, done.stdout + done.stderr
         everyone = json.loads(done.stdout)
         held[ranks] = max(rank["held"] for rank in everyone)
@@ -69,7 +69,7 @@ source.read(np.array([1]), ((32, 64), (0, 256), (0, 512), (0, 1)), out, np.array
 assert (out == 1).all()
 print(status("VmHWM") - before, status("VmRSS") - before)
 """
-    env = clean_environment(PYTHONPATH=f"{ROOT}:{ROOT}/tests")
+    env = clean_environment(PYTHONPATH=f"{ROOT}:{HELPERS}")
     done = run([sys.executable, "-c", code, str(tmp_path / "x.npy")], 60, env)
     assert done.returncode == 0, done.stderr
     peak, after = map(int, done.stdout.split())

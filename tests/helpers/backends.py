@@ -1,6 +1,6 @@
 """What the tests run on: ``pytest --backend numpy|cupy|standin --transport NAME``.
 
-The stand-in is CuPy's of ``tests/standin``.
+The stand-in is CuPy's of ``tests/helpers/standin``.
 """
 
 from __future__ import annotations

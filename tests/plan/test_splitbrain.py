@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pytest
 from backends import backend_name
+from launch import HELPERS
 from running import LENET, MLP, folder, job_of, same, trained
 from strict import StrictBackend
 
@@ -40,7 +41,7 @@ RUNS = {
     "lenet": dataclasses.replace(LENET, **SPLITBRAIN),
     "alexnet": RunConfig(
         backend=backend_name(),
-        model=f"{Path(__file__).parent / 'narrow.py'}:alexnet",
+        model=f"{HELPERS / 'narrow.py'}:alexnet",
         dataset="synthetic",
         shape="16x16x3",
         dtype="float64",

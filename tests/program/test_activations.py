@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from test_divided_layers import Divided
+from divided import Divided
 
 from gridnn import layers as L
 from gridnn.arrays import get_backend
