@@ -25,7 +25,7 @@ class GridShape:
     cols: int
     order: str = "column"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.rows < 1 or self.cols < 1:
             raise ValueError(f"grid {self}: a grid has at least one row and one column")
         if self.order not in ORDERS:

@@ -7,6 +7,7 @@ builds a table of its parts, so a partition into 65,536 parts costs as much as o
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 Interval = tuple[int, int]
@@ -50,7 +51,7 @@ class Partition:
         """The interval of ``part``, or for an empty part a range such that both ends ascend from part to part."""
         return self.interval(part)
 
-    def _first(self, holds) -> int:
+    def _first(self, holds: Callable[[int], bool]) -> int:
         """The first part for which the monotone predicate ``holds`` (``parts`` if none)."""
         low, high = 0, self.parts
         while low < high:

@@ -26,7 +26,7 @@ class Split:
 
     factors: tuple[tuple[str, int], ...]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for axis, parts in self.factors:
             if axis not in AXES and axis != COPIES:
                 raise ValueError(f"split {self}: unknown axis {axis!r}; the axes are {', '.join(AXES)} and {COPIES}")

@@ -134,7 +134,9 @@ def _move(source: Layout, target: Layout) -> tuple[Stage, ...]:
     """The stage between two layouts without partial sums."""
     if source.dims == target.dims:
         return ()
-    removed, added, nested = set(), set(), True
+    removed: set[int] = set()
+    added: set[int] = set()
+    nested = True
     for old, new in zip(source.dims, target.dims, strict=True):
         if old == new:
             continue

@@ -34,6 +34,7 @@ def test_a_group_is_its_ranks(case):
     assert list(group) == ranks == [group[place] for place in range(len(group))]
     assert index in group
     assert [group.index(rank) for rank in ranks] == list(range(len(ranks)))
+    assert group[1:] == tuple(ranks[1:])
     assert (group.first, group.last) == (ranks[0], ranks[-1])
     with pytest.raises(IndexError):
         group[len(ranks)]
