@@ -19,6 +19,13 @@ class GridShape:
         Pr and Pc.
     order : {"column", "row"}
         Which groups are contiguous in the rank order of the job.
+
+    Examples
+    --------
+    >>> GridShape.parse("4x-1", ranks=8)
+    GridShape(rows=4, cols=2, order='column')
+    >>> GridShape.parse("4x-1", ranks=8).rank(r=1, c=1)
+    5
     """
 
     rows: int

@@ -131,6 +131,14 @@ class Window:
         Taps, step between outputs, step between taps.
     before, after : int
         Zero padding in front of the dimension and behind it.
+
+    Examples
+    --------
+    The rows of an image of 227 that two ranks need for their halves of AlexNet's first layer:
+
+    >>> window = Window(kernel=11, stride=4)
+    >>> [window.inputs(Even(window.outputs(227), 2).interval(part)) for part in range(2)]
+    [(0, 115), (108, 227)]
     """
 
     kernel: int
