@@ -26,6 +26,12 @@ def test_the_version_is_that_of_the_distribution():
         gridnn.versoin  # noqa: B018
 
 
+def test_the_version_needs_no_numpy():
+    code = "import sys, gridnn; print(gridnn.__version__); sys.exit('numpy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout.strip()) == (0, gridnn.__version__)
+
+
 def test_types_are_shipped():
     assert (ROOT / "gridnn" / "py.typed").exists()
     assert '"py.typed"' in PROJECT
