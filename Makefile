@@ -18,6 +18,7 @@ BIN  := $(VENV)/bin
 # The extras are part of the stamp's name, so that asking for others installs them.
 USER_STAMP := $(VENV)/.installed-$(EXTRAS)
 DEV_STAMP  := $(VENV)/.installed-$(EXTRAS),dev
+DOCS_STAMP := $(VENV)/.installed-$(EXTRAS),docs
 
 export MPIRUN
 # Open MPI: more ranks than cores, and root in a container. Other MPIs ignore these.
@@ -27,7 +28,7 @@ export OMPI_ALLOW_RUN_AS_ROOT := 1
 export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench-kernels bench-plan test-gpu bench-gpu gpu clean
+.PHONY: help demo test doctest lint docs linkcheck bench-kernels bench-plan test-gpu bench-gpu gpu clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 22
@@ -35,11 +36,22 @@ help:  ## list the targets
 demo: $(USER_STAMP)  ## train LeNet on handwritten digits on 4 ranks, as a 2x2 grid
 	$(MPIRUN) -n 4 $(BIN)/gridnn train --grid 2x2 $(DEMO)
 
-test: lint  ## check the style and run all tests (TESTS="-k name" for some)
+test: lint doctest  ## check the style and run all tests (TESTS="-k name" for some)
 	$(BIN)/python -m pytest -m "not mpi" $(TESTS)
 
-lint: $(DEV_STAMP)  ## check the style
+doctest: $(DEV_STAMP)  ## run the examples in the docstrings
+	$(BIN)/python -m pytest -q --doctest-modules --doctest-ignore-import-errors gridnn
+
+lint: $(DEV_STAMP)  ## check the style and the types, and count the lines
 	$(BIN)/ruff check .
+	$(BIN)/python -m mypy
+	$(BIN)/python scripts/line_budget.py
+
+docs: $(DOCS_STAMP)  ## build the documentation: build/docs/html/index.html
+	$(BIN)/python -m sphinx -M html docs build/docs -W --keep-going -q
+
+linkcheck: $(DOCS_STAMP)  ## try the documentation's links to other sites (needs a network)
+	$(BIN)/python -m sphinx -M linkcheck docs build/docs -q
 
 bench-kernels: $(DEV_STAMP)  ## time the local kernels beside PyTorch, on one thread (BENCH="--json FILE")
 	$(BIN)/python benchmarks/kernels.py $(BENCH)
@@ -52,7 +64,7 @@ test-gpu: gpu  ## run the tests of the GPU backend on a GPU, by every transport 
 	    $(if $(FILES),--files $(FILES))
 
 bench-gpu: gpu  ## time training on a GPU beside PyTorch, kernels and transports (BENCH="--keep": docs/results)
-	$(if $(filter standin,$(BACKEND)),PYTHONPATH=$(CURDIR)/tests/standin) $(BIN)/python benchmarks/gpu.py $(BENCH)
+	$(if $(filter standin,$(BACKEND)),PYTHONPATH=$(CURDIR)/tests/helpers/standin) $(BIN)/python benchmarks/gpu.py $(BENCH)
 
 # CuPy and what goes with it, for the CUDA that the driver runs; without a driver it ends here, with what gridnn says.
 gpu: $(DEV_STAMP)
@@ -64,7 +76,7 @@ $(VENV)/.gpu-%: pyproject.toml | $(DEV_STAMP)
 	@touch "$@"
 
 clean:  ## remove the virtual environment and all caches
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find gridnn tests -name __pycache__ -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:
@@ -79,4 +91,8 @@ $(USER_STAMP): pyproject.toml | $(VENV)/bin/python
 
 $(DEV_STAMP): pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable ".[$(EXTRAS),dev]"
+	@touch "$@" "$(USER_STAMP)"
+
+$(DOCS_STAMP): pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable ".[$(EXTRAS),docs]"
 	@touch "$@" "$(USER_STAMP)"

@@ -90,7 +90,7 @@ def made(torch: Any, request: dict[str, Any], device: str) -> tuple[Any, Any, An
     if config["model"] == "mlp":
         network = perceptron(torch, channels * space[0] * space[1], config)
     else:
-        sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+        sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "helpers"))
         from torchmodels import make
 
         network = make(config["model"], config["classes"])

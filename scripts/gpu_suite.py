@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-STANDIN = ROOT / "tests" / "standin"
+STANDIN = ROOT / "tests" / "helpers" / "standin"
 TRANSPORTS = ("host", "cuda-aware", "nccl")
 SECONDS = 1500  # for one run of pytest: every kernel is compiled once
 
@@ -59,7 +59,8 @@ def wheel() -> int:
 
 def run(options: argparse.Namespace) -> int:
     """All runs of pytest, one after the other; a failure does not keep the next from being made."""
-    files = [f"tests/test_{name}.py" for name in options.files.split(",")]
+    names = {f"test_{name}.py" for name in options.files.split(",")}
+    files = [str(path.relative_to(ROOT)) for path in sorted((ROOT / "tests").rglob("test_*.py")) if path.name in names]
     common = ["-q", "--color=no", "-p", "no:cacheprovider", "--backend", options.backend, *shlex.split(options.tests)]
     pytest = [sys.executable, "-m", "pytest", *common]
     gpus, library = look(options.backend)

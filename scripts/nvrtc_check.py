@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests" / "standin"))
+sys.path.insert(0, str(ROOT / "tests" / "helpers" / "standin"))
 OPTIONS = ("-std=c++17", "-ftz=true", "--device-as-default-execution-space")  # the last two are CuPy's
 
 

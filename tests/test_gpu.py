@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from backends import make_backend, on_backend, transport_name
 from running import LENET, job_of, same, trained
-from test_transports import moves, sums
+from transports import moves, sums
 
 from gridnn.kernels import get_backend
 from gridnn.train.session import Session

@@ -8,7 +8,7 @@ import pytest
 from launch import mpirun
 
 EVERYTHING = ()
-DOMAINS = ("tests/test_domain.py", "tests/test_transfer.py", "tests/test_activations.py")
+DOMAINS = ("tests/layers/test_domain.py", "tests/layout/test_transfer.py", "tests/program/test_activations.py")
 # Three and six ranks on few cores spend their time waiting: of whole networks they run the loss curves, four the rest.
 MOST = ("-k", "not test_networks or loss_curve")
 RUNS = {1: EVERYTHING, 2: EVERYTHING, 3: MOST, 4: EVERYTHING, 6: MOST, 5: DOMAINS, 8: DOMAINS}

@@ -38,12 +38,9 @@ app.command()(reproduce)
 
 def _version(asked: bool) -> None:
     if asked:
-        from importlib.metadata import PackageNotFoundError, version
+        from gridnn import __version__
 
-        try:
-            print(f"gridnn {version('gridnn')}")
-        except PackageNotFoundError:
-            print("gridnn, not installed: its version is in pyproject.toml")
+        print(f"gridnn {__version__}")
         raise typer.Exit
 
 

@@ -94,6 +94,8 @@ class _Pricing:
             return Priced(operation, self._copied(operation, self._unpacked(operation)))
         if isinstance(operation, Update):
             return Priced(operation, tuple(self._updates()))
+        if isinstance(operation, Fill):
+            return Priced(operation, ((operation.layer, self._filled(operation)),))
         return Priced(operation, self._copied(operation, self._touched(operation)))
 
     # -- computing ---------------------------------------------------------------------------------------------
@@ -143,16 +145,18 @@ class _Pricing:
         """The bytes that an operation without flops reads and writes."""
         if isinstance(operation, Load):
             return 0.0  # read ahead, beside the step before
-        if isinstance(operation, Fill):
-            buffer = self._buffer(operation.writes[0])
-            cells = (math.prod(self._extent(slab, buffer.shape)) for slab in operation.slabs)
-            return sum(cells) * buffer.width(self.itemsize)
         if isinstance(operation, Accumulate):
             return 3 * sum(map(self._bytes, operation.reads))
         if isinstance(operation, Add):
             return max(2, 3 * (len(operation.reads) - 1)) * self._bytes(operation.writes[0])
         assert isinstance(operation, Copy)
         return 2 * self._bytes(operation.writes[0])
+
+    def _filled(self, operation: Fill) -> float:
+        """The seconds of writing ghost zones: no call of its own, but a part of the copy that fills the rest."""
+        buffer = self._buffer(operation.writes[0])
+        cells = sum(math.prod(self._extent(slab, buffer.shape)) for slab in operation.slabs)
+        return cells * buffer.width(self.itemsize) / self.machine.compute.memory
 
     @staticmethod
     def _extent(slab: Sequence[slice], shape: Sequence[int]) -> list[int]:

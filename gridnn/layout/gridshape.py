@@ -21,13 +21,20 @@ class GridShape:
         Pr and Pc.
     order : {"column", "row"}
         Which groups are contiguous in the rank order of the job.
+
+    Examples
+    --------
+    >>> GridShape.parse("4x-1", ranks=8)
+    GridShape(rows=4, cols=2, order='column')
+    >>> GridShape.parse("4x-1", ranks=8).rank(r=1, c=1)
+    5
     """
 
     rows: int
     cols: int
     order: str = "column"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.rows < 1 or self.cols < 1:
             raise UserError(f"grid {self}: a grid has at least one row and one column")
         if self.order not in ORDERS:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import overload
 
 Strides = tuple[tuple[int, int], ...]
 
@@ -33,7 +34,15 @@ class Group(Sequence[int]):
     def __len__(self) -> int:
         return math.prod(size for size, _ in self.strides)
 
-    def __getitem__(self, place: int) -> int:
+    @overload
+    def __getitem__(self, place: int) -> int: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> tuple[int, ...]: ...
+
+    def __getitem__(self, place: int | slice) -> int | tuple[int, ...]:
+        if isinstance(place, slice):
+            return tuple(self[i] for i in range(*place.indices(len(self))))
         if not 0 <= place < len(self):
             raise IndexError(place)
         rank = self.first

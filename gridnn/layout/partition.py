@@ -7,6 +7,7 @@ builds a table of its parts, so a partition into 65,536 parts costs as much as o
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 Interval = tuple[int, int]
@@ -50,7 +51,7 @@ class Partition:
         """The interval of ``part``, or for an empty part a range such that both ends ascend from part to part."""
         return self.interval(part)
 
-    def _first(self, holds) -> int:
+    def _first(self, holds: Callable[[int], bool]) -> int:
         """The first part for which the monotone predicate ``holds`` (``parts`` if none)."""
         low, high = 0, self.parts
         while low < high:
@@ -130,6 +131,14 @@ class Window:
         Taps, step between outputs, step between taps.
     before, after : int
         Zero padding in front of the dimension and behind it.
+
+    Examples
+    --------
+    The rows of an image of 227 that two ranks need for their halves of AlexNet's first layer:
+
+    >>> window = Window(kernel=11, stride=4)
+    >>> [window.inputs(Even(window.outputs(227), 2).interval(part)) for part in range(2)]
+    [(0, 115), (108, 227)]
     """
 
     kernel: int

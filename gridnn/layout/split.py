@@ -24,11 +24,19 @@ class Split:
     factors : tuple of (axis, parts)
         The axes are ``n`` sample, ``d h w`` space, ``co`` out-channel, ``ci`` in-channel and ``copies``, the ranks that
         repeat the same work.  Their product is P.
+
+    Examples
+    --------
+    >>> split = Split.parse("n=4,co=2")
+    >>> split.ranks, split.parts("n"), split.parts("ci")
+    (8, 4, 1)
+    >>> digits_of(5, split.mesh)  # rank 5 has the third quarter of the batch, and the second half of the model
+    (2, 1)
     """
 
     factors: tuple[tuple[str, int], ...]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for axis, parts in self.factors:
             if axis not in AXES and axis != COPIES:
                 raise UserError(f"split {self}: unknown axis {axis!r}; the axes are {', '.join(AXES)} and {COPIES}")

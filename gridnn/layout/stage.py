@@ -39,9 +39,13 @@ class Stage:
 
     @property
     def _unchanged(self) -> tuple[int, ...]:
-        """The dimensions along which nothing moves, though their parts may overlap (a halo that came before)."""
+        """The dimensions along which nothing moves, though their parts may overlap (a halo that came before).
+
+        Digits of different meshes are not the same, also where they have the same number.
+        """
+        same_mesh = self.source.mesh == self.target.mesh
         dims = zip(self.source.dims, self.target.dims, strict=True)
-        return tuple(place for place, (old, new) in enumerate(dims) if old == new)
+        return tuple(i for i, (old, new) in enumerate(dims) if old == new and (same_mesh or not old.digits))
 
     def receives(self, index: int) -> Iterator[Piece]:
         """What rank ``index`` takes from whom, itself included."""

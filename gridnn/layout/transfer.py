@@ -64,6 +64,17 @@ def plan_transfer(source: Layout, target: Layout, rows: int, full_sum: bool = Fa
     ------
     ValueError
         If the layouts are of different tensors or different numbers of ranks.
+
+    Examples
+    --------
+    Ten elements, divided over two ranks of a column, and then held by both:
+
+    >>> divided = Layout((2,), (Dim(Even(10, 2), (0,)),))
+    >>> transfer = plan_transfer(divided, Layout.whole((10,), (2,)), rows=2)
+    >>> transfer.counts(0, rows=2)
+    [Count(kind='all-gather', dimension='column', words=5, messages=1)]
+    >>> transfer.counts(0, rows=2, backward=True)
+    [Count(kind='reduce-scatter', dimension='column', words=5, messages=1)]
     """
     if source.shape != target.shape:
         raise ValueError(f"a transfer keeps its tensor's shape, but {source.shape} is not {target.shape}")
@@ -134,7 +145,9 @@ def _move(source: Layout, target: Layout) -> tuple[Stage, ...]:
     """The stage between two layouts without partial sums."""
     if source.dims == target.dims:
         return ()
-    removed, added, nested = set(), set(), True
+    removed: set[int] = set()
+    added: set[int] = set()
+    nested = True
     for old, new in zip(source.dims, target.dims, strict=True):
         if old == new:
             continue

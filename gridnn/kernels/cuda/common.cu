@@ -2,7 +2,7 @@
 //
 // No header is needed, so that NVRTC compiles it anywhere. Kernels use no shared memory, no barriers and no atomics:
 // every thread computes its own outputs, so that results are the same in every run, and the same source also runs on a
-// CPU, thread after thread (tests/standin/on_cpu.py).
+// CPU, thread after thread (tests/helpers/standin/on_cpu.py).
 
 #define DEVICE __device__ __forceinline__
 #define KERNEL __global__ void
