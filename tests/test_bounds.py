@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from gridnn import layers as L
 from gridnn.cost.bounds import average_words, layer_bound, least_words, product_of
-from gridnn.cost.gholami import grid_parallel, sizes
 from gridnn.layers.base import Shapes
 from gridnn.layout.gridshape import GridShape
 from gridnn.models import get_model
 from gridnn.network import Network
 from gridnn.plan.rules import make_plan
 from gridnn.program.program import Program
+from gridnn.reproduce.gholami_cost import grid_parallel, sizes
 
 
 def of_grid(m: int, n: int, k: int, p: tuple[int, int, int]) -> float:

@@ -30,8 +30,8 @@ from gridnn.layout.gridshape import GridShape
 from gridnn.layout.layout import box_shape
 from gridnn.layout.split import Split
 from gridnn.network import Network
-from gridnn.plan.fitting import complete
 from gridnn.plan.plan import Plan
+from gridnn.plan.propagate import complete
 from gridnn.plan.rules import make_plan
 from gridnn.program.program import Program, pass_programs, pass_sizes, predict_step
 

@@ -24,7 +24,7 @@ FLOORS = (
     "plan/",
     "program/",
     "cost/",
-    "search/",
+    "plan/search/",
     "calibrate/",
     "plots/",
     "runtime/",
@@ -49,7 +49,7 @@ HOST_DATA = (
     "cli/check.py",
     "comm/threads.py",
     "comm/transports/",
-    "search/",
+    "plan/search/",
     "reproduce/",
     "calibrate/",
 )

@@ -14,12 +14,12 @@ from gridnn.layers import Conv2d, Flatten, Linear, MaxPool2d, ReLU, SoftmaxCross
 from gridnn.layout.split import Split
 from gridnn.models import get_model
 from gridnn.network import Network
+from gridnn.plan.search.devices import devices, held, needed, units_of
+from gridnn.plan.search.layerwise import on_all, plan_layerwise
+from gridnn.plan.search.layerwise_costs import OptCNN, Reading
+from gridnn.plan.search.verify import verify
 from gridnn.program.program import Program
 from gridnn.reproduce import optcnn_cases, optcnn_figures, optcnn_tables
-from gridnn.search.layerwise import on_all, plan_layerwise
-from gridnn.search.optcnn_cost import OptCNN, Reading
-from gridnn.search.optcnn_layers import devices, held, needed, units_of
-from gridnn.search.verify import verify
 
 NODE, NETWORK = 1e-9, 4e-9  # seconds a byte
 

@@ -18,11 +18,11 @@ from gridnn.layout.gridshape import GridShape
 from gridnn.layout.split import COPIES, Split
 from gridnn.network import Network
 from gridnn.plan.rules import RULES, SEARCHES, STRATEGIES, make_plan
+from gridnn.plan.search.cost_model import CostModel
+from gridnn.plan.search.exhaustive import search
+from gridnn.plan.search.optimal import plan_optimal
+from gridnn.plan.search.strategies import SEARCHED, plan_for
 from gridnn.program.program import Program
-from gridnn.search.exhaustive import search
-from gridnn.search.model import CostModel
-from gridnn.search.optimal import plan_optimal
-from gridnn.search.strategies import SEARCHED, plan_for
 from gridnn.train.audit import audit
 from gridnn.train.config import RunConfig
 from gridnn.train.setup import set_up

@@ -9,8 +9,8 @@ import pytest
 from gridnn.layers import Linear, ReLU
 from gridnn.layout.gridshape import GridShape
 from gridnn.network import Network
-from gridnn.plan.origin import Origin
 from gridnn.plan.plan import Plan, load_plan
+from gridnn.plan.provenance import Origin
 from gridnn.plan.rules import make_plan
 
 GRID = GridShape(2, 2)

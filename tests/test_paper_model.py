@@ -8,16 +8,16 @@ from fractions import Fraction
 import pytest
 
 from gridnn import layers as L
-from gridnn.cost import gholami as paper
 from gridnn.cost.machine import Compute, Level, Machine
 from gridnn.layout.gridshape import GridShape
 from gridnn.layout.split import Split
 from gridnn.models import get_model
 from gridnn.network import Network
-from gridnn.plan.fitting import complete
 from gridnn.plan.plan import Plan
+from gridnn.plan.propagate import complete
 from gridnn.plan.rules import make_plan
 from gridnn.program.program import Program
+from gridnn.reproduce import gholami_cost as paper
 
 ALPHA, BETA = Fraction(2, 10**6), Fraction(4, 6 * 2**30)
 MACHINE = Machine("m", (Level("network", None, 2e-6, 1 / (6 * 2**30)),), Compute({}, 1.0))

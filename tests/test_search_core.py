@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gridnn.search.dominated import undominated
-from gridnn.search.eliminate import TooEntangledError, eliminate
-from gridnn.search.exhaustive import search
-from gridnn.search.graph import CostGraph, InfeasibleError
-from gridnn.search.milp import MemoryLimitError, solve
+from gridnn.plan.search.dominated import undominated
+from gridnn.plan.search.eliminate import TooEntangledError, eliminate
+from gridnn.plan.search.exhaustive import search
+from gridnn.plan.search.graph import CostGraph, InfeasibleError
+from gridnn.plan.search.milp import MemoryLimitError, solve
 
 pytest.importorskip("scipy")
 QUICK = settings(max_examples=60, deadline=None, derandomize=True)

@@ -18,15 +18,15 @@ from gridnn.layout.group import Group
 from gridnn.layout.split import COPIES, Split
 from gridnn.models import get_model
 from gridnn.network import Network
-from gridnn.plan.fitting import complete
 from gridnn.plan.plan import Plan
+from gridnn.plan.propagate import complete
 from gridnn.plan.rules import make_plan
+from gridnn.plan.search.cost_model import SECONDS, CostModel, along, sum_along, total_seconds
+from gridnn.plan.search.eliminate import eliminate
+from gridnn.plan.search.groups import condense
+from gridnn.plan.search.space import FEW, Space, configurations, divisors
+from gridnn.plan.search.timing import movement_seconds, reach
 from gridnn.program.program import Program
-from gridnn.search.blocks import condense
-from gridnn.search.eliminate import eliminate
-from gridnn.search.model import SECONDS, CostModel, along, sum_along, total_seconds
-from gridnn.search.space import FEW, Space, configurations, divisors
-from gridnn.search.timing import movement_seconds, reach
 
 RATES = {"gemm": ((1e5, 1e9), (1e9, 2e10)), "conv": ((1e5, 1e9), (1e9, 1e10))}
 SUMS = (Range(0, 4e-6, 0.0), Range(4096, 3e-6, 3e-9))

@@ -17,17 +17,16 @@ from gridnn.layout.split import COPIES
 from gridnn.models import MODELS
 from gridnn.network import Network
 from gridnn.plan.rules import make_plan
+from gridnn.plan.search.cuts import pieces_of
+from gridnn.plan.search.tiling import cut_graph, plan_tiling, prime_factors, tile
 from gridnn.program.program import Program
-from gridnn.search import conversions as T
-from gridnn.search import cuts as C
-from gridnn.search.piece import pieces_of
-from gridnn.search.tiling import cut_graph, plan_tiling, prime_factors, tile
+from gridnn.reproduce import soybean_cuts as C
 from gridnn.train import setup
 from gridnn.train.audit import audit
 from gridnn.train.config import RunConfig
 from gridnn.train.setup import set_up
 
-R, COL, REPLICA, SUMS = T.ROWS, T.COLUMNS, T.REPLICA, T.SUMS
+R, COL, REPLICA, SUMS = C.ROWS, C.COLUMNS, C.REPLICA, C.SUMS
 
 
 def chain(*widths: int) -> Network:
@@ -65,7 +64,7 @@ def words(network: Network, plan, batch: int) -> int:
     ],
 )
 def test_conversions_are_those_of_the_paper(source, target, share):
-    assert T.conversion(source, target, 600) == 600 * share
+    assert C.conversion(source, target, 600) == 600 * share
 
 
 @pytest.mark.parametrize("parts", [2, 3, 5])
@@ -93,17 +92,17 @@ def brute_force(levels, axes=C.AXES) -> float:
     """The least cost over all tilings of all tensors and all forms of all products, written from the definition."""
     best = float("inf")
     for borders in itertools.product(C.STATES, repeat=len(levels) + 1):
-        total = T.conversion(*borders[-1], levels[-1].products[0][2].size)
+        total = C.conversion(*borders[-1], levels[-1].products[0][2].size)
         for number, level in enumerate(levels):
             (x, dx), (y, dy) = borders[number], borders[number + 1]
             least = float("inf")
             for w in C.HELD:
                 held = {"x": x, "dx": dx, "y": y, "dy": dy, "w": w}
                 cost = 0.0
-                for place, (names, operands) in enumerate(zip(T.PRODUCTS, level.products, strict=True)):
+                for place, (names, operands) in enumerate(zip(C.PRODUCTS, level.products, strict=True)):
                     if place == C.BACKWARD and number == 0:
                         continue
-                    cost += min(_form(names, operands, T.FORMS[place][axis], held) for axis in axes)
+                    cost += min(_form(names, operands, C.FORMS[place][axis], held) for axis in axes)
                 least = min(least, cost)
             total += least
         best = min(best, total)
@@ -111,14 +110,14 @@ def brute_force(levels, axes=C.AXES) -> float:
 
 
 def _form(names, operands, form, held) -> float:
-    inputs = [T.conversion(held[name], t, o.size) for name, t, o in zip(names[:2], form[:2], operands[:2], strict=True)]
-    return sum(inputs) + T.conversion(form[2], held[names[2]], operands[2].size)
+    inputs = [C.conversion(held[name], t, o.size) for name, t, o in zip(names[:2], form[:2], operands[:2], strict=True)]
+    return sum(inputs) + C.conversion(form[2], held[names[2]], operands[2].size)
 
 
 @settings(max_examples=6)
 @given(sizes=st.lists(st.integers(1, 20), min_size=3, max_size=3), batch=st.integers(1, 40))
 def test_one_cut_is_the_best_of_all_tilings(sizes, batch):
-    levels = T.levels_of(chain(*sizes), batch)
+    levels = C.levels_of(chain(*sizes), batch)
     cut = C.one_cut(levels)
     assert cut.cost == pytest.approx(brute_force(levels))
     assert cut.cost <= C.one_cut(levels, tied=True).cost
@@ -152,14 +151,14 @@ EXAMPLE = chain(*[300] * 6)
     ],
 )
 def test_k_cuts_of_named_strategies_are_what_gridnn_moves(strategy, grid, fixed, megabytes):
-    counted = C.k_cuts(T.levels_of(EXAMPLE, 400), 4, fixed=fixed).cost
+    counted = C.k_cuts(C.levels_of(EXAMPLE, 400), 4, fixed=fixed).cost
     assert 4 * counted / 1e6 == pytest.approx(megabytes)
     plan = make_plan(strategy, EXAMPLE, grid, 400)
     assert words(EXAMPLE, plan, 400) == pytest.approx(counted, abs=1e-6)
 
 
 def test_k_cuts_find_less_than_the_named_strategies():
-    levels = T.levels_of(EXAMPLE, 400)
+    levels = C.levels_of(EXAMPLE, 400)
     free, tied = C.k_cuts(levels, 4), C.k_cuts(levels, 4, tied=True)
     assert free.cost <= tied.cost < C.k_cuts(levels, 4, fixed=("n", "n", "co", "co")).cost
     assert free.cost == sum(2**i * cut.cost for i, cut in enumerate(free.cuts))
@@ -168,12 +167,12 @@ def test_k_cuts_find_less_than_the_named_strategies():
 
 
 def test_halves_of_tensors_count_less():
-    levels = T.levels_of(EXAMPLE, 400)
+    levels = C.levels_of(EXAMPLE, 400)
     assert C.k_cuts(levels, 4, fixed=("co",) * 4, halves="tensors").cost < C.k_cuts(levels, 4, fixed=("co",) * 4).cost
 
 
 def test_odd_sizes():
-    levels = T.levels_of(chain(300, 300), 400)
+    levels = C.levels_of(chain(300, 300), 400)
     with pytest.raises(ValueError, match=r"75 entries has an odd side to be halved.*fewer devices"):
         C.k_cuts(levels, 3, fixed=("ci",) * 3, even=True)
     assert C.k_cuts(levels, 2, fixed=("ci",) * 2, even=True).cost > 0
@@ -189,7 +188,7 @@ def test_a_chain_is_wanted_by_the_paper():
     net.add("conv2", L.Conv2d(2, 3, padding=1), "conv1")
     net.add("add", L.Add(), "conv1", "conv2")
     with pytest.raises(ValueError, match="layer 'conv1': the paper's levels are a chain"):
-        T.levels_of(net, 4)
+        C.levels_of(net, 4)
 
 
 # -- plans --------------------------------------------------------------------------------------------------------

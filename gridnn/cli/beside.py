@@ -6,7 +6,7 @@ from gridnn.cli.planning import Planned, priced
 from gridnn.cli.tables import Beside
 from gridnn.plan.plan import Plan
 from gridnn.plan.rules import RULES
-from gridnn.search.named import all_grids, best_grids
+from gridnn.plan.search.baselines import all_grids, best_grids
 
 
 def named_plans(made: Planned) -> list[Beside]:

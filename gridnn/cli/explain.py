@@ -11,7 +11,7 @@ from rich.console import Console
 from gridnn.cli.console import console, refusing, table
 from gridnn.cli.options import Batch, OtherMachine, PlanFile
 from gridnn.cli.tables import show_machine
-from gridnn.search.sensitivity import CLOSE
+from gridnn.plan.search.sensitivity import CLOSE
 from gridnn.units import duration, shown
 
 Layer = Annotated[str, typer.Argument(metavar="LAYER", help="the layer to explain")]
@@ -21,7 +21,7 @@ Most = Annotated[int, typer.Option("--most", metavar="N", min=1, help="how many 
 def explain(path: PlanFile, layer: Layer, batch: Batch = None, machine: OtherMachine = None, most: Most = 12) -> None:
     """Show every alternative for one layer of a plan with its cost, what binds, and where the choice turns; no MPI."""
     from gridnn.cli.planning import reopened
-    from gridnn.search.explain import alternatives, turns
+    from gridnn.plan.search.explain import alternatives, turns
 
     with refusing():
         made = reopened(path, batch, machine)

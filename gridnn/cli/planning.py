@@ -12,10 +12,10 @@ from gridnn.cost.machines import digest, load_machine, shipped
 from gridnn.cost.price import Price, price
 from gridnn.errors import UserError
 from gridnn.network import Network
-from gridnn.plan.origin import Origin
 from gridnn.plan.plan import RUNNING, Plan, made_for, read_plan
+from gridnn.plan.provenance import Origin
+from gridnn.plan.search.space import FEW
 from gridnn.program.program import pass_programs, pass_sizes
-from gridnn.search.space import FEW
 from gridnn.train.config import CHOOSING, RunConfig
 from gridnn.train.setup import bytes_of, set_up
 from gridnn.units import parse_memory, shown
@@ -52,13 +52,13 @@ class Planned(NamedTuple):
 
     @property
     def setting(self) -> dict[str, Any]:
-        """What the search's model knows of how a plan is run: see `gridnn.search.pairs.Setting`."""
+        """What the search's model knows of how a plan is run: see `gridnn.plan.search.edge_costs.Setting`."""
         running = {"full_sum": self.plan.full_sum, "recompute": self.plan.recompute}
         return {**bytes_of(self.config), "passes": len(pass_sizes(self.batch, self.config.accumulate)), **running}
 
     @property
     def at_most(self) -> int | None:
-        """How many factors of a split the search compares: see `gridnn.search.space.configurations`."""
+        """How many factors of a split the search compares: see `gridnn.plan.search.space.configurations`."""
         return FEW if self.config.axes == "few" else None
 
 

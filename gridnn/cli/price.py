@@ -43,7 +43,7 @@ def price(
 
 def _show_paper(made: Any, out: Console) -> None:
     """Print the communication by the paper's formulas, beside what is priced exactly."""
-    from gridnn.cost.gholami import paper_cost
+    from gridnn.reproduce.gholami_cost import paper_cost
     from gridnn.train.setup import bytes_of
 
     sizes = bytes_of(made.config)

@@ -15,14 +15,14 @@ from gridnn.cost.machine import Machine
 from gridnn.errors import writing
 from gridnn.layout.counts import DIMENSIONS
 from gridnn.plan.plan import Plan
+from gridnn.plan.search.cost_model import CostModel
+from gridnn.plan.search.layerwise_costs import OptCNN
+from gridnn.plan.search.sensitivity import sensitivity, verdict
+from gridnn.plan.search.strategies import plan_for
+from gridnn.plan.search.verify import verify
 from gridnn.plots import plans as pictures
 from gridnn.plots.style import Bars, save, stacked
 from gridnn.reproduce.report import write_rows
-from gridnn.search.model import CostModel
-from gridnn.search.optcnn_cost import OptCNN
-from gridnn.search.sensitivity import sensitivity, verdict
-from gridnn.search.strategies import plan_for
-from gridnn.search.verify import verify
 from gridnn.train.setup import bytes_of
 
 PATIENCE = 60  # seconds in which every choice may be tried

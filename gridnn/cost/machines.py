@@ -12,7 +12,7 @@ from typing import Any
 from gridnn.cost.constants import Reader
 from gridnn.cost.machine import MOVEMENTS, WORK, Compute, Level, Machine, Range, most_growth
 from gridnn.errors import UserError, unknown, writing
-from gridnn.plan import origin
+from gridnn.plan import provenance as origin
 
 VERSION = 1
 MADE_BY = "mpirun -n P gridnn calibrate -o FILE makes a machine file"

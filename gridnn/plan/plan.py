@@ -13,8 +13,8 @@ from gridnn.layout.gridshape import GridShape
 from gridnn.layout.halo import HALOS
 from gridnn.layout.split import Split
 from gridnn.network import Network
-from gridnn.plan.fitting import complete
-from gridnn.plan.origin import Origin
+from gridnn.plan.propagate import complete
+from gridnn.plan.provenance import Origin
 
 VERSION = 1
 KEYS = (

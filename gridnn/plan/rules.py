@@ -17,8 +17,8 @@ from gridnn.layers.base import SPACE_AXES, Layer, Shapes
 from gridnn.layout.gridshape import GridShape
 from gridnn.layout.split import Split
 from gridnn.network import INPUT, Network, Node
-from gridnn.plan.fitting import complete
 from gridnn.plan.plan import Plan
+from gridnn.plan.propagate import complete
 from gridnn.plan.splitbrain import check_dealt, stack_start
 
 Domain = tuple[int, ...]
@@ -102,7 +102,7 @@ RULES: dict[str, Callable[[Case], Split]] = {
 }
 IN_ROUNDS = ("splitbrain",)  # these run the fully connected layers in Pr rounds
 
-# The strategies that search (`gridnn.search.strategies`); their names are here, so that naming them loads no search.
+# The strategies that search (`gridnn.plan.search.strategies`); named here, so that naming them loads no search.
 SEARCHES = ("layerwise", "tiling", "optimal")
 STRATEGIES = (*RULES, *SEARCHES)
 

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from gridnn.search.space import divisors
+from gridnn.plan.search.space import divisors
 from gridnn.train.config import RunConfig
 from gridnn.train.setup import set_up
 

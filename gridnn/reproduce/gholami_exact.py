@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from gridnn.comm.ledger import Ledger
-from gridnn.cost.gholami import Term, sizes
 from gridnn.cost.machine import Machine
 from gridnn.cost.price import price
 from gridnn.cost.simulate import COMPUTE
@@ -16,6 +15,7 @@ from gridnn.plan.rules import make_plan
 from gridnn.plots.style import COLOURS, PAPER, legend, name_bars
 from gridnn.program.program import Program
 from gridnn.reproduce.gholami_bars import IMAGES, PURE_BATCH, STRONG, Bar, alexnet_with_loss, panels, step
+from gridnn.reproduce.gholami_cost import Term, sizes
 from gridnn.reproduce.report import Claim, Experiment, agrees
 
 BACKWARD = ("reduce-scatter", "all-reduce")

@@ -9,8 +9,8 @@ from gridnn.cost.machines import load_machine
 from gridnn.layers import Conv2d, Flatten, Linear, MaxPool2d, ReLU, SoftmaxCrossEntropy
 from gridnn.models import MODELS, get_model
 from gridnn.network import Network
-from gridnn.search.optcnn_cost import READING, OptCNN, Reading
-from gridnn.search.optcnn_layers import Unit
+from gridnn.plan.search.devices import Unit
+from gridnn.plan.search.layerwise_costs import READING, OptCNN, Reading
 
 LOCAL = 32  # images of one GPU
 RANKS = (2, 4, 8, 16)

@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from gridnn.plan.search.eliminate import eliminate
+from gridnn.plan.search.layerwise_costs import OptCNN, Reading
 from gridnn.plots.style import grouped, legend
 from gridnn.reproduce.optcnn_cases import (
     LOCAL,
@@ -19,8 +21,6 @@ from gridnn.reproduce.optcnn_cases import (
     chosen,
 )
 from gridnn.reproduce.report import Claim, Experiment, agrees
-from gridnn.search.eliminate import eliminate
-from gridnn.search.optcnn_cost import OptCNN, Reading
 
 GIB = 2.0**30
 DEFAULT = "a spread server"

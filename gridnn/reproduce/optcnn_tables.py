@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from gridnn.layout.split import Split
+from gridnn.plan.search.eliminate import eliminate
+from gridnn.plan.search.exhaustive import search
+from gridnn.plan.search.graph import CostGraph, Solution
+from gridnn.plan.search.layerwise_costs import READING, OptCNN
 from gridnn.plots.style import grouped, legend
 from gridnn.reproduce.optcnn_cases import DEPTH_FIRST, SEARCH, case
 from gridnn.reproduce.report import Claim, Experiment
-from gridnn.search.eliminate import eliminate
-from gridnn.search.exhaustive import search
-from gridnn.search.graph import CostGraph, Solution
-from gridnn.search.optcnn_cost import READING, OptCNN
 
 PATIENCE = 30.0  # seconds of a depth-first search
 GROUPS = {"n": "sample", "h": "height", "w": "width", "co": "channel"}

@@ -16,10 +16,10 @@ from gridnn.models import MODELS
 from gridnn.network import Network
 from gridnn.plan.plan import Plan
 from gridnn.plan.rules import make_plan
+from gridnn.plan.search.tiling import plan_tiling
 from gridnn.plots.style import grouped, legend
 from gridnn.program.program import Program
 from gridnn.reproduce.report import Claim, Experiment
-from gridnn.search.tiling import plan_tiling
 
 MATRICES = ("n", "co", "ci")  # what the paper divides
 MACHINE, CARDS = "p2.8xlarge", 8

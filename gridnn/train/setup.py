@@ -15,10 +15,10 @@ from gridnn.models import MODELS, get_model
 from gridnn.models.own import is_own
 from gridnn.network import Network
 from gridnn.plan.plan import RUNNING, Plan, load_plan, read_plan
+from gridnn.plan.search.strategies import plan_for
 from gridnn.plan.splitbrain import group_grid
 from gridnn.program.program import Program, pass_sizes
 from gridnn.runtime.optimizers import SGD, AdamW, Optimizer
-from gridnn.search.strategies import plan_for
 from gridnn.train.config import RunConfig
 from gridnn.train.weights import check_weights
 from gridnn.units import ITEMSIZES

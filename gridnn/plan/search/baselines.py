@@ -10,8 +10,8 @@ from gridnn.layout.gridshape import GridShape
 from gridnn.network import Network
 from gridnn.plan.plan import Plan
 from gridnn.plan.rules import RULES, make_plan
-from gridnn.search.model import total_seconds
-from gridnn.search.space import divisors
+from gridnn.plan.search.cost_model import total_seconds
+from gridnn.plan.search.space import divisors
 
 CLOSE, MOST = 1.25, 12  # up to so many plans are priced that the model finds at most so much slower than the best
 

@@ -17,7 +17,7 @@ import numpy as np
 from gridnn.layers.base import Layer, Shapes
 from gridnn.layout.partition import Even, Partition
 from gridnn.layout.split import Split
-from gridnn.search.space import divisors
+from gridnn.plan.search.space import divisors
 
 UNDIVIDED = Split(())
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gridnn.search.graph import CostGraph
+from gridnn.plan.search.graph import CostGraph
 
 MOST = 200  # configurations of a node: comparing all pairs takes the square of that, for every one of its neighbours'
 

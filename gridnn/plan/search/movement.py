@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gridnn.search.space import Digits
-from gridnn.search.tables import Table
+from gridnn.plan.search.space import Digits
+from gridnn.plan.search.tables import Table
 
 ONE = Digits(np.ones(1, np.int64), np.ones(1, np.int64))
 KINDS = ("all-gather", "all-to-all", "neighbours")

@@ -9,11 +9,11 @@ from gridnn.errors import UserError
 from gridnn.layout.gridshape import GridShape
 from gridnn.layout.split import COPIES, Split
 from gridnn.network import Network
-from gridnn.plan.fitting import complete
 from gridnn.plan.plan import Plan
-from gridnn.search.eliminate import eliminate
-from gridnn.search.graph import Solution
-from gridnn.search.optcnn_cost import OptCNN
+from gridnn.plan.propagate import complete
+from gridnn.plan.search.eliminate import eliminate
+from gridnn.plan.search.graph import Solution
+from gridnn.plan.search.layerwise_costs import OptCNN
 
 MOST = 1 << 31  # overlaps of boxes, for one tensor
 

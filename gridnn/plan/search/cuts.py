@@ -16,8 +16,10 @@ from gridnn.layers.base import Shapes
 from gridnn.layout.partition import Even
 from gridnn.layout.split import AXES, COPIES, Split
 from gridnn.network import INPUT, Network, Node
-from gridnn.search.conversions import REPLICA, SUMS, Tiling, conversion
 
+Tiling = int | str
+ROWS, COLUMNS = 0, 1  # R and C: halved along dimension 0 or 1
+REPLICA, SUMS = "r", "red"  # whole on both sides; partial sums, which only a product gives
 SHIFTED = -1  # a cut of the same dimension into other parts
 
 
@@ -173,3 +175,30 @@ def edge_costs(
 
 def _adjoint(tiling: Tiling) -> Tiling:
     return {REPLICA: SUMS, SUMS: REPLICA}.get(tiling, tiling)
+
+
+def conversion(source: Tiling, target: Tiling, size: float, factor: int = 2, wanted: float | None = None) -> float:
+    """Elements that all devices together receive where a tensor goes from one tiling to another.
+
+    The paper's table is ``factor`` 2: the same 0, r to anything 0, cut to another cut A/2, cut to r A, red to cut A,
+    red to r 2A.
+
+    Parameters
+    ----------
+    source, target : int or {"r", "red"}
+        The dimension that is divided, a replica, or partial sums. As a target only the adjoint of a movement has "red":
+        whoever has a part adds zeros to it, and nothing moves.
+    size : float
+        A, the elements that a side has before the cut.
+    factor : int
+        Into how many parts the devices are cut.
+    wanted : float, optional
+        The elements that the target's side has before this cut, where earlier cuts divide the two sides differently:
+        sums are taken at ``size``, replicas made at ``wanted``, and parts exchanged at the smaller of the two.
+    """
+    wanted = size if wanted is None else wanted
+    if target in (source, SUMS) or source == REPLICA:
+        return 0.0
+    summed = (factor - 1) * size if source == SUMS else 0.0
+    gathered = (factor - 1) * wanted if target == REPLICA else 0.0
+    return summed + gathered or min(size, wanted) * (factor - 1) / factor

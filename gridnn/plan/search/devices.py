@@ -19,7 +19,7 @@ from gridnn.layers.base import Cut, Layer, Loss, Shapes
 from gridnn.layout.partition import Partition
 from gridnn.layout.split import COPIES, Split
 from gridnn.network import INPUT, Network, Node
-from gridnn.search.space import divisors
+from gridnn.plan.search.space import divisors
 
 AXES = ("n", "d", "h", "w", "co")  # the digits of a device, the slowest first
 

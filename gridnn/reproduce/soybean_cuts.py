@@ -1,21 +1,103 @@
-"""SoyBean's cuts in two: one cut by dynamic programming over the levels of a chain, k cuts one after the other.
+"""SoyBean's cuts in two: products without communication, one cut by dynamic programming, k cuts one after the other.
 
-Wang, Huang, Li 2018 (arXiv 1805.04170). The forward, the backward and the gradient product of a layer share a level; a
-weight and its gradient have one tiling. Volume only: no latency, no links, no time.
+Wang, Huang, Li 2018 ("Unifying data, model and hybrid parallelism in deep learning via tensor tiling", arXiv
+1805.04170). A cut halves the devices. Every tensor is a matrix that is halved by rows or columns or held whole on both
+sides; a product is computed in one of three forms, and what turns its operands into those of the form, and its result
+into what is held, moves. The forward, the backward and the gradient product of a layer share a level; a weight and its
+gradient have one tiling. Volume only: no latency, no links, no time.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from gridnn.search.conversions import COLUMNS, FORMS, PRODUCTS, REPLICA, ROWS, Level, Tiling, conversion
+from gridnn.network import Network, Node
+from gridnn.plan.search.cuts import COLUMNS, REPLICA, ROWS, SUMS, Tiling, conversion
 
+# The three products of a layer, the tensors of each (two factors and the result), and by the axis that is halved the
+# tilings that need no communication. Rows and columns: x [n, ci], w [ci, co], y [n, co].
+PRODUCTS = (("x", "w", "y"), ("dy", "w", "dx"), ("x", "dy", "w"))
+FORMS = (
+    {"n": (ROWS, REPLICA, ROWS), "co": (REPLICA, COLUMNS, COLUMNS), "ci": (COLUMNS, ROWS, SUMS)},
+    {"n": (ROWS, REPLICA, ROWS), "co": (COLUMNS, COLUMNS, SUMS), "ci": (REPLICA, ROWS, COLUMNS)},
+    {"n": (ROWS, ROWS, SUMS), "co": (REPLICA, COLUMNS, COLUMNS), "ci": (COLUMNS, REPLICA, ROWS)},
+)
 HELD = (ROWS, COLUMNS, REPLICA)
 STATES = tuple(itertools.product(HELD, HELD))  # of a level's border: an activation and its gradient
 AXES = ("n", "co", "ci")
 BACKWARD = 1  # the place of dx = dy w^T among the products
+
+
+class Operand(NamedTuple):
+    """A tensor as a matrix whose entries are blocks (places of an image, taps of a kernel) of ``depth`` elements.
+
+    What is odd is halved all the same, into fractions: an average of both sides.
+    """
+
+    rows: float
+    columns: float
+    depth: int = 1
+    parts: int = 1  # of the whole tensor
+
+    @property
+    def size(self) -> float:
+        """Its elements."""
+        return self.rows * self.columns * self.depth
+
+    def halved(self, tiling: Tiling) -> Operand:
+        """What one side has of it."""
+        if tiling not in (ROWS, COLUMNS):
+            return self
+        return self._replace(**{("rows", "columns")[tiling]: self[tiling] / 2, "parts": 2 * self.parts})
+
+    @property
+    def odd(self) -> bool:
+        """Whether some halving did not come out even."""
+        return self.rows % 1 != 0 or self.columns % 1 != 0
+
+
+class Level(NamedTuple):
+    """The products of one layer that a level of the graph holds, with the operands of each as one side has them."""
+
+    name: str
+    products: tuple[tuple[Operand, Operand, Operand], ...]
+
+    @classmethod
+    def of(cls, name: str, x: Operand, w: Operand, y: Operand) -> Level:
+        """The level of a layer y = x w before the first cut."""
+        return cls(name, ((x, w, y), (y, w, x), (x, y, w)))
+
+
+def levels_of(network: Network, batch: int) -> list[Level]:
+    """The layers with weights of a chain, as products; what lies between them keeps its tiling.
+
+    Raises
+    ------
+    ValueError
+        If the network branches: the paper's dynamic program is for a chain.
+    """
+    read = [source for node in network.nodes for source in node.inputs]
+    levels = []
+    for node in network.nodes:
+        if len(node.inputs) > 1 or read.count(node.name) > 1:
+            raise ValueError(f"layer {node.name!r}: the paper's levels are a chain; --strategy tiling takes branches")
+        if "weight" in node.layer.weights(network.sizes(node, batch)):
+            levels.append(_level(node, network, batch))
+    return levels
+
+
+def _level(node: Node, network: Network, batch: int) -> Level:
+    shapes = network.sizes(node, batch)
+    weight = node.layer.weights(shapes)["weight"].shape
+    (x,), y = shapes.inputs, shapes.output
+
+    def samples(shape: tuple[int, ...]) -> Operand:
+        return Operand(shape[0], shape[-1], math.prod(shape[1:-1]))
+
+    return Level.of(node.name, samples(x), Operand(*weight[-2:], math.prod(weight[:-2])), samples(y))
 
 
 class Cut(NamedTuple):

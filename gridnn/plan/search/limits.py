@@ -8,12 +8,12 @@ from gridnn.cost.memory import Peak, peak
 from gridnn.errors import UserError
 from gridnn.layout.gridshape import GridShape
 from gridnn.layout.split import COPIES
-from gridnn.plan.fitting import complete
 from gridnn.plan.plan import Plan
+from gridnn.plan.propagate import complete
+from gridnn.plan.search.cost_model import CostModel
+from gridnn.plan.search.groups import allowed
+from gridnn.plan.search.space import FEW, most_parts
 from gridnn.program.program import Program
-from gridnn.search.blocks import allowed
-from gridnn.search.model import CostModel
-from gridnn.search.space import FEW, most_parts
 from gridnn.units import shown
 
 TRIED = 200  # sizes of what comes and goes, the smallest first

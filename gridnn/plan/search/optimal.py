@@ -1,8 +1,9 @@
 """The strategy ``optimal``: one search over all axes and copies of all layers, its best few plans priced as they run.
 
-The model (`gridnn.search.model`) prices layers and transfers one after the other; elimination, or HiGHS under a memory
-limit, finds its optimum with a proof. What runs overlaps, so the optimum, the optima of models in which gradient sums
-cost less or nothing, and the best grid of every named strategy are priced by the event simulation; the fastest wins.
+The model (`gridnn.plan.search.cost_model`) prices layers and transfers one after the other; elimination, or HiGHS under
+a memory limit, finds its optimum with a proof. What runs overlaps, so the optimum, the optima of models in which
+gradient sums cost less or nothing, and the best grid of every named strategy are priced by the event simulation; the
+fastest wins.
 """
 
 from __future__ import annotations
@@ -17,16 +18,16 @@ from gridnn.cost.memory import Peak, peak
 from gridnn.cost.price import Price, price
 from gridnn.layout.gridshape import GridShape
 from gridnn.network import Network
-from gridnn.plan.fitting import complete
 from gridnn.plan.plan import Plan
+from gridnn.plan.propagate import complete
+from gridnn.plan.search.baselines import best_grids, different
+from gridnn.plan.search.cost_model import CostModel
+from gridnn.plan.search.eliminate import eliminate
+from gridnn.plan.search.graph import CostGraph, Solution
+from gridnn.plan.search.limits import check_ranks, unmet
+from gridnn.plan.search.milp import MemoryLimitError, solve
+from gridnn.plan.search.space import FEW
 from gridnn.program.program import Program, pass_programs, pass_sizes
-from gridnn.search.eliminate import eliminate
-from gridnn.search.graph import CostGraph, Solution
-from gridnn.search.limits import check_ranks, unmet
-from gridnn.search.milp import MemoryLimitError, solve
-from gridnn.search.model import CostModel
-from gridnn.search.named import best_grids, different
-from gridnn.search.space import FEW
 
 # Gradient sums run behind the rest of the backward pass: what of them is not hidden is between all and nothing.
 UNHIDDEN = (1.0, 0.5, 0.25, 0.0)
@@ -98,7 +99,7 @@ def plan_optimal(
     memory : float, optional
         Bytes that a rank may use at the peak.
     at_most : int or None
-        Factors of a split, copies included; None: all axes together (see `gridnn.search.space.configurations`).
+        Factors of a split, copies included; None: all axes together (see `gridnn.plan.search.space.configurations`).
     accumulate : int
         Passes of a batch.
     order : str

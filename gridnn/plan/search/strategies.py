@@ -12,14 +12,14 @@ from gridnn.cost.price import price
 from gridnn.errors import UserError, unknown
 from gridnn.layout.gridshape import GridShape
 from gridnn.network import Network
-from gridnn.plan.fitting import complete
 from gridnn.plan.plan import Plan
+from gridnn.plan.propagate import complete
 from gridnn.plan.rules import RULES, STRATEGIES, make_plan
+from gridnn.plan.search.baselines import all_grids
+from gridnn.plan.search.cost_model import total_seconds
+from gridnn.plan.search.space import FEW
 from gridnn.plan.splitbrain import group_grid
 from gridnn.program.program import pass_programs, pass_sizes
-from gridnn.search.model import total_seconds
-from gridnn.search.named import all_grids
-from gridnn.search.space import FEW
 from gridnn.units import shown
 
 SMALL = 16  # ranks up to which `layerwise`, which looks at pairs of devices, is tried beside
@@ -80,7 +80,7 @@ class Wanted:
 
 
 def _optimal(wanted: Wanted) -> Plan:
-    from gridnn.search.optimal import plan_optimal
+    from gridnn.plan.search.optimal import plan_optimal
 
     limits = {"memory": wanted.memory, "accumulate": wanted.accumulate, "order": wanted.order, **wanted.sizes}
     limits |= {"at_most": FEW if wanted.axes == "few" else None, "others": _others(wanted)}
@@ -100,13 +100,13 @@ def _others(wanted: Wanted) -> list[Plan]:
 
 
 def _layerwise(wanted: Wanted) -> Plan:
-    from gridnn.search.layerwise import plan_layerwise
+    from gridnn.plan.search.layerwise import plan_layerwise
 
     return plan_layerwise(wanted.network, wanted.ranks, min(wanted.passes), wanted.machine, **wanted.running)
 
 
 def _tiling(wanted: Wanted) -> Plan:
-    from gridnn.search.tiling import plan_tiling
+    from gridnn.plan.search.tiling import plan_tiling
 
     return plan_tiling(wanted.network, wanted.ranks, min(wanted.passes), wanted.machine, **wanted.running)
 

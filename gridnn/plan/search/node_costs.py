@@ -11,12 +11,12 @@ import numpy as np
 from gridnn.cost.work import seconds, update_seconds, weight_bytes, work
 from gridnn.layers.base import Loss, Shapes
 from gridnn.layers.rooms import Part
+from gridnn.plan.search.edge_costs import LinkPricer, Setting, Terms, no_terms
+from gridnn.plan.search.groups import Block, Member, Placing, copies_of, placings
+from gridnn.plan.search.movement import ONE, rounds
+from gridnn.plan.search.space import Digits, Space
+from gridnn.plan.search.timing import Strides
 from gridnn.program.program import BUCKET_WORDS
-from gridnn.search.blocks import Block, Member, Placing, copies_of, placings
-from gridnn.search.movement import ONE, rounds
-from gridnn.search.pairs import LinkPricer, Setting, Terms, no_terms
-from gridnn.search.space import Digits, Space
-from gridnn.search.timing import Strides
 
 FLOAT = 4  # bytes, against which the widths of other types are counted
 

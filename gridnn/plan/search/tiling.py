@@ -15,11 +15,11 @@ from gridnn.cost.machine import Machine
 from gridnn.layout.gridshape import GridShape
 from gridnn.layout.split import AXES, Split
 from gridnn.network import INPUT, Network
-from gridnn.plan.fitting import complete
 from gridnn.plan.plan import Plan
-from gridnn.search.eliminate import eliminate
-from gridnn.search.graph import CostGraph
-from gridnn.search.piece import Piece, edge_costs, own_costs, pieces_of
+from gridnn.plan.propagate import complete
+from gridnn.plan.search.cuts import Piece, edge_costs, own_costs, pieces_of
+from gridnn.plan.search.eliminate import eliminate
+from gridnn.plan.search.graph import CostGraph
 
 
 class Tiled(NamedTuple):

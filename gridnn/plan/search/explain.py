@@ -9,10 +9,10 @@ from gridnn.cost.machine import Machine
 from gridnn.errors import UserError, unknown
 from gridnn.layout.split import Split
 from gridnn.network import Network
-from gridnn.plan.fitting import complete
-from gridnn.search.eliminate import eliminate
-from gridnn.search.model import SECONDS, CostModel
-from gridnn.search.space import Space
+from gridnn.plan.propagate import complete
+from gridnn.plan.search.cost_model import SECONDS, CostModel
+from gridnn.plan.search.eliminate import eliminate
+from gridnn.plan.search.space import Space
 
 FACTORS = (1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8)  # of batch and P, where a choice may turn
 

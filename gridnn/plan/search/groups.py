@@ -10,8 +10,8 @@ from gridnn.layers import Flatten
 from gridnn.layers.base import Layer, Loss, Shapes
 from gridnn.layout.split import AXES, COPIES, Split
 from gridnn.network import INPUT, Network, Node
-from gridnn.search.movement import ONE
-from gridnn.search.space import Digits, Space, divisors
+from gridnn.plan.search.movement import ONE
+from gridnn.plan.search.space import Digits, Space, divisors
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def condense(network: Network, batch: int) -> Condensed:
     """The graph of choices of ``network``.
 
     Layers that multiply by weights, that have several inputs or read the network's input, Flatten and the loss have a
-    choice; the others follow their input as `gridnn.plan.fitting.complete` lets them.
+    choice; the others follow their input as `gridnn.plan.propagate.complete` lets them.
     """
     members: dict[str, list[Member]] = {}
     names: dict[str, list[str]] = {}

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gridnn.search.graph import CostGraph, InfeasibleError, Solution
+from gridnn.plan.search.graph import CostGraph, InfeasibleError, Solution
 
 BLOCK = 1 << 15  # elements of the running minimum: with its candidates 512 KiB, which stays in a core's cache
 MEMORY = 1 << 30  # bytes of one table

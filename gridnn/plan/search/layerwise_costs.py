@@ -19,9 +19,9 @@ from gridnn.errors import unknown
 from gridnn.layers.base import Layer, Shapes
 from gridnn.layout.split import Split
 from gridnn.network import Network
-from gridnn.search.graph import CostGraph
-from gridnn.search.optcnn_layers import Edge, Unit, devices, held, needed, units_of
-from gridnn.search.optcnn_links import Links, near, sent, volume
+from gridnn.plan.search.device_links import Links, near, sent, volume
+from gridnn.plan.search.devices import Edge, Unit, devices, held, needed, units_of
+from gridnn.plan.search.graph import CostGraph
 from gridnn.units import wide
 
 BLOCK = 1 << 22  # elements of one array of overlaps

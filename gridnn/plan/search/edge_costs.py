@@ -11,11 +11,11 @@ import numpy as np
 
 from gridnn.cost.machine import Machine
 from gridnn.layout.counts import SUMS
-from gridnn.search.blocks import Block, Member, Placing, joined, placings
-from gridnn.search.movement import ONE, Dimension, Stage, stages
-from gridnn.search.space import Digits, Space, divisors
-from gridnn.search.tables import Tables
-from gridnn.search.timing import Strides, movement_seconds
+from gridnn.plan.search.groups import Block, Member, Placing, joined, placings
+from gridnn.plan.search.movement import ONE, Dimension, Stage, stages
+from gridnn.plan.search.space import Digits, Space, divisors
+from gridnn.plan.search.tables import Tables
+from gridnn.plan.search.timing import Strides, movement_seconds
 from gridnn.units import wide
 
 ADJOINTS = {"all-gather": "reduce-scatter", "reduce-scatter": "all-gather"}
@@ -43,7 +43,7 @@ class Pairs(NamedTuple):
 
 @dataclass(frozen=True)
 class Setting:
-    """What costs depend on beside network and splits: see `gridnn.search.model.CostModel`."""
+    """What costs depend on beside network and splits: see `gridnn.plan.search.cost_model.CostModel`."""
 
     ranks: int
     machine: Machine

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gridnn.search.graph import CostGraph, InfeasibleError, Solution
+from gridnn.plan.search.graph import CostGraph, InfeasibleError, Solution
 
 CHECK = 1 << 12  # visits between two looks at the clock
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from gridnn.search.eliminate import eliminate
-from gridnn.search.exhaustive import search
-from gridnn.search.graph import CostGraph, Solution
+from gridnn.plan.search.eliminate import eliminate
+from gridnn.plan.search.exhaustive import search
+from gridnn.plan.search.graph import CostGraph, Solution
 
 
 class Verified(NamedTuple):

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gridnn.errors import UserError
-from gridnn.search.dominated import undominated
-from gridnn.search.eliminate import TooEntangledError, eliminate
-from gridnn.search.graph import CostGraph, InfeasibleError, Solution
+from gridnn.plan.search.dominated import undominated
+from gridnn.plan.search.eliminate import TooEntangledError, eliminate
+from gridnn.plan.search.graph import CostGraph, InfeasibleError, Solution
 
 SCALE = 1e4  # the objective's size: HiGHS stops at an absolute difference of 1e-6
 FREE = 1 << 26  # bytes of a table of the elimination that finds the optimum without a limit

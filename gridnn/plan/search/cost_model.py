@@ -11,11 +11,11 @@ from gridnn.cost.machine import Machine
 from gridnn.layout.split import Split
 from gridnn.network import Network
 from gridnn.plan.plan import Plan
-from gridnn.search.blocks import allowed, condense, together
-from gridnn.search.graph import CostGraph
-from gridnn.search.pairs import Pairs, Setting, Terms
-from gridnn.search.space import FEW, Space, configurations
-from gridnn.search.terms import Pricer
+from gridnn.plan.search.edge_costs import Pairs, Setting, Terms
+from gridnn.plan.search.graph import CostGraph
+from gridnn.plan.search.groups import allowed, condense, together
+from gridnn.plan.search.node_costs import Pricer
+from gridnn.plan.search.space import FEW, Space, configurations
 
 SECONDS = ("compute", "update", "latency", "bandwidth", "gradient latency", "gradient bandwidth")
 
@@ -32,11 +32,11 @@ class CostModel:
         Samples of one pass.
     machine : Machine
     at_most : int or None
-        Factors of a split at the most, see `gridnn.search.space.configurations`.
+        Factors of a split at the most, see `gridnn.plan.search.space.configurations`.
     spaces : mapping of str to Space, optional
         The configurations to compare, instead of all of them.
     setting
-        `itemsize`, `slots`, `passes`, `full_sum`, `recompute` of `gridnn.search.pairs.Setting`.
+        `itemsize`, `slots`, `passes`, `full_sum`, `recompute` of `gridnn.plan.search.edge_costs.Setting`.
 
     Attributes
     ----------
@@ -164,7 +164,7 @@ class CostModel:
     # -- plans -----------------------------------------------------------------------------------------------
 
     def splits(self, choice: Sequence[int]) -> dict[str, Split]:
-        """The splits of a choice, for `gridnn.plan.fitting.complete`."""
+        """The splits of a choice, for `gridnn.plan.propagate.complete`."""
         return {name: self.space[name].splits[place] for name, place in zip(self.names, choice, strict=True)}
 
 
