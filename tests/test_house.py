@@ -16,6 +16,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 FLOORS = (
     "errors",
     "units",
+    "records",
     "layout/",
     "arrays/",
     "comm/",

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gridnn.cost.machine import MOVEMENTS, Compute, Level, Machine, Range, Reach
-from gridnn.cost.machines import content_of, digest, load_machine, machine_of, save_machine, shipped, text_of
+from gridnn.cost.machines import content_of, fingerprint, load_machine, machine_of, save_machine, shipped, text_of
 from gridnn.cost.price import price
 from gridnn.errors import UserError
 from gridnn.layers import SoftmaxCrossEntropy
@@ -173,15 +173,17 @@ def test_the_example_of_the_documentation(tmp_path):
     assert machine.levels[1].movements["all-reduce"] == (Range(0, 5e-6, 4e-11), Range(16384, 2e-5, 2e-11))
 
 
-def test_a_digest_is_that_of_the_constants():
-    assert digest(MACHINE) == digest(replace(MACHINE, name="other", estimates=(), provenance={"date": "today"}))
-    assert digest(MACHINE) == digest(machine_of(json.loads(text_of(MACHINE)), "again"))
+def test_a_fingerprint_is_that_of_the_constants():
+    assert fingerprint(MACHINE) == fingerprint(
+        replace(MACHINE, name="other", estimates=(), provenance={"date": "today"})
+    )
+    assert fingerprint(MACHINE) == fingerprint(machine_of(json.loads(text_of(MACHINE)), "again"))
     others = [
         replace(MACHINE, memory=2e9),
         MACHINE.scaled(beta=2),
         replace(MACHINE, levels=(NODE, replace(NETWORK, shared=1))),
     ]
-    assert len({digest(one) for one in (MACHINE, *others)}) == 4
+    assert len({fingerprint(one) for one in (MACHINE, *others)}) == 4
 
 
 def broken(path: str, value) -> dict:

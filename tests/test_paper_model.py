@@ -14,7 +14,7 @@ from gridnn.layout.split import Split
 from gridnn.models import get_model
 from gridnn.network import Network
 from gridnn.plan.plan import Plan
-from gridnn.plan.propagate import complete
+from gridnn.plan.propagate import propagate
 from gridnn.plan.rules import make_plan
 from gridnn.program.program import Program
 from gridnn.reproduce import gholami_cost as paper
@@ -133,7 +133,7 @@ def test_the_model_exact_moves_the_words_of_equation_8_layer_by_layer():
 def test_copies_and_two_axes_of_space_are_priced():
     net = Network((16, 12, 3))
     net.add("conv1", L.Conv2d(8, 3, padding=1))
-    splits = complete(net, {"conv1": Split.parse("n=2,h=2,w=2")}, 16, 4)
+    splits = propagate(net, {"conv1": Split.parse("n=2,h=2,w=2")}, 16, 4)
     (layer,) = paper.paper_cost(net, Plan("file", GridShape(4, 4), splits), 4, MACHINE).layers
     assert layer.halos == paper.Term(4, 2 * (12 * 3 // 2 + 12 * 8 // 2 + 16 * 3 // 2 + 16 * 8 // 2))
     assert layer.gradients == 2 * paper.gather(9 * 3 * 8, 16)
@@ -142,7 +142,7 @@ def test_copies_and_two_axes_of_space_are_priced():
 def test_in_channels_are_refused():
     net = Network((8,))
     net.add("fc", L.Linear(8))
-    plan = Plan("file", GridShape(2, 1), complete(net, {"fc": Split.parse("ci=2")}, 2, 4))
+    plan = Plan("file", GridShape(2, 1), propagate(net, {"fc": Split.parse("ci=2")}, 2, 4))
     with pytest.raises(ValueError, match="layer 'fc' has the split ci=2, but the cost model paper knows no ci"):
         paper.paper_cost(net, plan, 4, MACHINE)
 

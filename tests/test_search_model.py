@@ -19,7 +19,7 @@ from gridnn.layout.split import COPIES, Split
 from gridnn.models import get_model
 from gridnn.network import Network
 from gridnn.plan.plan import Plan
-from gridnn.plan.propagate import complete
+from gridnn.plan.propagate import propagate
 from gridnn.plan.rules import make_plan
 from gridnn.plan.search.cost_model import SECONDS, CostModel, along, sum_along, total_seconds
 from gridnn.plan.search.eliminate import eliminate
@@ -90,7 +90,7 @@ def random_plans(network: Network, ranks: int, batch: int, count: int, seed: int
     plans = []
     for _ in range(count):
         chosen = {name: rng.choice(model.space[name].splits) for name in model.names}
-        plans.append(Plan("random", GridShape(1, ranks), complete(network, chosen, ranks, batch, copies=True)))
+        plans.append(Plan("random", GridShape(1, ranks), propagate(network, chosen, ranks, batch, copies=True)))
     return plans
 
 
@@ -167,7 +167,7 @@ def test_pairs_and_single_plans_cost_the_same(ranks, at_most):
     rng = random.Random(3)
     choices = [[rng.randrange(len(model.space[name])) for name in model.names] for _ in range(5)]
     plans = [
-        Plan("x", GridShape(1, ranks), complete(network, model.splits(choice), ranks, batch, copies=True))
+        Plan("x", GridShape(1, ranks), propagate(network, model.splits(choice), ranks, batch, copies=True))
         for choice in choices
     ]
     totals = [model.graph.total(choice) for choice in choices]

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 
 from gridnn.cli.options import DEFAULT_MACHINE, NETWORK
 from gridnn.cost.machine import Machine
-from gridnn.cost.machines import digest, load_machine, shipped
+from gridnn.cost.machines import fingerprint, load_machine, shipped
 from gridnn.cost.price import Price, price
 from gridnn.errors import UserError
 from gridnn.network import Network
-from gridnn.plan.plan import RUNNING, Plan, made_for, read_plan
-from gridnn.plan.provenance import Origin
+from gridnn.plan.plan import OPTIONS, Plan, read_plan, read_provenance
+from gridnn.plan.provenance import Provenance
 from gridnn.plan.search.space import FEW
 from gridnn.program.program import pass_programs, pass_sizes
 from gridnn.train.config import CHOOSING, RunConfig
@@ -47,8 +47,8 @@ class Planned(NamedTuple):
 
     @property
     def running(self) -> dict[str, Any]:
-        """How the plan is run beside its splits: see `gridnn.plan.plan.RUNNING`."""
-        return {name: getattr(self.plan, name) for name in RUNNING}
+        """How the plan is run beside its splits: see `gridnn.plan.plan.OPTIONS`."""
+        return {name: getattr(self.plan, name) for name in OPTIONS}
 
     @property
     def setting(self) -> dict[str, Any]:
@@ -75,8 +75,10 @@ def planned(config: RunConfig, ranks: int, machine: str, memory: str | None) -> 
     loaded = load_machine(machine)
     made = set_up(config, ranks)
     options = {name: value for name, value in asdict(config).items() if name in KEPT and value != _default(name)}
-    origin = Origin.of(made.network, made.batch, machine=loaded.name, digest=digest(loaded), options=options)
-    plan = replace(made.plan, made_for=origin)
+    provenance = Provenance.of(
+        made.network, made.batch, machine=loaded.name, machine_fingerprint=fingerprint(loaded), options=options
+    )
+    plan = replace(made.plan, provenance=provenance)
     found = priced(config, made.network, plan, made.batch, loaded)
     if memory is not None and not config.chooses:
         _check_memory(found, parse_memory(memory))
@@ -92,21 +94,21 @@ def reopened(path: str, batch: int | None, machine: str | None) -> Planned:
         If the file does not say what it was made for, or that cannot be made any more.
     """
     data = read_plan(path)
-    origin = made_for(path, data)
-    if origin is None:
+    provenance = read_provenance(path, data)
+    if provenance is None:
         raise UserError(
             f"plan {path} does not say for which network it was made: price it by gridnn plan --plan {path} --ranks P "
             "--model NAME --batch B, and -o writes one that does"
         )
     known = {field.name for field in fields(RunConfig)}
-    options = {name: value for name, value in origin.options.items() if name in known}
+    options = {name: value for name, value in provenance.options.items() if name in known}
     try:
-        config = RunConfig(**{"dataset": None, **options, "batch": batch or origin.batch, "plan": path})
+        config = RunConfig(**{"dataset": None, **options, "batch": batch or provenance.batch, "plan": path})
         config.validate()
     except (TypeError, AttributeError) as error:
-        raise UserError(f'plan {path}: "made_for" has an option of the wrong type ({error}): plan again') from None
+        raise UserError(f"plan {path}: its provenance has an option of the wrong type ({error}): plan again") from None
     made = set_up(config, _ranks(path, data.get("grid")))
-    loaded = load_machine(machine or _known_machine(path, origin))
+    loaded = load_machine(machine or _known_machine(path, provenance))
     found = priced(config, made.network, made.plan, made.batch, loaded)
     return Planned(config, made.network, made.plan, made.batch, loaded, found)
 
@@ -119,15 +121,15 @@ def _ranks(path: str, grid: Any) -> int:
     return int(match[1]) * int(match[2])
 
 
-def _known_machine(path: str, origin: Origin) -> str:
+def _known_machine(path: str, provenance: Provenance) -> str:
     """The machine that a plan was made for, if it is one that comes with gridnn and is still what it was."""
-    name = origin.machine or DEFAULT_MACHINE
+    name = provenance.machine or DEFAULT_MACHINE
     if name not in shipped():
         raise UserError(f"plan {path} was made for machine {name!r}, which was a file: name it by --machine FILE")
-    if origin.digest not in (None, digest(load_machine(name))):
+    if provenance.machine_fingerprint not in (None, fingerprint(load_machine(name))):
         raise UserError(
-            f"plan {path} was made for machine {name!r} with other constants ({origin.digest}, now "
-            f"{digest(load_machine(name))}): say --machine {name} to price it with those of now"
+            f"plan {path} was made for machine {name!r} with other constants ({provenance.machine_fingerprint}, now "
+            f"{fingerprint(load_machine(name))}): say --machine {name} to price it with those of now"
         )
     return name
 

@@ -61,9 +61,9 @@ def _show_paper(made: Any, out: Console) -> None:
 
 
 def _say_otherwise(made: Any, out) -> None:
-    origin = made.plan.made_for
-    if origin.batch != made.batch or origin.machine != made.machine.name:
-        out.print(f"note: the plan was made for batch {origin.batch} on {origin.machine}", markup=False)
+    provenance = made.plan.provenance
+    if provenance.batch != made.batch or provenance.machine != made.machine.name:
+        out.print(f"note: the plan was made for batch {provenance.batch} on {provenance.machine}", markup=False)
 
 
 First = Annotated[str, typer.Argument(metavar="A", help="a plan's file")]
@@ -76,8 +76,8 @@ def compare(first: First, second: Second, batch: Batch = None, machine: OtherMac
 
     with refusing():
         one = reopened(first, batch, machine)
-        other = reopened(second, batch or one.batch, machine or one.plan.made_for.machine)
-        one.plan.made_for.check(other.network)
+        other = reopened(second, batch or one.batch, machine or one.plan.provenance.machine)
+        one.plan.provenance.check(other.network)
         out = console()
         rows = table(
             "layers that are divided otherwise", ("layer", "A", "B"), ("A takes", "B takes", "words A", "words B")

@@ -22,7 +22,7 @@ from gridnn.plan.search.strategies import plan_for
 from gridnn.plan.search.verify import verify
 from gridnn.plots import plans as pictures
 from gridnn.plots.style import Bars, save, stacked
-from gridnn.reproduce.report import write_rows
+from gridnn.records import write_rows
 from gridnn.train.setup import bytes_of
 
 PATIENCE = 60  # seconds in which every choice may be tried

@@ -23,7 +23,7 @@ class TooFineError(ValueError):
         self.size = size
 
 
-def complete(
+def propagate(
     network: Network, chosen: Mapping[str, Split], ranks: int, batch: int, copies: bool = False
 ) -> dict[str, Split]:
     """A split for every layer: those ``chosen``, and for the others the one in which their input comes out.
@@ -46,10 +46,10 @@ def complete(
                 split = chosen[node.name].over(ranks)
             else:
                 known = [splits[source] for source in node.inputs if source != INPUT]
-                split = _following(node, known[0] if known else _next(network, node, chosen, ranks), shapes)
+                split = _inherited(node, known[0] if known else _asked_next(network, node, chosen, ranks), shapes)
             node.layer.check(shapes, split)
             splits[node.name] = split
-            splits[node.name] = _fitted(node, shapes, split, copies)
+            splits[node.name] = _limited(node, shapes, split, copies)
         except TooFineError as error:
             refused.append(TooFineError(f"layer {node.name!r}: {error}", error.size))
         except ValueError as error:
@@ -61,21 +61,21 @@ def complete(
     return splits
 
 
-def _following(node: Node, split: Split, shapes: Shapes) -> Split:
+def _inherited(node: Node, split: Split, shapes: Shapes) -> Split:
     """``split`` as far as the layer can have it; partial sums of its input (over ``ci``) are divided by channels."""
     axes = node.layer.axes(shapes)
     moved = split.renamed("ci", "co")
     return Split(tuple((axis if axis in axes else COPIES, parts) for axis, parts in moved.factors))
 
 
-def _next(network: Network, node: Node, chosen: Mapping[str, Split], ranks: int) -> Split:
+def _asked_next(network: Network, node: Node, chosen: Mapping[str, Split], ranks: int) -> Split:
     """What the first layer with a split after ``node`` asks of its input; every rank reads its part of that."""
     names = [other.name for other in network.nodes]
     after = (chosen[name] for name in names[names.index(node.name) :] if name in chosen)
     return next(after, Split.of(n=ranks)).over(ranks).renamed("co", COPIES)
 
 
-def _fitted(node: Node, shapes: Shapes, split: Split, copies: bool) -> Split:
+def _limited(node: Node, shapes: Shapes, split: Split, copies: bool) -> Split:
     """``split`` with no more parts of an axis than it has elements, or a refusal."""
     layer = node.layer
     sizes = dict(zip(layer.input_axes(0, shapes), shapes.inputs[0], strict=True))

@@ -1,20 +1,21 @@
-"""What a plan was made for: the network layer by layer, the batch, the machine. So none is used where it is stale."""
+"""The provenance of a plan: the network layer by layer, the batch, the machine. So none is used where it is stale."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from gridnn.network import INPUT, Network
+from gridnn.records import fingerprint
 
 SHOWN = 3  # differences that a refusal names
+KEY, OLDER_KEY = "provenance", "made_for"  # in a plan's file
+MARK, OLDER_MARK = "fingerprint", "digest"  # of the network and of the machine
 
 
 @dataclass(frozen=True)
-class Origin:
+class Provenance:
     """What a plan was made for.
 
     Attributes
@@ -23,8 +24,8 @@ class Origin:
         What every layer is, in words: its options, its inputs and their shapes.
     batch : int
         B.
-    machine, digest : str or None
-        The name of the machine whose constants were used, and their digest.
+    machine, machine_fingerprint : str or None
+        The name of the machine whose constants were used, and their fingerprint.
     options : mapping
         The options of the command line that make the network, so that ``gridnn price plan.json`` needs none of them.
     """
@@ -32,18 +33,13 @@ class Origin:
     layers: Mapping[str, str]
     batch: int
     machine: str | None = None
-    digest: str | None = None
+    machine_fingerprint: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, network: Network, batch: int, **known: Any) -> Origin:
-        """The origin of a plan for ``network``."""
-        return cls(described(network), batch, **known)
-
-    @property
-    def network(self) -> str:
-        """The digest of the network."""
-        return digest(self.layers)
+    def of(cls, network: Network, batch: int, **known: Any) -> Provenance:
+        """The provenance of a plan for ``network``."""
+        return cls(describe_layers(network), batch, **known)
 
     def check(self, network: Network) -> None:
         """Refuse another network than the plan was made for.
@@ -53,7 +49,7 @@ class Origin:
         ValueError
             Naming the layers that differ.
         """
-        differences = list(self._differences(described(network)))
+        differences = list(self._differences(describe_layers(network)))
         if differences:
             more = f"; and {len(differences) - SHOWN} more" if len(differences) > SHOWN else ""
             raise ValueError(
@@ -61,7 +57,7 @@ class Origin:
                 "the options that it was made with"
             )
 
-    def _differences(self, now: Mapping[str, str]):
+    def _differences(self, now: Mapping[str, str]) -> Iterator[str]:
         for name, text in self.layers.items():
             if name not in now:
                 yield f"layer {name!r} is not in this network"
@@ -71,36 +67,43 @@ class Origin:
             if name not in self.layers:
                 yield f"layer {name!r} is not in the plan's network"
 
-    def as_dict(self) -> dict:
-        """The origin as plain data."""
+    def as_dict(self) -> dict[str, Any]:
+        """The provenance as plain data."""
         return {
             "batch": self.batch,
-            "machine": {"name": self.machine, "digest": self.digest},
-            "network": {"digest": self.network, "layers": dict(self.layers)},
+            "machine": {"name": self.machine, MARK: self.machine_fingerprint},
+            "network": {MARK: fingerprint(self.layers), "layers": dict(self.layers)},
             "options": dict(self.options),
         }
 
     @classmethod
-    def from_dict(cls, data: Any) -> Origin:
-        """The origin in plain data.
+    def from_file(cls, content: Mapping[str, Any]) -> Provenance | None:
+        """The provenance in the content of a plan's file, also of one that calls it ``made_for``; None if it has none.
 
         Raises
         ------
         ValueError
-            If it is not complete, or its digest is not that of its layers: somebody edited it.
+            If it is not complete, or its fingerprint is not that of its layers: somebody edited it.
         """
+        key = next((key for key in (KEY, OLDER_KEY) if key in content), None)
+        if key is None:
+            return None
+        mark = MARK if key == KEY else OLDER_MARK
         try:
+            data = content[key]
             layers, machine = data["network"]["layers"], data["machine"]
-            made = cls(dict(layers), int(data["batch"]), machine["name"], machine["digest"], dict(data["options"]))
-            given = data["network"]["digest"]
+            made = cls(dict(layers), int(data["batch"]), machine["name"], machine[mark], dict(data["options"]))
+            given = data["network"][mark]
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f'"made_for" is not complete ({error!r}): leave it out, or plan again') from None
-        if given != made.network:
-            raise ValueError(f'"made_for" was edited: digest {given}, but its layers have {made.network}: plan again')
+            raise ValueError(f'"{key}" is not complete ({error!r}): leave it out, or plan again') from None
+        if given != fingerprint(made.layers):
+            raise ValueError(
+                f'"{key}" was edited: {mark} {given}, but its layers have {fingerprint(made.layers)}: plan again'
+            )
         return made
 
 
-def described(network: Network) -> dict[str, str]:
+def describe_layers(network: Network) -> dict[str, str]:
     """What every layer of a network is, in words."""
     return {
         node.name: f"{node.layer!r} of "
@@ -109,8 +112,3 @@ def described(network: Network) -> dict[str, str]:
         )
         for node in network.nodes
     }
-
-
-def digest(data: Any) -> str:
-    """A short name for plain data: equal for equal data, whatever made it."""
-    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]

@@ -18,7 +18,7 @@ from gridnn.layout.gridshape import GridShape
 from gridnn.layout.split import Split
 from gridnn.network import INPUT, Network, Node
 from gridnn.plan.plan import Plan
-from gridnn.plan.propagate import complete
+from gridnn.plan.propagate import propagate
 from gridnn.plan.splitbrain import check_dealt, stack_start
 
 Domain = tuple[int, ...]
@@ -129,7 +129,7 @@ def make_plan(
     copies : bool
         Whether layers that are too small for their split are divided less; otherwise they are refused.
     running
-        See `gridnn.plan.plan.RUNNING`.
+        See `gridnn.plan.plan.OPTIONS`.
 
     Raises
     ------
@@ -154,7 +154,7 @@ def make_plan(
             for place, node in enumerate(network.nodes)
             if node.layer.multiplies(network.sizes(node, batch))
         }
-        splits = complete(network, chosen, grid.size, batch, copies)
+        splits = propagate(network, chosen, grid.size, batch, copies)
         check_dealt(network, start, splits)
     except ValueError as error:
         raise ValueError(f"strategy {strategy!r} on grid {grid}: {error}") from error

@@ -14,7 +14,7 @@ from gridnn.layout.gridshape import GridShape
 from gridnn.models import MODELS, get_model
 from gridnn.models.own import is_own
 from gridnn.network import Network
-from gridnn.plan.plan import RUNNING, Plan, load_plan, read_plan
+from gridnn.plan.plan import OPTIONS, Plan, load_plan, read_plan
 from gridnn.plan.search.strategies import plan_for
 from gridnn.plan.splitbrain import group_grid
 from gridnn.program.program import Program, pass_sizes
@@ -142,7 +142,7 @@ def _shape(config: RunConfig, ranks: int) -> GridShape | None:
 
 
 def _plan(config: RunConfig, network: Network, ranks: int, shape: GridShape | None, batch: int) -> Plan:
-    options = {"copies": config.copies, **{name: getattr(config, name) for name in RUNNING}}
+    options = {"copies": config.copies, **{name: getattr(config, name) for name in OPTIONS}}
     if config.plan is not None:
         return load_plan(config.plan, network, shape, min(pass_sizes(batch, config.accumulate)), **options)
     machine = load_machine(config.machine) if config.chooses and ranks > 1 else None

@@ -164,7 +164,7 @@ class CostModel:
     # -- plans -----------------------------------------------------------------------------------------------
 
     def splits(self, choice: Sequence[int]) -> dict[str, Split]:
-        """The splits of a choice, for `gridnn.plan.propagate.complete`."""
+        """The splits of a choice, for `gridnn.plan.propagate.propagate`."""
         return {name: self.space[name].splits[place] for name, place in zip(self.names, choice, strict=True)}
 
 

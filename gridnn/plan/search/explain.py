@@ -9,7 +9,7 @@ from gridnn.cost.machine import Machine
 from gridnn.errors import UserError, unknown
 from gridnn.layout.split import Split
 from gridnn.network import Network
-from gridnn.plan.propagate import complete
+from gridnn.plan.propagate import propagate
 from gridnn.plan.search.cost_model import SECONDS, CostModel
 from gridnn.plan.search.eliminate import eliminate
 from gridnn.plan.search.space import Space
@@ -97,7 +97,7 @@ def _best(
     try:
         model = CostModel(network, ranks, batch, machine, **setting)
         chosen = model.splits(eliminate(model.graph).choice)
-        return complete(network, chosen, ranks, batch, copies=True)[layer]
+        return propagate(network, chosen, ranks, batch, copies=True)[layer]
     except ValueError:
         return None
 

@@ -72,7 +72,7 @@ def condense(network: Network, batch: int) -> Condensed:
     """The graph of choices of ``network``.
 
     Layers that multiply by weights, that have several inputs or read the network's input, Flatten and the loss have a
-    choice; the others follow their input as `gridnn.plan.propagate.complete` lets them.
+    choice; the others follow their input as `gridnn.plan.propagate.propagate` lets them.
     """
     members: dict[str, list[Member]] = {}
     names: dict[str, list[str]] = {}

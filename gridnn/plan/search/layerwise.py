@@ -10,7 +10,7 @@ from gridnn.layout.gridshape import GridShape
 from gridnn.layout.split import COPIES, Split
 from gridnn.network import Network
 from gridnn.plan.plan import Plan
-from gridnn.plan.propagate import complete
+from gridnn.plan.propagate import propagate
 from gridnn.plan.search.eliminate import eliminate
 from gridnn.plan.search.graph import Solution
 from gridnn.plan.search.layerwise_costs import OptCNN
@@ -27,7 +27,7 @@ def plan_layerwise(network: Network, ranks: int, batch: int, machine: Machine, *
     Parameters
     ----------
     running
-        See `gridnn.plan.plan.RUNNING`.
+        See `gridnn.plan.plan.OPTIONS`.
 
     Raises
     ------
@@ -38,7 +38,7 @@ def plan_layerwise(network: Network, ranks: int, batch: int, machine: Machine, *
     check_size(model)
     found = eliminate(model.graph)
     chosen = {unit.name: unit.splits[i] for unit, i in zip(model.units, found.choice, strict=True)}
-    splits = complete(
+    splits = propagate(
         network, {name: on_all(split, ranks) for name, split in chosen.items()}, ranks, batch, copies=True
     )
     return Plan("layerwise", GridShape(ranks // _cols(model, found), _cols(model, found)), splits, **running)

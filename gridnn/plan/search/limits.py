@@ -9,7 +9,7 @@ from gridnn.errors import UserError
 from gridnn.layout.gridshape import GridShape
 from gridnn.layout.split import COPIES
 from gridnn.plan.plan import Plan
-from gridnn.plan.propagate import complete
+from gridnn.plan.propagate import propagate
 from gridnn.plan.search.cost_model import CostModel
 from gridnn.plan.search.groups import allowed
 from gridnn.plan.search.space import FEW, most_parts
@@ -73,7 +73,7 @@ def _hungriest(model: CostModel, least: Peak, term: str) -> str:
 def _leanest(model: CostModel) -> Peak:
     """The peak of a step of the plan that keeps least, together with what comes and goes in its largest layer."""
     choice = min((_keeping_least(model, most) for most in _thresholds(model)), key=lambda one: one[0])[1]
-    splits = complete(model.network, model.splits(choice), model.ranks, model.batch, copies=True)
+    splits = propagate(model.network, model.splits(choice), model.ranks, model.batch, copies=True)
     program = Program(model.network, Plan("optimal", GridShape(1, model.ranks), splits), model.batch)
     return peak(program, 0, itemsize=model.setting.itemsize, slots=model.setting.slots)
 

@@ -19,7 +19,7 @@ from gridnn.cost.price import Price, price
 from gridnn.layout.gridshape import GridShape
 from gridnn.network import Network
 from gridnn.plan.plan import Plan
-from gridnn.plan.propagate import complete
+from gridnn.plan.propagate import propagate
 from gridnn.plan.search.baselines import best_grids, different
 from gridnn.plan.search.cost_model import CostModel
 from gridnn.plan.search.eliminate import eliminate
@@ -109,7 +109,7 @@ def plan_optimal(
     others : sequence of Plan
         More plans to price beside.
     running
-        See `gridnn.plan.plan.RUNNING`.
+        See `gridnn.plan.plan.OPTIONS`.
 
     Raises
     ------
@@ -163,7 +163,7 @@ class Search:
     order : str
         Of the grid.
     running : mapping
-        See `gridnn.plan.plan.RUNNING`.
+        See `gridnn.plan.plan.OPTIONS`.
     memory : float or None
         The limit, in bytes.
     """
@@ -220,7 +220,7 @@ class Search:
     def plan(self, choice: Sequence[int]) -> Plan:
         """A choice as a plan: its Pc is the number of parts of the batch where most words are moved or summed."""
         model = self.model
-        splits = complete(model.network, model.splits(choice), model.ranks, model.batch, copies=True)
+        splits = propagate(model.network, model.splits(choice), model.ranks, model.batch, copies=True)
         cols = self._columns(choice)
         return Plan("optimal", GridShape(model.ranks // cols, cols, self.order), splits, **self.running)
 

@@ -13,7 +13,7 @@ from gridnn.errors import UserError, unknown
 from gridnn.layout.gridshape import GridShape
 from gridnn.network import Network
 from gridnn.plan.plan import Plan
-from gridnn.plan.propagate import complete
+from gridnn.plan.propagate import propagate
 from gridnn.plan.rules import RULES, STRATEGIES, make_plan
 from gridnn.plan.search.baselines import all_grids
 from gridnn.plan.search.cost_model import total_seconds
@@ -49,7 +49,7 @@ class Wanted:
     itemsize, slots : int
         Bytes of an element, and arrays that the optimizer keeps for every weight.
     running : dict
-        See `gridnn.plan.plan.RUNNING`.
+        See `gridnn.plan.plan.OPTIONS`.
     """
 
     network: Network
@@ -149,7 +149,7 @@ def plan_for(
     if strategy in RULES:
         return _by_rule(strategy, wanted)
     if ranks == 1:
-        splits = complete(network, {}, 1, min(wanted.passes))
+        splits = propagate(network, {}, 1, min(wanted.passes))
         plan = Plan(strategy, GridShape(1, 1, order), splits, **running)
     else:
         plan = SEARCHED[strategy](wanted)

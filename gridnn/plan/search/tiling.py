@@ -16,7 +16,7 @@ from gridnn.layout.gridshape import GridShape
 from gridnn.layout.split import AXES, Split
 from gridnn.network import INPUT, Network
 from gridnn.plan.plan import Plan
-from gridnn.plan.propagate import complete
+from gridnn.plan.propagate import propagate
 from gridnn.plan.search.cuts import Piece, edge_costs, own_costs, pieces_of
 from gridnn.plan.search.eliminate import eliminate
 from gridnn.plan.search.graph import CostGraph
@@ -62,7 +62,7 @@ def plan_tiling(
     axes : tuple of str
         What may be divided; ``("n", "co", "ci")`` for the paper's matrices.
     running
-        See `gridnn.plan.plan.RUNNING`.
+        See `gridnn.plan.plan.OPTIONS`.
 
     Raises
     ------
@@ -71,7 +71,7 @@ def plan_tiling(
     """
     tiled = tile(network, ranks, batch, axes)
     try:
-        splits = complete(network, tiled.splits, ranks, batch)
+        splits = propagate(network, tiled.splits, ranks, batch)
     except ValueError as error:
         raise ValueError(f"strategy 'tiling' on {ranks} ranks: {error}") from error
     return Plan("tiling", _grid(network, tiled, batch, ranks), splits, **running)

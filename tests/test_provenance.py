@@ -10,7 +10,7 @@ from gridnn.layers import Linear, ReLU
 from gridnn.layout.gridshape import GridShape
 from gridnn.network import Network
 from gridnn.plan.plan import Plan, load_plan
-from gridnn.plan.provenance import Origin
+from gridnn.plan.provenance import Provenance
 from gridnn.plan.rules import make_plan
 
 GRID = GridShape(2, 2)
@@ -29,8 +29,10 @@ def network(width: int = 6, extra: bool = False) -> Network:
 @pytest.fixture
 def saved(tmp_path):
     made = make_plan("grid", network(), GRID, 8)
-    origin = Origin.of(network(), 8, machine="generic-cpu", digest="0" * 16, options={"model": "mlp"})
-    plan = Plan(made.strategy, made.grid, made.splits, made_for=origin)
+    provenance = Provenance.of(
+        network(), 8, machine="generic-cpu", machine_fingerprint="0" * 16, options={"model": "mlp"}
+    )
+    plan = Plan(made.strategy, made.grid, made.splits, provenance=provenance)
     path = tmp_path / "plan.json"
     plan.save(path)
     return plan, path
@@ -69,7 +71,21 @@ def test_a_layer_that_went_is_named(saved, tmp_path):
 )
 def test_what_it_was_made_for_cannot_be_edited(saved, edit, text):
     data = json.loads(saved[1].read_text())
-    edit(data["made_for"])
+    edit(data["provenance"])
     saved[1].write_text(json.dumps(data))
     with pytest.raises(ValueError, match=text):
         load_plan(saved[1], network(), GRID, 8)
+
+
+def test_files_that_say_made_for_and_digest_are_read_too(saved):
+    plan, path = saved
+    data = json.loads(path.read_text())
+    older = data["made_for"] = data.pop("provenance")
+    for part in ("network", "machine"):
+        older[part]["digest"] = older[part].pop("fingerprint")
+    path.write_text(json.dumps(data))
+    assert load_plan(path, network(), GRID, 8) == plan
+    older["network"]["layers"]["fc1"] = "something"
+    path.write_text(json.dumps(data))
+    with pytest.raises(ValueError, match='"made_for" was edited: digest'):
+        load_plan(path, network(), GRID, 8)
