@@ -14,12 +14,13 @@ from gridnn.layers import Conv2d, Flatten, Linear, MaxPool2d, ReLU, SoftmaxCross
 from gridnn.layout.split import Split
 from gridnn.models import get_model
 from gridnn.network import Network
-from gridnn.plan.search.devices import devices, held, needed, units_of
-from gridnn.plan.search.layerwise import on_all, plan_layerwise
-from gridnn.plan.search.layerwise_costs import OptCNN, Reading
+from gridnn.plan.search.devices import devices, held, needed
+from gridnn.plan.search.layerwise import plan_layerwise, repeat_on_idle
+from gridnn.plan.search.layerwise_costs import LayerwiseCosts
 from gridnn.plan.search.verify import verify
 from gridnn.program.program import Program
 from gridnn.reproduce import optcnn_cases, optcnn_figures, optcnn_tables
+from gridnn.reproduce.optcnn_cost import OptCNN, Reading
 
 NODE, NETWORK = 1e-9, 4e-9  # seconds a byte
 
@@ -50,18 +51,19 @@ def elements(boxes, column, device):
 @pytest.mark.parametrize(("ranks", "node"), [(4, 4), (6, 4), (4, 2), (6, 2)])
 @pytest.mark.parametrize("duplex", [False, True])
 def test_movements_are_those_of_the_sets_of_elements(ranks, node, duplex):
-    model = OptCNN(small(), ranks, 6, machine(node), Reading(duplex=duplex))
-    slots = model.links.slots
+    model = OptCNN(small(), ranks, 6, machine(node), reading=Reading(duplex=duplex))
+    slots = model.slots
     rng = np.random.default_rng(0)
-    units, edges = units_of(small(), ranks, 6)
-    for edge, (_, moved) in zip(edges, model.transfers, strict=True):
-        source, target = units[edge.source], units[edge.target]
-        have, need = held(source, slots), needed(target, edge.index, slots, source.members[0][1].output)
+    for edge, (_, moved) in zip(model.edges, model.transfers, strict=True):
+        source, target = model.groups[edge.source], model.groups[edge.target]
+        before, after = model.splits[edge.source], model.splits[edge.target]
+        output = source.leader.shapes.output
+        have, need = held(source, before, slots), needed(target, after, edge.index, slots, output)
         for _ in range(12):
-            i, j = rng.integers(len(source.splits)), rng.integers(len(target.splits))
+            i, j = rng.integers(len(before)), rng.integers(len(after))
             mine = [elements(have, i, device) for device in range(slots)]
             wanted = [elements(need, j, device) for device in range(slots)]
-            assert sum(map(len, mine)) == math.prod(source.members[0][1].output)  # every element on one device
+            assert sum(map(len, mine)) == math.prod(output)  # every element on one device
             inside, across = np.zeros((2, slots)), np.zeros((2, -(-slots // node)))
             for s, d in itertools.permutations(range(slots), 2):
                 size = 8 * len(mine[s] & wanted[d])  # float32, forward and back
@@ -80,21 +82,19 @@ def test_a_parameter_server_on_one_device_or_spread():
     net = Network((10,))
     net.add("fc1", Linear(20, bias=False))
     for server, factor in (("one", 2 * 3), ("spread", 2 * 2 * 3 / 4)):
-        model = OptCNN(net, 4, 8, machine(), Reading(server))
-        place = [str(split) for split in model.units[0].splits].index("n=4")
+        model = OptCNN(net, 4, 8, machine(), reading=Reading(server))
+        place = [str(split) for split in model.splits["fc1"]].index("n=4")
         assert model.sums[0].seconds[place] == pytest.approx(factor * 4 * 200 * NODE)
         assert model.sums[0].size[place] == 4 * 2 * 4 * 200
-        divided = [str(split) for split in model.units[0].splits].index("co=4")
+        divided = [str(split) for split in model.splits["fc1"]].index("co=4")
         assert model.sums[0].seconds[divided] == model.sums[0].size[divided] == 0
 
 
 def test_a_configuration_divides_the_devices():
     net = get_model("lenet", (28, 28, 1), 10)
-    unit = units_of(net, 6, 6)[0][0]
-    assert {split.ranks for split in unit.splits} == {1, 2, 3, 6}
-    assert (
-        len(set(unit.splits)) == len(unit.splits) == 1 + 4 + 4 + (4 + 12)
-    )  # 1, 2, 3; 6 on one axis, or 2 and 3 on two
+    splits = LayerwiseCosts(net, 6, 6, machine()).splits["conv1"]
+    assert {split.ranks for split in splits} == {1, 2, 3, 6}
+    assert len(set(splits)) == len(splits) == 1 + 4 + 4 + (4 + 12)  # 1, 2, 3; 6 on one axis, or 2 and 3 on two
     used, parts = devices([Split.of(n=2, co=3), Split.of(h=2)], 6)
     assert parts["n"][0].tolist() == [0, 0, 0, 1, 1, 1]
     assert parts["co"][0].tolist() == [0, 1, 2, 0, 1, 2]
@@ -115,8 +115,8 @@ def test_plans_run_and_repeat(name, ranks):
 
 
 def test_idle_devices_repeat_the_work():
-    assert str(on_all(Split.of(n=2), 6)) == "copies=3,n=2"
-    assert on_all(Split.of(n=6), 6) == Split.of(n=6)
+    assert str(repeat_on_idle(Split.of(n=2), 6)) == "copies=3,n=2"
+    assert repeat_on_idle(Split.of(n=6), 6) == Split.of(n=6)
 
 
 def test_the_optimum_is_no_dearer_than_any_rule_and_is_verified():
@@ -127,7 +127,7 @@ def test_the_optimum_is_no_dearer_than_any_rule_and_is_verified():
     assert found.agree
     for rule in optcnn_cases.OTHERS.values():
         assert found.eliminated.value <= model.graph.total(optcnn_cases.chosen(model, rule))
-    assert verify(OptCNN(net, 4, 64, machine(), Reading("one")).graph).agree
+    assert verify(OptCNN(net, 4, 64, machine(), reading=Reading("one")).graph).agree
 
 
 def test_too_many_devices_are_refused():
@@ -160,6 +160,6 @@ def test_table_5_but_for_the_last_convolutions():
 
 def test_no_more_parts_than_elements():
     """The second convolution leaves 2 x 1 places and 3 channels."""
-    unit = next(unit for unit in units_of(small(), 4, 6)[0] if unit.name == "conv2")
-    most = {axis: max(split.parts(axis) for split in unit.splits) for axis in ("n", "h", "w", "co")}
+    splits = LayerwiseCosts(small(), 4, 6, machine()).splits["conv2"]
+    most = {axis: max(split.parts(axis) for split in splits) for axis in ("n", "h", "w", "co")}
     assert most == {"n": 4, "h": 2, "w": 1, "co": 2}

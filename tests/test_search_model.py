@@ -21,11 +21,11 @@ from gridnn.network import Network
 from gridnn.plan.plan import Plan
 from gridnn.plan.propagate import propagate
 from gridnn.plan.rules import make_plan
-from gridnn.plan.search.cost_model import SECONDS, CostModel, along, sum_along, total_seconds
+from gridnn.plan.search.cost_model import SECONDS, CostModel, plan_costs, sum_terms, total_seconds
 from gridnn.plan.search.eliminate import eliminate
-from gridnn.plan.search.groups import condense
+from gridnn.plan.search.groups import group_layers
 from gridnn.plan.search.space import FEW, Space, configurations, divisors
-from gridnn.plan.search.timing import movement_seconds, reach
+from gridnn.plan.search.timing import levels_of, movement_seconds
 from gridnn.program.program import Program
 
 RATES = {"gemm": ((1e5, 1e9), (1e9, 2e10)), "conv": ((1e5, 1e9), (1e9, 1e10))}
@@ -124,16 +124,16 @@ def counted(program: Program) -> tuple[float, float, float]:
         (mlp(), 16, 32, 1e-12),
         (mlp(), 27, 54, 0.03),  # 3 does not divide the widths
         (mlp(54, 108, 162), 9, 18, 0.01),  # nor the input
-        (chain(), 8, 16, 5e-3),  # halos where digits cross
+        (chain(), 8, 16, 5e-3),  # halos where mesh axes cross
         (branches(), 8, 16, 5e-3),
-        (chain(), 6, 12, 0.1),  # digits of 2 and 3 cross
+        (chain(), 6, 12, 0.1),  # axes of 2 and 3 parts cross
         (branches(), 12, 24, 0.1),
     ],
 )
 def test_words_are_those_of_the_transfers_that_run(network, ranks, batch, tolerance):
     plans = random_plans(network, ranks, batch, 8)
-    terms = along(network, plans, batch, MACHINE)
-    words, update = sum_along(terms, ["words"]), sum_along(terms, ["gradient words"])
+    terms = plan_costs(network, plans, batch, MACHINE)
+    words, update = sum_terms(terms, ["words"]), sum_terms(terms, ["gradient words"])
     every = [counted(Program(network, plan, batch)) for plan in plans]
     for place, (plan, (moved, _, summed)) in enumerate(zip(plans, every, strict=True)):
         assert words[place] == pytest.approx(moved, rel=tolerance), plan.splits
@@ -144,7 +144,7 @@ def test_words_are_those_of_the_transfers_that_run(network, ranks, batch, tolera
 @pytest.mark.parametrize(("network", "tolerance"), [(mlp(), 1e-9), (chain(), 0.1), (branches(), 0.1)])
 def test_messages_are_those_of_the_transfers_that_run(network, tolerance):
     plans = random_plans(network, 8, 16, 8, seed=1)
-    messages = sum_along(along(network, plans, 16, MESSAGES), ["latency"])
+    messages = sum_terms(plan_costs(network, plans, 16, MESSAGES), ["latency"])
     for place, plan in enumerate(plans):
         _, sent, _ = counted(Program(network, plan, 16))
         assert messages[place] == pytest.approx(sent, rel=tolerance), plan.splits
@@ -154,7 +154,7 @@ def test_the_paper_s_sum_of_gathered_gradients_moves_more():
     network, plan = mlp(), None
     plan = make_plan("model", network, GridShape(8, 1), 16)
     ours, theirs = (
-        sum_along(along(network, [plan], 16, MACHINE, full_sum=full), ["words"])[0] for full in (False, True)
+        sum_terms(plan_costs(network, [plan], 16, MACHINE, full_sum=full), ["words"])[0] for full in (False, True)
     )
     gathered = sum(7 / 8 * 16 * width for width in (128, 64, 256))  # the loss is divided, and gathers nothing
     assert theirs - ours == pytest.approx(gathered)
@@ -172,9 +172,9 @@ def test_pairs_and_single_plans_cost_the_same(ranks, at_most):
     ]
     totals = [model.graph.total(choice) for choice in choices]
     np.testing.assert_allclose(total_seconds(network, plans, batch, MACHINE), totals, rtol=1e-9)
-    terms = model.edge_terms("stem", "first0")
+    terms = model.edge_costs("stem", "first0")
     assert terms["words"].shape == (len(model.space["stem"]), len(model.space["first0"]))
-    assert set(SECONDS) <= set(model.node_terms("stem")) and (terms["latency"] >= 0).all()
+    assert set(SECONDS) <= set(model.node_costs("stem")) and (terms["latency"] >= 0).all()
 
 
 @pytest.mark.parametrize("itemsize", [2, 4])
@@ -201,10 +201,10 @@ def test_sixteen_bits_move_half_the_bytes_but_those_that_are_summed():
 
 
 def test_layers_without_weights_follow_and_the_others_choose():
-    condensed = condense(branches(), 16)
-    assert list(condensed.blocks)[:4] == ["stem", "first0", "second0", "skip0"]
-    assert condensed.names["first0"] == ("first0", "norm0") and condensed.names["both"] == ("both", "mean")
-    assert {link.target for link in condensed.links if link.source == "add1"} == {"left", "both"}
+    grouped = group_layers(branches(), 16)
+    assert list(grouped.groups)[:4] == ["stem", "first0", "second0", "skip0"]
+    assert grouped.names["first0"] == ("first0", "norm0") and grouped.names["both"] == ("both", "mean")
+    assert {edge.target for edge in grouped.edges if edge.source == "add1"} == {"left", "both"}
 
 
 def test_configurations_of_any_number_of_ranks():
@@ -231,7 +231,7 @@ def test_no_axis_is_divided_into_more_parts_than_the_layer_or_its_followers_have
     assert max(split.parts("co") for split in model.space["loss"].splits) == 16
 
 
-def test_levels_and_loads_are_those_of_the_machine():
+def test_levels_and_contention_are_those_of_the_machine():
     shape = GridShape(1, 64)
     machine = Machine("m", (Level("chip", 2, 1e-7, 1e-11), *LEVELS), MACHINE.compute)
     groups = [((size, stride),) for size in (2, 4, 8) for stride in (1, 2, 4, 8)] + [
@@ -240,9 +240,9 @@ def test_levels_and_loads_are_those_of_the_machine():
     ]
     for strides in groups:
         arrays = tuple((np.array([size]), np.array([stride])) for size, stride in strides)
-        level, load = reach(machine, arrays, 64)
-        known = machine.reach(Group(0, strides), shape)
-        assert (level[0], load[0]) == (known.level, pytest.approx(known.load)), strides
+        level, contention = levels_of(machine, arrays, 64)
+        known = machine.level_of(Group(0, strides), shape)
+        assert (level[0], contention[0]) == (known.level, pytest.approx(known.contention)), strides
         for kind, size in (("all-reduce", 100.0), ("all-reduce", 5000.0), ("all-gather", 5000.0)):
             ours = movement_seconds(machine, kind, np.array([size]), np.array([3]), arrays, 64)
             assert ours.total[0] == pytest.approx(machine.seconds(kind, size, 3, known))
@@ -250,9 +250,9 @@ def test_levels_and_loads_are_those_of_the_machine():
 
 def test_more_passes_move_activations_again_and_gradients_once():
     network, plan = mlp(), make_plan("grid", mlp(), GridShape(2, 4), 16)
-    one, two = (along(network, [plan], 16, MACHINE, passes=passes) for passes in (1, 2))
-    assert sum_along(two, ["gradient words"]) == sum_along(one, ["gradient words"])
-    assert sum_along(two, ["words"])[0] == pytest.approx(2 * sum_along(one, ["words"])[0], rel=0.01)
+    one, two = (plan_costs(network, [plan], 16, MACHINE, passes=passes) for passes in (1, 2))
+    assert sum_terms(two, ["gradient words"]) == sum_terms(one, ["gradient words"])
+    assert sum_terms(two, ["words"])[0] == pytest.approx(2 * sum_terms(one, ["words"])[0], rel=0.01)
 
 
 def test_resnet50_on_1024_ranks_is_planned_in_a_second():
@@ -265,7 +265,7 @@ def test_resnet50_on_1024_ranks_is_planned_in_a_second():
     assert math.isfinite(found.value) and found.optimal
 
 
-def test_digits_say_where_an_axis_lies():
-    digits = Space([Split.of(n=4, co=2, copies=3), Split.of(h=2, n=12)]).digits
-    assert digits["n"].start.tolist() == [1, 2] and digits["n"].parts.tolist() == [4, 12]
-    assert digits["co"].start.tolist() == [4, 1] and digits["co"].stop.tolist() == [8, 1]
+def test_mesh_axes_say_where_an_axis_lies():
+    axes = Space([Split.of(n=4, co=2, copies=3), Split.of(h=2, n=12)]).mesh_axes
+    assert axes["n"].start.tolist() == [1, 2] and axes["n"].parts.tolist() == [4, 12]
+    assert axes["co"].start.tolist() == [4, 1] and axes["co"].stop.tolist() == [8, 1]

@@ -17,8 +17,7 @@ from gridnn.layout.split import COPIES
 from gridnn.models import MODELS
 from gridnn.network import Network
 from gridnn.plan.rules import make_plan
-from gridnn.plan.search.cuts import pieces_of
-from gridnn.plan.search.tiling import cut_graph, plan_tiling, prime_factors, tile
+from gridnn.plan.search.tiling import cut_graph, cut_layers, plan_tiling, prime_factors, tile
 from gridnn.program.program import Program
 from gridnn.reproduce import soybean_cuts as C
 from gridnn.train import setup
@@ -73,14 +72,14 @@ def test_conversions_are_what_the_transfers_between_layers_move(parts):
     net = chain(30, 60, 90)
     axes = ("n", "co", "ci")
     for first, second in itertools.product(axes, axes):
-        pieces = pieces_of(net, 120)
-        graph, choices = cut_graph(pieces, parts)
-        expected = graph.total([own.index(axis) for own, axis in zip(choices, (first, second), strict=True)])
-        for piece, axis in zip(pieces, (first, second), strict=True):
-            piece.digits.append((axis, parts))
+        layers, edges = cut_layers(net, 120)
+        graph, choices = cut_graph(layers, edges, parts)
+        expected = graph.total([own.index(axis) for own, axis in zip(choices.values(), (first, second), strict=True)])
+        divided = zip(layers.items(), (first, second), strict=True)
+        layers = {name: layer.cut(axis, parts) for (name, layer), axis in divided}
         plan = dataclasses.replace(
             make_plan("batch", net, GridShape(parts, 1), 120),
-            splits={piece.node.name: piece.split for piece in pieces},
+            splits={name: layer.split for name, layer in layers.items()},
         )
         assert words(net, plan, 120) == expected, (first, second)
 
@@ -131,9 +130,9 @@ def test_the_cut_of_a_network_is_the_best_of_all_choices():
     net.add("add", L.Add(), "conv1", "conv2")
     net.add("flatten", L.Flatten())
     net.add("fc", L.Linear(50))
-    graph, choices = cut_graph(pieces_of(net, 8), 2)
-    assert all(set(own) <= {"n", "h", "w", "co", "ci"} and COPIES not in own for own in choices)
-    best = min(graph.total(choice) for choice in itertools.product(*(range(len(own)) for own in choices)))
+    graph, choices = cut_graph(*cut_layers(net, 8), 2)
+    assert all(set(own) <= {"n", "h", "w", "co", "ci"} and COPIES not in own for own in choices.values())
+    best = min(graph.total(choice) for choice in itertools.product(*(range(len(own)) for own in choices.values())))
     assert tile(net, 2, 8).cost == pytest.approx(best)
 
 

@@ -16,7 +16,7 @@ from gridnn.errors import writing
 from gridnn.layout.counts import DIMENSIONS
 from gridnn.plan.plan import Plan
 from gridnn.plan.search.cost_model import CostModel
-from gridnn.plan.search.layerwise_costs import OptCNN
+from gridnn.plan.search.layerwise_costs import LayerwiseCosts
 from gridnn.plan.search.sensitivity import sensitivity, verdict
 from gridnn.plan.search.strategies import plan_for
 from gridnn.plan.search.verify import verify
@@ -66,7 +66,7 @@ def show_verified(made: Planned, out: Console) -> None:
     """Print whether elimination and a depth-first search over all choices find the same optimum."""
     case = made.network, made.ranks, made.smallest, made.machine
     layerwise = made.plan.strategy == "layerwise"
-    model = OptCNN(*case) if layerwise else CostModel(*case, at_most=made.at_most, **made.setting)
+    model = LayerwiseCosts(*case) if layerwise else CostModel(*case, at_most=made.at_most, **made.setting)
     found = verify(model.graph, PATIENCE)
     first, second = found.eliminated.value, found.searched.value
     if found.agree is None:

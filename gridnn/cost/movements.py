@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from gridnn.cost.machine import Machine, Reach
+from gridnn.cost.machine import GroupLevel, Machine
 from gridnn.layout.counts import SUMS, Count, all_reduce, bucket, dimension_of, messages
 from gridnn.layout.gridshape import GridShape
 from gridnn.layout.group import Group
@@ -49,7 +49,7 @@ class Movements:
 
     def __init__(self, machine: Machine, grid: GridShape, index: int, itemsize: int) -> None:
         self.machine, self.grid, self.index, self.itemsize = machine, grid, index, itemsize
-        self._reach: dict[Sequence[int], Reach] = {}
+        self._levels: dict[Sequence[int], GroupLevel] = {}
 
     def transfer(self, transfer: Transfer, phase: str) -> tuple[Call, ...]:
         """The calls of a transfer, or with ``phase`` backward of its adjoint, in the order in which they run."""
@@ -84,12 +84,12 @@ class Movements:
         counts = messages(self.index, away, self.grid.rows)
         return self._call(phase, counts, max(peers), self.itemsize) if peers else ()
 
-    def _call(self, phase: str, counts: Sequence[Count], reach: Reach, itemsize: int, kind: str = "") -> Call:
+    def _call(self, phase: str, counts: Sequence[Count], at: GroupLevel, itemsize: int, kind: str = "") -> Call:
         """One call whose counts may be of several dimensions: priced whole, its seconds shared by words."""
         kind = kind or counts[0].kind
         total, sent = sum(count.words for count in counts), sum(count.messages for count in counts)
         size = wide(itemsize) if kind in SUMS else itemsize
-        seconds = self.machine.seconds(kind, total * size, sent, reach) if sent else 0.0
+        seconds = self.machine.seconds(kind, total * size, sent, at) if sent else 0.0
         merged: dict[str, Movement] = {}
         for count in counts:
             along = count.dimension
@@ -101,10 +101,10 @@ class Movements:
             )
         return tuple(merged.values())
 
-    def _far(self, members: Sequence[int]) -> Reach:
-        if members not in self._reach:
-            self._reach[members] = self.machine.reach(members, self.grid)
-        return self._reach[members]
+    def _far(self, members: Sequence[int]) -> GroupLevel:
+        if members not in self._levels:
+            self._levels[members] = self.machine.level_of(members, self.grid)
+        return self._levels[members]
 
 
 def _share(whole: Movement, count: Count) -> float:

@@ -182,7 +182,7 @@ def _tables(level: Level, held: dict[str, int], axes: Sequence[str], first: bool
             for axis in axes:
                 left, right, out = FORMS[place][axis]
                 cost = conversion(tilings[0], left, a.size) + conversion(tilings[1], right, b.size)
-                costs.append(cost + conversion(out, tilings[2], result.size, wanted=whole))
+                costs.append(cost + conversion(out, tilings[2], result.size, asked=whole))
             table[tilings] = [0.0] * len(axes) if first and place == BACKWARD else costs
         tables.append(table)
     return tables

@@ -7,15 +7,14 @@ Each number is what all ranks of one side of the earlier cuts receive together.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 
-from gridnn.layers.base import Shapes
 from gridnn.layout.partition import Even
 from gridnn.layout.split import AXES, COPIES, Split
-from gridnn.network import INPUT, Network, Node
+from gridnn.plan.search.groups import GroupLayer
 
 Tiling = int | str
 ROWS, COLUMNS = 0, 1  # R and C: halved along dimension 0 or 1
@@ -23,85 +22,71 @@ REPLICA, SUMS = "r", "red"  # whole on both sides; partial sums, which only a pr
 SHIFTED = -1  # a cut of the same dimension into other parts
 
 
-@dataclass
-class Piece:
+@dataclass(frozen=True)
+class CutLayer:
     """A layer on one side of the earlier cuts.
 
     Attributes
     ----------
-    node, shapes
+    one : GroupLayer
         The layer, and its global shapes.
-    gradient : bool
-        Whether anybody asks for the gradient of its output.
-    digits : list of (axis, parts)
+    cuts : tuple of (axis, parts)
         What the earlier cuts divided, the first cut first.
     """
 
-    node: Node
-    shapes: Shapes
-    gradient: bool
-    digits: list[tuple[str, int]] = field(default_factory=list)
+    one: GroupLayer
+    cuts: tuple[tuple[str, int], ...] = ()
+
+    def cut(self, axis: str, factor: int) -> CutLayer:
+        """The layer after one more cut."""
+        return replace(self, cuts=(*self.cuts, (axis, factor)))
 
     @property
     def split(self) -> Split:
-        """The digits as a split; neighbouring ones of one axis are one."""
+        """The cuts as a split; neighbouring ones of one axis are one."""
         factors: list[tuple[str, int]] = []
-        for axis, parts in self.digits:
+        for axis, parts in self.cuts:
             if factors and factors[-1][0] == axis:
                 parts *= factors.pop()[1]
             factors.append((axis, parts))
         return Split(tuple(factors))
 
-    @property
-    def sizes(self) -> dict[str, int]:
-        """The global extent of every axis."""
-        layer = self.node.layer
-        sizes = dict(zip(layer.input_axes(0, self.shapes), self.shapes.inputs[0], strict=True))
-        return sizes | dict(zip(layer.output_axes(self.shapes), self.shapes.output, strict=True))
-
     def choices(self, factor: int, axes: tuple[str, ...] = AXES) -> tuple[str, ...]:
         """The axes of ``axes`` that this cut may divide; copies where there is none."""
-        split, sizes = self.split, self.sizes
-        own = [axis for axis in AXES if axis in self.node.layer.axes(self.shapes)]
-        fitting = [axis for axis in own if split.parts(axis) * factor <= sizes[axis] and self._admits(axis, factor)]
-        return tuple(axis for axis in fitting if axis in axes) or (COPIES,)
-
-    def _admits(self, axis: str, factor: int) -> bool:
-        try:
-            self.node.layer.check(self.shapes, Split(((axis, factor),)))
-        except ValueError:
-            return False
-        return True
+        one, split, sizes = self.one, self.split, self.one.sizes
+        own = [axis for axis in AXES if axis in axes and axis in one.layer.axes(one.shapes)]
+        fitting = (axis for axis in own if split.parts(axis) * factor <= sizes[axis])
+        return tuple(axis for axis in fitting if one.can_have(Split(((axis, factor),)))) or (COPIES,)
 
     def output(self, axis: str) -> Tiling:
         """What a cut along ``axis`` makes of the output."""
-        layer = self.node.layer
-        if axis in layer.contracted(self.shapes):
+        layer = self.one.layer
+        if axis in layer.contracted(self.one.shapes):
             return SUMS
-        axes = layer.output_axes(self.shapes)
+        axes = layer.output_axes(self.one.shapes)
         return axes.index(axis) if axis in axes else REPLICA
 
     def input(self, index: int, axis: str) -> Tiling:
         """What a cut along ``axis`` asks of input ``index``."""
-        axes = self.node.layer.input_axes(index, self.shapes)
+        axes = self.one.layer.input_axes(index, self.one.shapes)
         if axis not in axes:
             return REPLICA
-        place, shape = axes.index(axis), self.shapes.inputs[index]
-        joined = len(self.shapes.inputs) > 1 and shape[place] != self.shapes.output[place]
+        place, shape = axes.index(axis), self.one.shapes.inputs[index]
+        joined = len(self.one.shapes.inputs) > 1 and shape[place] != self.one.shapes.output[place]
         return SHIFTED if joined else place
 
     def earlier(self, place: int, index: int | None = None) -> tuple[int, ...]:
         """The earlier cuts that divide dimension ``place`` of the output, or of input ``index``."""
         tiling = self.output if index is None else partial(self.input, index)
-        return tuple(number for number, (axis, _) in enumerate(self.digits) if tiling(axis) == place)
+        return tuple(number for number, (axis, _) in enumerate(self.cuts) if tiling(axis) == place)
 
     def output_size(self) -> float:
         """Elements of the output on this side."""
-        return self._share(self.shapes.output, self.node.layer.output_axes(self.shapes))
+        return self._share(self.one.shapes.output, self.one.layer.output_axes(self.one.shapes))
 
     def input_size(self, index: int) -> float:
         """Elements of input ``index`` that this side needs, without what other sides need too."""
-        return self._share(self.shapes.inputs[index], self.node.layer.input_axes(index, self.shapes))
+        return self._share(self.one.shapes.inputs[index], self.one.layer.input_axes(index, self.one.shapes))
 
     def _share(self, shape: tuple[int, ...], axes: tuple[str | None, ...]) -> float:
         split = self.split
@@ -109,55 +94,44 @@ class Piece:
 
     def own_cost(self, axis: str, factor: int) -> float:
         """The sums of weight gradients and of statistics across a cut along ``axis``."""
-        layer, parts = self.node.layer, Split((*self.digits, (axis, factor)))
+        layer, parts = self.one.layer, Split((*self.cuts, (axis, factor)))
         words = sum(
             self._share(parameter.shape, parameter.axes)
-            for parameter in layer.weights(self.shapes).values()
+            for parameter in layer.weights(self.one.shapes).values()
             if axis not in parameter.axes
         )
-        extents = zip(layer.output_axes(self.shapes), self.shapes.output, strict=True)
+        extents = zip(layer.output_axes(self.one.shapes), self.one.shapes.output, strict=True)
         box = tuple((0, -(-size // parts.parts(a))) for a, size in extents)
-        words += sum(r.words for r in layer.reductions(self.shapes, box, True) if axis in r.axes)
+        words += sum(r.words for r in layer.reductions(self.one.shapes, box, True) if axis in r.axes)
         return conversion(SUMS, REPLICA, words, factor)
 
     def overlap(self, index: int, axis: str, factor: int) -> float:
         """Elements of input ``index`` that the parts of a cut along ``axis`` need in common: halos, whole groups."""
-        if axis not in self.node.layer.input_axes(index, self.shapes):
+        if axis not in self.one.layer.input_axes(index, self.one.shapes):
             return 0.0
-        before, after = (self._needed(index, Split(tuple(d))) for d in (self.digits, [*self.digits, (axis, factor)]))
-        sides = math.prod(self.shapes.inputs[index]) / self.input_size(index)
+        before, after = (self._needed(index, Split(cuts)) for cuts in (self.cuts, (*self.cuts, (axis, factor))))
+        sides = math.prod(self.one.shapes.inputs[index]) / self.input_size(index)
         return max(0.0, after - before) / sides
 
     def _needed(self, index: int, split: Split) -> int:
         """The sum over all parts of what a split needs of an input."""
-        cuts = self.node.layer.cut_input(index, self.shapes, split)
+        cuts = self.one.layer.cut_input(index, self.one.shapes, split)
         return math.prod(p.size if isinstance(p, Even) else sum(map(p.extent, range(p.parts))) for _, p in cuts)
 
 
-def pieces_of(network: Network, batch: int) -> list[Piece]:
-    """The layers of a network before the first cut."""
-    pieces: list[Piece] = []
-    gradient = {INPUT: False}
-    for node in network.nodes:
-        shapes = network.sizes(node, batch)
-        gradient[node.name] = bool(node.layer.weights(shapes)) or any(gradient[source] for source in node.inputs)
-        pieces.append(Piece(node, shapes, gradient[node.name]))
-    return pieces
-
-
-def own_costs(piece: Piece, axes: tuple[str, ...], factor: int) -> np.ndarray:
-    """`Piece.own_cost` of every choice."""
-    return np.array([piece.own_cost(axis, factor) for axis in axes])
+def own_costs(layer: CutLayer, axes: tuple[str, ...], factor: int) -> np.ndarray:
+    """`CutLayer.own_cost` of every choice."""
+    return np.array([layer.own_cost(axis, factor) for axis in axes])
 
 
 def edge_costs(
-    before: Piece, after: Piece, index: int, axes: tuple[tuple[str, ...], tuple[str, ...]], factor: int
+    before: CutLayer, after: CutLayer, index: int, axes: tuple[tuple[str, ...], tuple[str, ...]], factor: int
 ) -> np.ndarray:
     """What moves between two layers, forward and backward, by the choices of both.
 
     Backward the adjoint moves: a replica has become partial sums, and partial sums a replica.
     """
-    had, wanted = before.output_size(), after.input_size(index)
+    had, asked = before.output_size(), after.input_size(index)
     out = np.zeros((len(axes[0]), len(axes[1])))
     for j, axis in enumerate(axes[1]):
         overlap = after.overlap(index, axis, factor)
@@ -167,9 +141,9 @@ def edge_costs(
                 continue
             if source == target and before.earlier(source) != after.earlier(source, index):
                 target = SHIFTED
-            out[i, j] = overlap + conversion(source, target, had, factor, wanted)
-            if before.gradient:
-                out[i, j] += overlap + conversion(_adjoint(target), _adjoint(source), wanted, factor, had)
+            out[i, j] = overlap + conversion(source, target, had, factor, asked)
+            if before.one.has_gradient:
+                out[i, j] += overlap + conversion(_adjoint(target), _adjoint(source), asked, factor, had)
     return out
 
 
@@ -177,7 +151,7 @@ def _adjoint(tiling: Tiling) -> Tiling:
     return {REPLICA: SUMS, SUMS: REPLICA}.get(tiling, tiling)
 
 
-def conversion(source: Tiling, target: Tiling, size: float, factor: int = 2, wanted: float | None = None) -> float:
+def conversion(source: Tiling, target: Tiling, size: float, factor: int = 2, asked: float | None = None) -> float:
     """Elements that all devices together receive where a tensor goes from one tiling to another.
 
     The paper's table is ``factor`` 2: the same 0, r to anything 0, cut to another cut A/2, cut to r A, red to cut A,
@@ -192,13 +166,13 @@ def conversion(source: Tiling, target: Tiling, size: float, factor: int = 2, wan
         A, the elements that a side has before the cut.
     factor : int
         Into how many parts the devices are cut.
-    wanted : float, optional
+    asked : float, optional
         The elements that the target's side has before this cut, where earlier cuts divide the two sides differently:
-        sums are taken at ``size``, replicas made at ``wanted``, and parts exchanged at the smaller of the two.
+        sums are taken at ``size``, replicas made at ``asked``, and parts exchanged at the smaller of the two.
     """
-    wanted = size if wanted is None else wanted
+    asked = size if asked is None else asked
     if target in (source, SUMS) or source == REPLICA:
         return 0.0
     summed = (factor - 1) * size if source == SUMS else 0.0
-    gathered = (factor - 1) * wanted if target == REPLICA else 0.0
-    return summed + gathered or min(size, wanted) * (factor - 1) / factor
+    gathered = (factor - 1) * asked if target == REPLICA else 0.0
+    return summed + gathered or min(size, asked) * (factor - 1) / factor

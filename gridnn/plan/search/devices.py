@@ -1,93 +1,40 @@
-"""What OptCNN sees of a network: layers with a configuration each, and which box of a tensor every device has.
+"""The layer-wise search's devices: the configurations of a layer, and which box of a tensor every device has.
 
 Jia, Lin, Qi, Aiken 2018 (arXiv 1802.04924), section 4: a configuration divides the output of a layer evenly over
 sample, channel and space; the product of the degrees is the number of devices used, and divides P here. The other
-devices are idle. Layers that work element by element are part of the layer that they follow.
+devices are idle. Layers that work element by element are in the group of the layer that they follow.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 
-from gridnn.layers.base import Cut, Layer, Loss, Shapes
+from gridnn.layers.base import Cut, Loss, Shapes
 from gridnn.layout.partition import Partition
 from gridnn.layout.split import COPIES, Split
-from gridnn.network import INPUT, Network, Node
+from gridnn.network import INPUT, Node
+from gridnn.plan.search.groups import LayerGroup
 from gridnn.plan.search.space import divisors
 
-AXES = ("n", "d", "h", "w", "co")  # the digits of a device, the slowest first
+AXES = ("n", "d", "h", "w", "co")  # the mesh axes of the devices, the slowest first
 
 
-class Edge(NamedTuple):
-    """The tensor that goes from unit ``source`` to unit ``target``, which reads it as its input ``index``."""
-
-    source: int
-    target: int
-    index: int
-
-
-@dataclass(frozen=True)
-class Unit:
-    """A layer with a configuration, and those that follow it.
-
-    Attributes
-    ----------
-    name : str
-        Of the layer.
-    members : tuple of (Layer, Shapes)
-        The layer first, and its global shapes.
-    splits : tuple of Split
-        Its configurations, on as many devices as they divide the layer into.
-    reads : bool
-        Whether its input is the network's, so that nobody asks for the gradient.
-    """
-
-    name: str
-    members: tuple[tuple[Layer, Shapes], ...]
-    splits: tuple[Split, ...]
-    reads: bool
-
-
-def units_of(network: Network, ranks: int, batch: int) -> tuple[list[Unit], list[Edge]]:
-    """The units of ``network`` on ``ranks`` devices, in the order in which they run, and the tensors between them."""
-    heads: list[list[Node]] = []
-    place: dict[str, int] = {}
-    edges = []
-    for node in network.nodes:
-        if node.inputs[0] != INPUT and _follows(node, network.sizes(node, batch)):
-            place[node.name] = place[node.inputs[0]]
-            heads[place[node.name]].append(node)
-            continue
-        place[node.name] = len(heads)
-        heads.append([node])
-        for index, source in enumerate(node.inputs):
-            if source != INPUT:
-                edges.append(Edge(place[source], place[node.name], index))
-    return [_unit(network, nodes, ranks, batch) for nodes in heads], edges
-
-
-def _follows(node: Node, shapes: Shapes) -> bool:
-    """Whether a layer works element by element, or only changes the form (Flatten)."""
+def has_configuration(node: Node, shapes: Shapes) -> bool:
+    """Whether a layer leads a group: all but those that work element by element, or only change the form (Flatten)."""
     layer = node.layer
-    alone = len(node.inputs) == 1 and not layer.windows(shapes) and not layer.contracted(shapes)
-    return alone and not isinstance(layer, Loss)
-
-
-def _unit(network: Network, nodes: Sequence[Node], ranks: int, batch: int) -> Unit:
-    members = tuple((node.layer, network.sizes(node, batch)) for node in nodes)
-    return Unit(nodes[0].name, members, configurations(members, ranks), INPUT in nodes[0].inputs)
+    if len(node.inputs) > 1 or INPUT in node.inputs or isinstance(layer, Loss):
+        return True
+    return bool(layer.windows(shapes) or layer.contracted(shapes))
 
 
 @lru_cache(maxsize=1024)
-def configurations(members: tuple[tuple[Layer, Shapes], ...], ranks: int) -> tuple[Split, ...]:
-    """The divisions of a layer's output whose product divides ``ranks``, and that it and its followers can have."""
-    layer, shapes = members[0]
+def configurations(group: LayerGroup, ranks: int) -> tuple[Split, ...]:
+    """The divisions of the leader's output whose product divides ``ranks``, and that it and its followers can have."""
+    layer, shapes = group.leader.layer, group.leader.shapes
     axes = layer.output_axes(shapes)
     sizes = dict(zip(axes, shapes.output, strict=True))
     possible = ("n",) if isinstance(layer, Loss) else AXES  # a softmax needs all channels of its samples
@@ -98,18 +45,16 @@ def configurations(members: tuple[tuple[Layer, Shapes], ...], ranks: int) -> tup
         product = int(np.prod(parts))
         if ranks % product == 0:
             split = Split.of(**dict(zip(axes, parts, strict=True)))
-            if _can_have(members, split):
+            if _can_have(group, split):
                 found.append(split)
     return tuple(found)
 
 
-def _can_have(members: tuple[tuple[Layer, Shapes], ...], split: Split) -> bool:
-    """Whether the layer, and those that follow it as far as they have the axes, do not refuse ``split``."""
-    for layer, shapes in members:
-        axes = layer.axes(shapes)
-        try:
-            layer.check(shapes, Split(tuple((a if a in axes else COPIES, parts) for a, parts in split.factors)))
-        except ValueError:
+def _can_have(group: LayerGroup, split: Split) -> bool:
+    """Whether the layers of a group, as far as they have the axes, do not refuse ``split``."""
+    for one in group.layers:
+        axes = one.layer.axes(one.shapes)
+        if not one.can_have(Split(tuple((a if a in axes else COPIES, parts) for a, parts in split.factors))):
             return False
     return True
 
@@ -127,22 +72,22 @@ def devices(splits: Sequence[Split], slots: int) -> tuple[np.ndarray, dict[str, 
     return used, parts
 
 
-def held(unit: Unit, slots: int) -> np.ndarray:
-    """The box of the unit's output that every device computes: [dimensions, 2, C, slots]."""
-    layer, shapes = unit.members[0]
-    return _boxes(unit.splits, slots, [layer.cut_output(shapes, split) for split in unit.splits])
+def held(group: LayerGroup, splits: Sequence[Split], slots: int) -> np.ndarray:
+    """The box of the leader's output that every device computes: [dimensions, 2, C, slots]."""
+    layer, shapes = group.leader.layer, group.leader.shapes
+    return _boxes(splits, slots, [layer.cut_output(shapes, split) for split in splits])
 
 
-def needed(unit: Unit, index: int, slots: int, shape: tuple[int, ...]) -> np.ndarray:
+def needed(group: LayerGroup, splits: Sequence[Split], index: int, slots: int, shape: tuple[int, ...]) -> np.ndarray:
     """The box of input ``index`` that every device reads, halos included: [dimensions, 2, C, slots].
 
     ``shape`` is that of the tensor where it is made: after a Flatten every device reads all of its space and channels.
     """
-    layer, shapes = unit.members[0]
-    boxes = _boxes(unit.splits, slots, [layer.cut_input(index, shapes, split) for split in unit.splits])
+    layer, shapes = group.leader.layer, group.leader.shapes
+    boxes = _boxes(splits, slots, [layer.cut_input(index, shapes, split) for split in splits])
     if len(boxes) == len(shape):
         return boxes
-    used = devices(unit.splits, slots)[0]
+    used = devices(splits, slots)[0]
     whole = [np.stack([np.zeros_like(used, dtype=np.int32), np.where(used, size, 0)]) for size in shape[1:]]
     return np.stack([boxes[0], *whole])
 
@@ -160,3 +105,40 @@ def _boxes(splits: Sequence[Split], slots: int, cuts: Sequence[Sequence[Cut]]) -
 
 def _intervals(partition: Partition) -> np.ndarray:
     return np.array([partition.interval(part) for part in range(partition.parts)], dtype=np.int32)
+
+
+def volume(boxes: np.ndarray) -> np.ndarray:
+    """The elements of boxes [dimensions, 2, ...]."""
+    return np.prod(np.maximum(boxes[:, 1] - boxes[:, 0], 0), axis=0, dtype=float)
+
+
+def near(have: np.ndarray, need: np.ndarray, unit: int) -> tuple[np.ndarray, np.ndarray]:
+    """The elements that a device reads from its unit of devices, and that its unit reads from it: [C_u, C_v, P]."""
+    ranks = have.shape[-1]
+    by_unit = (*have.shape[:3], ranks // unit, unit)
+    source = have.reshape(by_unit)[:, :, :, None, :, :, None]
+    by_unit = (*need.shape[:3], ranks // unit, unit)
+    target = need.reshape(by_unit)[:, :, None, :, :, None, :]
+    shared = 1.0
+    for (start, stop), (first, last) in zip(source, target, strict=True):
+        shared = shared * np.maximum(np.minimum(stop, last) - np.maximum(start, first), 0)
+    shape = (*shared.shape[:2], ranks)
+    return shared.sum(axis=-2).reshape(shape), shared.sum(axis=-1).reshape(shape)
+
+
+def sent(have: np.ndarray, need: np.ndarray, splits: Sequence[Split]) -> np.ndarray:
+    """The elements of every device's part that all devices together read: [C_u, C_v, P].
+
+    The devices in use have every combination of parts once, and a dimension depends on the part of one axis, so that
+    the mean over them of the product is the product of the means.
+    """
+    out = np.tile(np.array([float(split.ranks) for split in splits])[:, None], (have.shape[2], 1, have.shape[3]))
+    for (start, stop), target in zip(have[..., None], need, strict=True):
+        known: dict[tuple, np.ndarray] = {}
+        for column, split in enumerate(splits):
+            first, last = target[:, column, : split.ranks]
+            key = tuple(sorted(zip(first.tolist(), last.tolist(), strict=True)))
+            if key not in known:
+                known[key] = np.maximum(np.minimum(stop, last) - np.maximum(start, first), 0).mean(axis=-1)
+            out[:, column] *= known[key]
+    return out

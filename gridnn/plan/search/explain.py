@@ -75,7 +75,7 @@ def alternatives(
             for term in SECONDS:
                 if term in part:
                     terms[term] += float(part[term].reshape(-1)[place])
-        found.append(Alternative(split, sum(terms.values()), terms, float(model.node_terms(layer)["memory"][place])))
+        found.append(Alternative(split, sum(terms.values()), terms, float(model.node_costs(layer)["memory"][place])))
     return sorted(found, key=lambda one: one.seconds)
 
 
@@ -108,10 +108,10 @@ def _multiples(value: int) -> list[int]:
 
 def _parts(model: CostModel, layer: str) -> Iterator[Mapping[str, Any]]:
     """The terms of the layer and of its links, each by the layer's configurations."""
-    yield model.node_terms(layer)
+    yield model.node_costs(layer)
     for u, v in model.edges:
         if layer in (u, v):
-            yield model.edge_terms(u, v)
+            yield model.edge_costs(u, v)
 
 
 def _check(network: Network, model: CostModel, layer: str) -> None:

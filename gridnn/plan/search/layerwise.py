@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from gridnn.cost.machine import Machine
@@ -12,13 +13,12 @@ from gridnn.network import Network
 from gridnn.plan.plan import Plan
 from gridnn.plan.propagate import propagate
 from gridnn.plan.search.eliminate import eliminate
-from gridnn.plan.search.graph import Solution
-from gridnn.plan.search.layerwise_costs import OptCNN
+from gridnn.plan.search.layerwise_costs import LayerwiseCosts
 
 MOST = 1 << 31  # overlaps of boxes, for one tensor
 
 
-def plan_layerwise(network: Network, ranks: int, batch: int, machine: Machine, **running: Any) -> Plan:
+def plan_layerwise(network: Network, ranks: int, batch: int, machine: Machine, **options: Any) -> Plan:
     """The cheapest configuration of every layer by OptCNN's cost, on ``ranks`` ranks.
 
     Devices that a layer leaves idle repeat its work here (copies), which takes no longer. The grid is the one that most
@@ -26,7 +26,7 @@ def plan_layerwise(network: Network, ranks: int, batch: int, machine: Machine, *
 
     Parameters
     ----------
-    running
+    options
         See `gridnn.plan.plan.OPTIONS`.
 
     Raises
@@ -34,20 +34,19 @@ def plan_layerwise(network: Network, ranks: int, batch: int, machine: Machine, *
     UserError
         If the machine has too many ranks for this cost, which looks at pairs of devices.
     """
-    model = OptCNN(network, ranks, batch, machine)
+    model = LayerwiseCosts(network, ranks, batch, machine)
     check_size(model)
-    found = eliminate(model.graph)
-    chosen = {unit.name: unit.splits[i] for unit, i in zip(model.units, found.choice, strict=True)}
-    splits = propagate(
-        network, {name: on_all(split, ranks) for name, split in chosen.items()}, ranks, batch, copies=True
-    )
-    return Plan("layerwise", GridShape(ranks // _cols(model, found), _cols(model, found)), splits, **running)
+    chosen = model.chosen(eliminate(model.graph).choice)
+    on_all = {name: repeat_on_idle(split, ranks) for name, split in chosen.items()}
+    cols = _cols(model, chosen)
+    splits = propagate(network, on_all, ranks, batch, copies=True)
+    return Plan("layerwise", GridShape(ranks // cols, cols), splits, **options)
 
 
-def check_size(model: OptCNN) -> None:
+def check_size(model: LayerwiseCosts) -> None:
     """Refuse more ranks than the cost can be computed for in memory and minutes."""
-    most = max(len(unit.splits) for unit in model.units)
-    node = max(model.links.units[:-1])
+    most = max(map(len, model.splits.values()))
+    node = max(model.link_units[:-1])
     pairs = most**2 * model.ranks * node
     if pairs > MOST:
         raise UserError(
@@ -57,17 +56,16 @@ def check_size(model: OptCNN) -> None:
         )
 
 
-def on_all(split: Split, ranks: int) -> Split:
+def repeat_on_idle(split: Split, ranks: int) -> Split:
     """A configuration on the first devices as a split over all ranks: the idle ones repeat the work."""
     left = ranks // split.ranks
     return split if left == 1 else Split(((COPIES, left), *split.factors))
 
 
-def _cols(model: OptCNN, found: Solution) -> int:
+def _cols(model: LayerwiseCosts, chosen: Mapping[str, Split]) -> int:
     """The parts of the batch that most layers with weights have; of equally many the larger."""
     counts: dict[int, int] = {}
-    for unit, i in zip(model.units, found.choice, strict=True):
-        if any(layer.weights(shapes) for layer, shapes in unit.members):
-            parts = unit.splits[i].parts("n")
-            counts[parts] = counts.get(parts, 0) + 1
+    for name, split in chosen.items():
+        if any(one.layer.weights(one.shapes) for one in model.groups[name].layers):
+            counts[split.parts("n")] = counts.get(split.parts("n"), 0) + 1
     return max(counts, key=lambda parts: (counts[parts], parts), default=1)

@@ -11,7 +11,7 @@ from gridnn.layout.split import COPIES
 from gridnn.plan.plan import Plan
 from gridnn.plan.propagate import propagate
 from gridnn.plan.search.cost_model import CostModel
-from gridnn.plan.search.groups import allowed
+from gridnn.plan.search.groups import allowed_parts
 from gridnn.plan.search.space import FEW, most_parts
 from gridnn.program.program import Program
 from gridnn.units import shown
@@ -28,11 +28,12 @@ def check_ranks(model: CostModel) -> None:
     UserError
         With the largest number of ranks, a divisor of P, that some layer can use.
     """
-    every = model.condensed.blocks.items()
-    blocks = {name: block for name, block in every if block.main.layer.multiplies(block.main.shapes)}
-    if any(split.parts(COPIES) == 1 for name in blocks for split in model.space[name].splits):
+    leaders = {name: group.leader for name, group in model.grouped.groups.items()}
+    working = [name for name, leader in leaders.items() if leader.layer.multiplies(leader.shapes)]
+    if any(split.parts(COPIES) == 1 for name in working for split in model.space[name].splits):
         return
-    parts = {name: most_parts(model.ranks, allowed(block, model.ranks)) for name, block in blocks.items()}
+    groups = model.grouped.groups
+    parts = {name: most_parts(model.ranks, allowed_parts(groups[name], model.ranks)) for name in working}
     name = max(parts, key=parts.get, default="")
     most = parts.get(name, 0)
     if 0 < most < model.ranks:
@@ -67,7 +68,7 @@ def unmet(model: CostModel, memory: float, seen: Peak | None) -> UserError:
 def _hungriest(model: CostModel, least: Peak, term: str) -> str:
     if not term.startswith("weights") and least.layers:
         return max(least.layers, key=least.layers.get)
-    return max(model.names, key=lambda name: float(model.node_terms(name)["weight memory"].min()))
+    return max(model.names, key=lambda name: float(model.node_costs(name)["weight memory"].min()))
 
 
 def _leanest(model: CostModel) -> Peak:
@@ -75,7 +76,7 @@ def _leanest(model: CostModel) -> Peak:
     choice = min((_keeping_least(model, most) for most in _thresholds(model)), key=lambda one: one[0])[1]
     splits = propagate(model.network, model.splits(choice), model.ranks, model.batch, copies=True)
     program = Program(model.network, Plan("optimal", GridShape(1, model.ranks), splits), model.batch)
-    return peak(program, 0, itemsize=model.setting.itemsize, slots=model.setting.slots)
+    return peak(program, 0, itemsize=model.options.itemsize, slots=model.options.slots)
 
 
 def _thresholds(model: CostModel) -> list[float]:
@@ -102,12 +103,12 @@ def _batch(model: CostModel, memory: float) -> str | None:
     for halving in range(1, MOST + 1):
         batch = model.batch >> halving
         if batch and _fits(model, model.ranks, batch, memory):
-            passes = model.setting.passes
+            passes = model.options.passes
             return f"about --batch {batch * passes} (or --accumulate {passes << halving})"
     return None
 
 
 def _fits(model: CostModel, ranks: int, batch: int, memory: float) -> bool:
-    sizes = {"itemsize": model.setting.itemsize, "slots": model.setting.slots}
-    other = CostModel(model.network, ranks, batch, model.setting.machine, at_most=FEW, **sizes)
+    sizes = {"itemsize": model.options.itemsize, "slots": model.options.slots}
+    other = CostModel(model.network, ranks, batch, model.options.machine, at_most=FEW, **sizes)
     return _leanest(other).total <= memory

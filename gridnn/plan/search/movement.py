@@ -1,8 +1,8 @@
 """Words and messages of a transfer for all pairs of configurations at once: `gridnn.layout.transfer` on arrays.
 
-All arrays have the shape that source and target digits broadcast to: [C_u, C_v] for an edge, [C] inside a layer. Words
-and messages are means over the ranks. Two dimensions are taken as independent where their digits cross, which is exact
-where sizes divide and no halo is wider on one side of the network than on the other (see ``docs/optimal.md``).
+All arrays have the shape that source and target axes broadcast to: [C_u, C_v] for an edge, [C] inside a layer. Words
+and messages are means over the ranks. Two dimensions are taken as independent where their mesh axes cross, which is
+exact where sizes divide and no halo is wider on one side of the network than on the other (see ``docs/optimal.md``).
 """
 
 from __future__ import annotations
@@ -13,18 +13,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gridnn.plan.search.space import Digits
+from gridnn.plan.search.space import MeshAxis
 from gridnn.plan.search.tables import Table
 
-ONE = Digits(np.ones(1, np.int64), np.ones(1, np.int64))
 KINDS = ("all-gather", "all-to-all", "neighbours")
 
 
 class Dimension(NamedTuple):
-    """One dimension of a tensor in a transfer: its digits before and after, where they are in the table, the table."""
+    """One dimension of a tensor in a transfer: its mesh axes before and after, their places in the table, the table."""
 
-    source: Digits
-    target: Digits
+    source: MeshAxis
+    target: MeshAxis
     p: np.ndarray
     q: np.ndarray
     table: Table
@@ -45,7 +44,7 @@ class Stage:
     largest : array
         Elements before and after: the larger of both (an all-reduce of Gholami et al. 2018 backwards moves twice that).
     strides : tuple of (sizes, strides)
-        The groups of ranks: so many, so far apart, along every digit; see `gridnn.layout.group.Group`.
+        The groups of ranks: so many, so far apart, along every mesh axis; see `gridnn.layout.group.Group`.
     """
 
     kind: str
@@ -56,14 +55,14 @@ class Stage:
     strides: tuple[tuple[np.ndarray, np.ndarray], ...]
 
 
-def stages(dims: Sequence[Dimension], partial: Digits, comparable: np.ndarray | bool, ranks: int) -> list[Stage]:
+def stages(dims: Sequence[Dimension], partial: MeshAxis, comparable: np.ndarray | bool, ranks: int) -> list[Stage]:
     """The stages of all transfers of a tensor.
 
     Parameters
     ----------
     dims : sequence of Dimension
         One a dimension of the tensor.
-    partial : Digits
+    partial : MeshAxis
         The ranks that hold partial sums of the source.
     comparable : bool or array of bool
         Whether one mesh refines source and target (see `gridnn.layout.layout.common_mesh`).
@@ -83,8 +82,8 @@ def stages(dims: Sequence[Dimension], partial: Digits, comparable: np.ndarray | 
     return found + _moves(dims, comparable, shape, ranks)
 
 
-def _tail(dim: Dimension, partial: Digits) -> np.ndarray:
-    """Whether the target divides this dimension further, along digits of the partial sums."""
+def _tail(dim: Dimension, partial: MeshAxis) -> np.ndarray:
+    """Whether the target divides this dimension further, along mesh axes of the partial sums."""
     old, new = dim.source, dim.target
     begins = (old.start == new.start) | (old.parts == 1)
     inside = (new.start * old.parts >= partial.start) & (new.stop <= partial.stop)
@@ -93,13 +92,13 @@ def _tail(dim: Dimension, partial: Digits) -> np.ndarray:
 
 def _after(dim: Dimension, divided: np.ndarray) -> Dimension:
     """The dimension after a reduce-scatter that has divided it as the target does."""
-    source = Digits(
+    source = MeshAxis(
         np.where(divided, dim.target.start, dim.source.start), np.where(divided, dim.target.parts, dim.source.parts)
     )
     return dim._replace(source=source, p=np.where(divided, dim.q, dim.p))
 
 
-def _sums(dims: Sequence[Dimension], partial: Digits, scattered: np.ndarray, shape: tuple, ranks: int) -> list[Stage]:
+def _sums(dims: Sequence[Dimension], partial: MeshAxis, scattered: np.ndarray, shape: tuple, ranks: int) -> list[Stage]:
     """The reduce-scatters and all-reduces of partial sums."""
     size = _product([dim.table.held[dim.p] for dim in dims], shape)
     parts, stop, scattered = (np.broadcast_to(one, shape).ravel() for one in (partial.parts, partial.stop, scattered))
@@ -134,7 +133,7 @@ def _moves(dims: Sequence[Dimension], comparable: np.ndarray | bool, shape: tupl
     groups, last_gone, last_come, changes = [], 1, 1, []
     for dim, pair, alike in zip(dims, pairs, begins, strict=True):
         pair, alike = at(pair), at(alike)
-        old, new = (Digits(at(digits.start), at(digits.parts)) for digits in (dim.source, dim.target))
+        old, new = (MeshAxis(at(axis.start), at(axis.parts)) for axis in (dim.source, dim.target))
         equal = alike & dim.table.same.take(pair)
         nested = nested & (equal | (alike & dim.table.nests.take(pair)))
         gone, come = dim.table.coarser.take(pair), dim.table.finer.take(pair)
@@ -143,7 +142,7 @@ def _moves(dims: Sequence[Dimension], comparable: np.ndarray | bool, shape: tupl
         last_gone = np.maximum(last_gone, np.where(gone > 1, at(dim.source.stop), 1))
         last_come = np.maximum(last_come, np.where(come > 1, at(dim.target.stop), 1))
         changes.append(_Change(dim.table, pair, alike, equal, old, new))
-    # the same digits on both sides: as many, and their fastest ends alike (digits of an axis are neighbours)
+    # the same mesh axes on both sides: as many, and their fastest ends alike (those of one axis are neighbours)
     held = [at(dim.table.held[dim.p]) for dim in dims]
     size, moved = np.maximum(need[moving], _product(held, (len(moving),))), words[moving]
     gather = nested & (added == 1)
@@ -162,7 +161,7 @@ def _moves(dims: Sequence[Dimension], comparable: np.ndarray | bool, shape: tupl
 
 
 def _begins(dim: Dimension) -> np.ndarray:
-    """Whether the digits of source and target begin alike, or one side has none."""
+    """Whether the mesh axes of source and target begin alike, or one side has none."""
     old, new = dim.source, dim.target
     return (old.start == new.start) | (old.parts == 1) | (new.parts == 1)
 
@@ -189,10 +188,10 @@ class _Change(NamedTuple):
 
     table: Table
     pair: np.ndarray  # the place in the flat tables
-    begins: np.ndarray  # the digits begin alike, or one side has none
-    equal: np.ndarray  # the same parts on the same digits
-    source: Digits
-    target: Digits
+    begins: np.ndarray  # the mesh axes begin alike, or one side has none
+    equal: np.ndarray  # the same parts on the same mesh axes
+    source: MeshAxis
+    target: MeshAxis
 
 
 def _peers(
@@ -211,9 +210,9 @@ def _peers(
         everyone, stepwise = everyone * touched, stepwise + touched - 1
         own = own * np.where(begins, change.table.hit.take(pair), touched / parts)
         halo &= begins & (parts == change.target.parts[mine])
-        for digits in (change.source, change.target):
-            divided = other & (digits.parts[mine] > 1)
-            first = np.minimum(first, np.where(divided, digits.start[mine], ranks))
+        for axis in (change.source, change.target):
+            divided = other & (axis.parts[mine] > 1)
+            first = np.minimum(first, np.where(divided, axis.start[mine], ranks))
     direct = everyone - own
     return np.where(halo, np.minimum(direct, stepwise), direct), ((ranks // first, np.ones_like(first)),)
 

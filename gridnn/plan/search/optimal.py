@@ -206,7 +206,7 @@ class Search:
 
     def fits(self, plan: Plan) -> bool:
         """Whether the memory holds a plan, as far as its last rank tells, which has the largest parts."""
-        program, setting = Program(self.model.network, plan, max(self.sizes)), self.model.setting
+        program, setting = Program(self.model.network, plan, max(self.sizes)), self.model.options
         several = len(self.sizes) > 1
         last = self.model.ranks - 1
         found = peak(program, last, itemsize=setting.itemsize, slots=setting.slots, accumulate=several)
@@ -227,7 +227,7 @@ class Search:
     def _columns(self, choice: Sequence[int]) -> int:
         words: dict[int, float] = {}
         for name, place in zip(self.model.names, choice, strict=True):
-            terms, split = self.model.node_terms(name), self.model.space[name].splits[place]
+            terms, split = self.model.node_costs(name), self.model.space[name].splits[place]
             share = terms["words"][place] + terms["gradient words"][place]
             words[split.parts("n")] = words.get(split.parts("n"), 0.0) + share
         return max(words, key=lambda parts: (words[parts], parts))
@@ -240,5 +240,5 @@ class Search:
         return priced
 
     def _price(self, plan: Plan) -> Price:
-        setting, passes = self.model.setting, pass_programs(self.model.network, plan, self.sizes)
+        setting, passes = self.model.options, pass_programs(self.model.network, plan, self.sizes)
         return price(passes, setting.machine, itemsize=setting.itemsize, slots=setting.slots)

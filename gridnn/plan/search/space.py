@@ -1,6 +1,6 @@
 """The configurations of a layer on P ranks: every way to divide its axes, the ranks left over being copies.
 
-A configuration is a `gridnn.layout.split.Split` in a canonical order of its digits, n the slowest, then d, h, w, then
+A configuration is a `gridnn.layout.split.Split` in a canonical order of its factors, n the slowest, then d, h, w, then
 co and ci (or ci and co), copies the fastest, so that the parts of neighbouring layers nest. Copies repeat the work: a
 small layer on "fewer ranks" is a layer on all of them with copies, which takes no longer, and its result need not be
 broadcast."""
@@ -21,11 +21,11 @@ ORDER = ("n", "d", "h", "w", "co", "ci", COPIES)
 FEW = 2  # factors of a split in the fast search: at most two axes divided, or one and copies
 
 
-class Digits(NamedTuple):
+class MeshAxis(NamedTuple):
     """Where an axis lies in the ranks of every configuration: ``parts`` parts, each ``1 / start`` of all ranks apart.
 
-    ``start`` is the product of the slower factors, so that the digits of the axis are the range (start, start x parts)
-    of divisors of P, counted from the slowest.
+    ``start`` is the product of the slower factors: on the mesh of the ranks the axis takes the range (start, start x
+    parts) of divisors of P, counted from the slowest.
     """
 
     start: np.ndarray
@@ -58,8 +58,8 @@ class Space:
         return self.splits[0].ranks
 
     @cached_property
-    def digits(self) -> Mapping[str, Digits]:
-        """The digits of every axis and of the copies, an array element a configuration.
+    def mesh_axes(self) -> Mapping[str, MeshAxis]:
+        """The mesh axis of every axis and of the copies, an array element a configuration.
 
         Factors of one axis are taken as neighbours; of several factors called copies the slowest one says where.
         """
@@ -74,11 +74,11 @@ class Space:
                     start[row, place] = before
                 parts[row, place] *= count
                 before *= count
-        return {name: Digits(start[row], parts[row]) for name, row in rows.items()}
+        return {name: MeshAxis(start[row], parts[row]) for name, row in rows.items()}
 
     @cached_property
     def cuts(self) -> np.ndarray:
-        """Which divisors of P are ends of a digit: 1 or 0, [configurations, divisors]."""
+        """Which divisors of P are ends of a mesh axis: 1 or 0, [configurations, divisors]."""
         known = {divisor: place for place, divisor in enumerate(divisors(self.ranks))}
         cuts = np.zeros((len(self), len(known)), np.float32)
         for place, split in enumerate(self.splits):

@@ -19,7 +19,7 @@ from gridnn.layout.partition import Even, Partition
 from gridnn.layout.split import Split
 from gridnn.plan.search.space import divisors
 
-UNDIVIDED = Split(())
+WHOLE = Split(())
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Table:
     need : array
         The mean size of a target part [q].
     both : array
-        The mean over ranks of what the source part and the target part share, if their digits begin alike [p, q].
+        The mean over ranks of what the source part and the target part share, if their mesh axes begin alike [p, q].
     hit : array
         The share of ranks for which that is not nothing [p, q].
     touched : array
@@ -65,7 +65,7 @@ class Table:
 
 
 class Tables:
-    """Families and tables on P ranks, each made once: blocks of a network repeat.
+    """Families and tables on P ranks, each made once: groups of a network repeat.
 
     Attributes
     ----------
@@ -89,7 +89,7 @@ class Tables:
 
     def _input(self, layer: Layer, shapes: Shapes, index: int, dim: int) -> tuple[str | None, Family]:
         """The axis of dimension ``dim`` of input ``index``, and what the layer asks for in every number of parts."""
-        axis = layer.cut_input(index, shapes, UNDIVIDED)[dim].axis
+        axis = layer.cut_input(index, shapes, WHOLE)[dim].axis
         outputs = dict(zip(layer.output_axes(shapes), shapes.output, strict=True))
         splits = self._splits(axis, outputs.get(axis, shapes.inputs[index][dim]))
         cuts = (layer.cut_input(index, shapes, split)[dim].partition if split else None for split in splits)
@@ -99,7 +99,7 @@ class Tables:
         """``axis`` in every number of parts up to ``size``; a dimension that nothing divides has one part only."""
         most = size if axis else 1
         return [
-            UNDIVIDED if parts == 1 else Split(((axis, parts),)) if parts <= most else None
+            WHOLE if parts == 1 else Split(((axis, parts),)) if parts <= most else None
             for parts in divisors(self.ranks)
         ]
 
@@ -137,7 +137,7 @@ def _bounds(partition: Partition) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _overlaps(before: tuple, after: tuple) -> tuple[float, float, float]:
-    """Mean overlap and share of ranks with one (digits that begin alike), and mean number of parts touched."""
+    """Mean overlap and share of ranks with one (mesh axes that begin alike), and mean number of parts touched."""
     (start, stop), (first, last) = before, after
     common = math.lcm(len(start), len(first))
     p, q = (np.arange(common) // (common // len(one)) for one in (start, first))

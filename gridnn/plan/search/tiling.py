@@ -9,17 +9,19 @@ one cut is exact: elimination, which on a chain is the paper's dynamic program.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from gridnn.cost.machine import Machine
 from gridnn.layout.gridshape import GridShape
 from gridnn.layout.split import AXES, Split
-from gridnn.network import INPUT, Network
+from gridnn.network import Network
 from gridnn.plan.plan import Plan
 from gridnn.plan.propagate import propagate
-from gridnn.plan.search.cuts import Piece, edge_costs, own_costs, pieces_of
+from gridnn.plan.search.cuts import CutLayer, edge_costs, own_costs
 from gridnn.plan.search.eliminate import eliminate
 from gridnn.plan.search.graph import CostGraph
+from gridnn.plan.search.groups import GroupEdge, group_layers
 
 
 class Tiled(NamedTuple):
@@ -28,7 +30,7 @@ class Tiled(NamedTuple):
     Attributes
     ----------
     splits : dict of str to Split
-        For every layer a digit per cut, the first cut the slowest.
+        For every layer a factor per cut, the first cut the slowest.
     cuts : tuple of (int, float)
         The factor of every cut, and the elements that move across it on one side of the earlier ones.
     cost : float
@@ -47,7 +49,7 @@ def plan_tiling(
     machine: Machine | None = None,
     *,
     axes: tuple[str, ...] = AXES,
-    **running: Any,
+    **options: Any,
 ) -> Plan:
     """The plan of SoyBean's cuts.
 
@@ -61,7 +63,7 @@ def plan_tiling(
         Not asked: the paper weighs volume only. Every searched strategy is called with one.
     axes : tuple of str
         What may be divided; ``("n", "co", "ci")`` for the paper's matrices.
-    running
+    options
         See `gridnn.plan.plan.OPTIONS`.
 
     Raises
@@ -74,44 +76,44 @@ def plan_tiling(
         splits = propagate(network, tiled.splits, ranks, batch)
     except ValueError as error:
         raise ValueError(f"strategy 'tiling' on {ranks} ranks: {error}") from error
-    return Plan("tiling", _grid(network, tiled, batch, ranks), splits, **running)
+    return Plan("tiling", _grid(network, tiled, batch, ranks), splits, **options)
 
 
 def tile(network: Network, ranks: int, batch: int, axes: tuple[str, ...] = AXES) -> Tiled:
     """Cut after cut, the largest prime factors of P first."""
-    pieces = pieces_of(network, batch)
+    layers, edges = cut_layers(network, batch)
     cuts, sides, total = [], 1, 0.0
     for factor in prime_factors(ranks):
-        cost = _cut(pieces, factor, axes)
-        cuts.append((factor, cost))
-        total += sides * cost
+        graph, choices = cut_graph(layers, edges, factor, axes)
+        found = eliminate(graph)
+        axis_of = {name: own[place] for (name, own), place in zip(choices.items(), found.choice, strict=True)}
+        layers = {name: layer.cut(axis_of[name], factor) for name, layer in layers.items()}
+        cuts.append((factor, found.value))
+        total += sides * found.value
         sides *= factor
-    return Tiled({piece.node.name: piece.split for piece in pieces}, tuple(cuts), total)
+    return Tiled({name: layer.split for name, layer in layers.items()}, tuple(cuts), total)
 
 
-def _cut(pieces: list[Piece], factor: int, axes: tuple[str, ...]) -> float:
-    """Divide every layer once more, all together as cheaply as can be; gives the elements that move."""
-    graph, choices = cut_graph(pieces, factor, axes)
-    found = eliminate(graph)
-    for piece, own, place in zip(pieces, choices, found.choice, strict=True):
-        piece.digits.append((own[place], factor))
-    return found.value
+def cut_layers(network: Network, batch: int) -> tuple[dict[str, CutLayer], tuple[GroupEdge, ...]]:
+    """The layers of a network before the first cut, each a group of its own, and the tensors between them."""
+    grouped = group_layers(network, batch, lambda node, shapes: True)
+    return {name: CutLayer(group.leader) for name, group in grouped.groups.items()}, grouped.edges
 
 
 def cut_graph(
-    pieces: list[Piece], factor: int, axes: tuple[str, ...] = AXES
-) -> tuple[CostGraph, list[tuple[str, ...]]]:
+    layers: Mapping[str, CutLayer], edges: Sequence[GroupEdge], factor: int, axes: tuple[str, ...] = AXES
+) -> tuple[CostGraph, dict[str, tuple[str, ...]]]:
     """The costs of one cut by what every layer divides, and the choices of every layer."""
-    choices = [piece.choices(factor, axes) for piece in pieces]
-    place = {piece.node.name: number for number, piece in enumerate(pieces)}
-    edges = []
-    for v, after in enumerate(pieces):
-        for index, source in enumerate(after.node.inputs):
-            if source != INPUT:
-                u = place[source]
-                edges.append(((u, v), edge_costs(pieces[u], after, index, (choices[u], choices[v]), factor)))
-    costs = [own_costs(piece, own, factor) for piece, own in zip(pieces, choices, strict=True)]
-    return CostGraph([piece.node.name for piece in pieces], costs, edges), choices
+    choices = {name: layer.choices(factor, axes) for name, layer in layers.items()}
+    place = {name: number for number, name in enumerate(layers)}
+    tables = []
+    for edge in edges:
+        ends = edge.source, edge.target
+        before, after = (layers[name] for name in ends)
+        table = edge_costs(before, after, edge.index, tuple(choices[name] for name in ends), factor)
+        tables.append((tuple(place[name] for name in ends), table))
+    costs = [own_costs(layer, choices[name], factor) for name, layer in layers.items()]
+    return CostGraph(list(layers), costs, tables), choices
 
 
 def _grid(network: Network, tiled: Tiled, batch: int, ranks: int) -> GridShape:
