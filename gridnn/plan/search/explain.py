@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from gridnn.cost.machine import Machine
 from gridnn.errors import UserError, unknown
 from gridnn.layout.split import Split
 from gridnn.network import Network
 from gridnn.plan.propagate import propagate
 from gridnn.plan.search.cost_model import SECONDS, CostModel
 from gridnn.plan.search.eliminate import eliminate
+from gridnn.plan.search.request import PlanRequest, PricedPlan
+from gridnn.plan.search.sensitivity import CLOSE
 from gridnn.plan.search.space import Space
 
 FACTORS = (1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8)  # of batch and P, where a choice may turn
@@ -51,23 +52,21 @@ class Turn(NamedTuple):
     split: Split | None
 
 
-def alternatives(
-    network: Network, splits: Mapping[str, Split], batch: int, machine: Machine, layer: str, **setting: Any
-) -> list[Alternative]:
-    """Every split of ``layer`` with its cost, the cheapest first; the other layers keep ``splits``.
+def alternatives(made: PricedPlan, layer: str) -> list[Alternative]:
+    """Every split of ``layer`` with its cost, the cheapest first; the other layers are as in the plan.
 
     Raises
     ------
     UserError
         If there is no such layer, or it follows another one.
     """
-    ranks = next(iter(splits.values())).ranks
-    model = CostModel(network, ranks, batch, machine, **setting)
-    _check(network, model, layer)
+    request, splits = made.request, made.plan.splits
+    model = _model(request)
+    _check(request.network, model, layer)
     own = model.space[layer].splits
     own = own if splits[layer] in own else (splits[layer], *own)
     spaces = {name: Space([splits[name]]) for name in model.names} | {layer: Space(own)}
-    model = CostModel(network, ranks, batch, machine, spaces=spaces, **setting)
+    model = _model(request, spaces=spaces)
     found = []
     for place, split in enumerate(own):
         terms = dict.fromkeys(SECONDS, 0.0)
@@ -79,25 +78,42 @@ def alternatives(
     return sorted(found, key=lambda one: one.seconds)
 
 
-def turns(
-    network: Network, ranks: int, batch: int, machine: Machine, layer: str, **setting: Any
-) -> tuple[list[Turn], list[Turn]]:
+def verdict(found: Sequence[Alternative], chosen: Split) -> str:
+    """One line on what decides between the plan's split and the next best."""
+    place = next(number for number, one in enumerate(found) if one.split == chosen)
+    own = found[place]
+    if len(found) == 1:
+        return f"{own.split} is the only split that this layer can have"
+    other = found[0] if place else found[1]
+    differences = {term: other.terms[term] - own.terms[term] for term in own.terms}
+    term = max(differences, key=lambda name: abs(differences[name]))
+    gap = other.seconds / own.seconds - 1
+    if abs(gap) < CLOSE:
+        return f"too close to call: {other.split} is within {abs(gap):.1%} of {own.split}"
+    more = "more" if differences[term] > 0 else "less"
+    note = "" if gap > 0 else "; it is here for the layers around it, or for what overlaps"
+    return f"{other.split} takes {gap:+.1%}, most of it for {abs(differences[term]) * 1e3:.3g} ms {more} {term}{note}"
+
+
+def turns(made: PricedPlan, layer: str) -> tuple[list[Turn], list[Turn]]:
     """What the search takes for ``layer`` at other batches, and at other numbers of ranks."""
-    batches = _multiples(batch)
-    others = _multiples(ranks)
+    request = made.request
     return (
-        [Turn(samples, ranks, _best(network, ranks, samples, machine, layer, setting)) for samples in batches],
-        [Turn(batch, count, _best(network, count, batch, machine, layer, setting)) for count in others],
+        [Turn(batch, request.ranks, _best(request, layer, batch=batch)) for batch in _multiples(request.smallest)],
+        [Turn(request.smallest, ranks, _best(request, layer, ranks=ranks)) for ranks in _multiples(request.ranks)],
     )
 
 
-def _best(
-    network: Network, ranks: int, batch: int, machine: Machine, layer: str, setting: Mapping[str, Any]
-) -> Split | None:
+def _model(request: PlanRequest, ranks: int | None = None, batch: int | None = None, **options: Any) -> CostModel:
+    case = request.network, ranks or request.ranks, batch or request.smallest, request.machine
+    return CostModel(*case, at_most=request.at_most, **request.cost_options, **options)
+
+
+def _best(request: PlanRequest, layer: str, **case: int) -> Split | None:
     try:
-        model = CostModel(network, ranks, batch, machine, **setting)
+        model = _model(request, **case)
         chosen = model.splits(eliminate(model.graph).choice)
-        return propagate(network, chosen, ranks, batch, copies=True)[layer]
+        return propagate(request.network, chosen, model.ranks, model.batch, copies=True)[layer]
     except ValueError:
         return None
 
@@ -107,7 +123,7 @@ def _multiples(value: int) -> list[int]:
 
 
 def _parts(model: CostModel, layer: str) -> Iterator[Mapping[str, Any]]:
-    """The terms of the layer and of its links, each by the layer's configurations."""
+    """The terms of the layer and of its edges, each by the layer's configurations."""
     yield model.node_costs(layer)
     for u, v in model.edges:
         if layer in (u, v):

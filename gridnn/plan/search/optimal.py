@@ -9,37 +9,28 @@ fastest wins.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from gridnn.cost.machine import Machine
 from gridnn.cost.memory import Peak, peak
-from gridnn.cost.price import Price, price
+from gridnn.cost.price import Price
 from gridnn.layout.gridshape import GridShape
-from gridnn.network import Network
 from gridnn.plan.plan import Plan
 from gridnn.plan.propagate import propagate
-from gridnn.plan.search.baselines import best_grids, different
+from gridnn.plan.search.baselines import best_grids, distinct_plans
 from gridnn.plan.search.cost_model import CostModel
 from gridnn.plan.search.eliminate import eliminate
 from gridnn.plan.search.graph import CostGraph, Solution
 from gridnn.plan.search.limits import check_ranks, unmet
 from gridnn.plan.search.milp import MemoryLimitError, solve
-from gridnn.plan.search.space import FEW
-from gridnn.program.program import Program, pass_programs, pass_sizes
+from gridnn.plan.search.request import PlanRequest
+from gridnn.program.program import Program
 
 # Gradient sums run behind the rest of the backward pass: what of them is not hidden is between all and nothing.
 UNHIDDEN = (1.0, 0.5, 0.25, 0.0)
 ATTEMPTS = 8  # tightenings of a memory limit
 TIGHTER = 0.99  # each by at least this factor
-
-
-class Beside(NamedTuple):
-    """A plan that was priced beside the winner: what made it, and its price."""
-
-    strategy: str
-    price: Price
 
 
 class Found(NamedTuple):
@@ -56,9 +47,9 @@ class Found(NamedTuple):
         No plan of the space takes less seconds in the model, in which nothing overlaps.
     seconds : float
         What model and search took, without the prices of single plans.
-    candidates : int
+    compared : int
         How many configurations of how many layers were compared, in all.
-    beside : list of Beside
+    candidates : list of Price
         All plans that were priced, the fastest first: the model's optima are called ``optimal``.
     """
 
@@ -67,49 +58,12 @@ class Found(NamedTuple):
     certificate: str | None
     bound: float
     seconds: float
-    candidates: int
-    beside: list[Beside]
+    compared: int
+    candidates: list[Price]
 
 
-def plan_optimal(
-    network: Network,
-    ranks: int,
-    batch: int,
-    machine: Machine,
-    *,
-    memory: float | None = None,
-    at_most: int | None = FEW,
-    accumulate: int = 1,
-    order: str = "column",
-    itemsize: int = 4,
-    slots: int = 1,
-    others: Sequence[Plan] = (),
-    **running: Any,
-) -> Found:
-    """The fastest plan for ``ranks`` ranks that the search finds; never slower than the best grid of a named rule.
-
-    Parameters
-    ----------
-    network : Network
-    ranks : int
-        P, any integer.
-    batch : int
-        B, of one update.
-    machine : Machine
-    memory : float, optional
-        Bytes that a rank may use at the peak.
-    at_most : int or None
-        Factors of a split, copies included; None: all axes together (see `gridnn.plan.search.space.configurations`).
-    accumulate : int
-        Passes of a batch.
-    order : str
-        Of the grid; the model takes it as ``column``, the prices as it is.
-    itemsize, slots : int
-        Bytes of an element, optimizer arrays a weight.
-    others : sequence of Plan
-        More plans to price beside.
-    running
-        See `gridnn.plan.plan.OPTIONS`.
+def plan_optimal(request: PlanRequest, others: Sequence[Plan] = ()) -> Found:
+    """The fastest plan that the search finds; never slower than the best grid of a named rule, nor than ``others``.
 
     Raises
     ------
@@ -117,31 +71,23 @@ def plan_optimal(
         If no plan meets the memory limit, or there are more ranks than the network can use.
     """
     start = time.perf_counter()
-    sizes = pass_sizes(batch, accumulate)
-    setting = {
-        "itemsize": itemsize,
-        "slots": slots,
-        "passes": len(sizes),
-        "full_sum": running.get("gather_backward") == "all-reduce",
-        "recompute": running.get("recompute", False),
-    }
-    model = CostModel(network, ranks, min(sizes), machine, at_most=at_most, **setting)
+    case = request.network, request.ranks, request.smallest, request.machine
+    model = CostModel(*case, at_most=request.at_most, **request.cost_options)
     check_ranks(model)
-    search = Search(model, sizes, order, running, memory)
-    solutions = search.solutions(UNHIDDEN if at_most == FEW else UNHIDDEN[::3])
+    search = Search(request, model)
+    solutions = search.solutions(UNHIDDEN if request.axes == "few" else UNHIDDEN[::3])
     seconds = time.perf_counter() - start
-    fits = None if memory is None else search.fits
-    named = best_grids(network, ranks, min(sizes), machine, order, running, fits, **setting)
-    plans = list(different([*(search.plan(one.choice) for one in solutions), *named, *others], grids=True))
-    priced = search.priced(plans)
-    if not priced:
-        raise unmet(model, memory, search.least)
-    priced.sort(key=lambda one: one.price.seconds)  # stable: of equals the model's optimum, then the first rule
-    best = priced[0].price
+    rules = best_grids(request, None if request.memory is None else search.fits)
+    plans = list(distinct_plans([*(search.plan(one.choice) for one in solutions), *rules, *others], grids=True))
+    candidates = search.priced(plans)
+    if not candidates:
+        raise unmet(model, request.memory, search.least)
+    candidates.sort(key=lambda one: one.seconds)  # stable: of equals the model's optimum, then the first rule
+    best = candidates[0]
     certificate, bound = _certified(solutions)
     compared = sum(map(len, model.space.values()))
     plan = replace(best.plan, strategy="optimal", certificate=certificate)
-    return Found(plan, best, certificate, bound, seconds, compared, priced)
+    return Found(plan, best, certificate, bound, seconds, compared, candidates)
 
 
 def _certified(solutions: Sequence[Solution]) -> tuple[str | None, float]:
@@ -153,25 +99,10 @@ def _certified(solutions: Sequence[Solution]) -> tuple[str | None, float]:
 
 
 class Search:
-    """The plans of a model's optima, with their prices.
+    """The plans of a model's optima, with their prices."""
 
-    Parameters
-    ----------
-    model : CostModel
-    sizes : list of int
-        The samples of every pass.
-    order : str
-        Of the grid.
-    running : mapping
-        See `gridnn.plan.plan.OPTIONS`.
-    memory : float or None
-        The limit, in bytes.
-    """
-
-    def __init__(
-        self, model: CostModel, sizes: list[int], order: str, running: Mapping[str, Any], memory: float | None
-    ) -> None:
-        self.model, self.sizes, self.order, self.running, self.memory = model, sizes, order, running, memory
+    def __init__(self, request: PlanRequest, model: CostModel) -> None:
+        self.request, self.model, self.memory = request, model, request.memory
         self.least: Peak | None = None  # of all plans that were looked at
 
     def solutions(self, weights: Sequence[float]) -> list[Solution]:
@@ -194,7 +125,7 @@ class Search:
         graph = graph.without(too_large)
         solution = eliminate(graph)
         for _ in range(ATTEMPTS):
-            needed = self._seen(self._price(self.plan(solution.choice)).memory)
+            needed = self._seen(self.request.price(self.plan(solution.choice)).memory)
             if needed <= self.memory:
                 return solution
             used = sum(float(kept[i]) for kept, i in zip(self.model.memory, solution.choice, strict=True))
@@ -206,10 +137,9 @@ class Search:
 
     def fits(self, plan: Plan) -> bool:
         """Whether the memory holds a plan, as far as its last rank tells, which has the largest parts."""
-        program, setting = Program(self.model.network, plan, max(self.sizes)), self.model.options
-        several = len(self.sizes) > 1
-        last = self.model.ranks - 1
-        found = peak(program, last, itemsize=setting.itemsize, slots=setting.slots, accumulate=several)
+        request = self.request
+        program, several = Program(request.network, plan, max(request.passes)), len(request.passes) > 1
+        found = peak(program, request.ranks - 1, accumulate=several, **request.sizes)
         return self._seen(found) <= self.memory
 
     def _seen(self, found: Peak) -> int:
@@ -222,7 +152,7 @@ class Search:
         model = self.model
         splits = propagate(model.network, model.splits(choice), model.ranks, model.batch, copies=True)
         cols = self._columns(choice)
-        return Plan("optimal", GridShape(model.ranks // cols, cols, self.order), splits, **self.running)
+        return Plan("optimal", GridShape(model.ranks // cols, cols, self.request.order), splits, **self.request.options)
 
     def _columns(self, choice: Sequence[int]) -> int:
         words: dict[int, float] = {}
@@ -232,13 +162,7 @@ class Search:
             words[split.parts("n")] = words.get(split.parts("n"), 0.0) + share
         return max(words, key=lambda parts: (words[parts], parts))
 
-    def priced(self, plans: Sequence[Plan]) -> list[Beside]:
+    def priced(self, plans: Sequence[Plan]) -> list[Price]:
         """The prices of ``plans`` that the memory holds."""
-        priced = [Beside(plan.strategy, self._price(plan)) for plan in plans]
-        if self.memory is not None:
-            priced = [one for one in priced if one.price.memory.total <= self.memory]
-        return priced
-
-    def _price(self, plan: Plan) -> Price:
-        setting, passes = self.model.options, pass_programs(self.model.network, plan, self.sizes)
-        return price(passes, setting.machine, itemsize=setting.itemsize, slots=setting.slots)
+        priced = map(self.request.price, plans)
+        return [one for one in priced if self.memory is None or one.memory.total <= self.memory]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from gridnn.cost.machine import Machine
 from gridnn.plan.plan import Plan
+from gridnn.plan.search.request import PricedPlan
+from gridnn.plan.search.strategies import plan_for
 
 CONSTANTS = ("alpha", "beta", "compute")
 CLOSE = 0.02  # below this relative difference no model of a machine can tell two plans apart
@@ -35,36 +35,21 @@ class Shift:
     loss: float
 
     @property
-    def moves(self) -> bool:
+    def is_decisive(self) -> bool:
         """Whether another plan is better then, by more than `CLOSE`."""
         return bool(self.changed) and self.loss > CLOSE
 
 
-def sensitivity(
-    plan: Plan,
-    machine: Machine,
-    choose: Callable[[Machine], Plan],
-    seconds: Callable[[Plan, Machine], float],
-    factor: float = 2.0,
-) -> list[Shift]:
-    """The choice with every constant multiplied and divided by ``factor``.
-
-    Parameters
-    ----------
-    plan : Plan
-        The choice on ``machine``.
-    choose : callable
-        The best plan on a machine.
-    seconds : callable
-        The step time of a plan on a machine.
-    """
+def sensitivity(made: PricedPlan, factor: float = 2.0) -> list[Shift]:
+    """The choice with every constant of the machine multiplied and divided by ``factor``."""
+    free = replace(made.request, grid=None, group=None, domain=None, copies=False)
     shifts = []
     for constant in CONSTANTS:
         for by in (1 / factor, factor):
-            other = machine.scaled(**{constant: by})
-            best = choose(other)
-            changed = tuple(name for name, split in plan.splits.items() if best.splits[name] != split)
-            loss = seconds(plan, other) / seconds(best, other) - 1 if changed else 0.0
+            request = replace(free, machine=free.machine.scaled(**{constant: by}))
+            best = plan_for("optimal", request)
+            changed = tuple(name for name, split in made.plan.splits.items() if best.splits[name] != split)
+            loss = request.price(made.plan).seconds / request.price(best).seconds - 1 if changed else 0.0
             shifts.append(Shift(constant, by, best, changed if loss >= 0 else (), max(0.0, loss)))
     return shifts
 
@@ -72,7 +57,7 @@ def sensitivity(
 def verdict(shifts: list[Shift]) -> str:
     """One line: whether the choice can be relied on."""
     worst = max(shifts, key=lambda shift: shift.loss)
-    if not worst.moves:
+    if not worst.is_decisive:
         return (
             f"the choice stands: with alpha, beta or the compute rate off by {_factor(shifts):g}x it is within "
             f"{worst.loss:.1%} of the best"

@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+from gridnn.plan.search.cost_model import CostModel
 from gridnn.plan.search.eliminate import eliminate
 from gridnn.plan.search.exhaustive import search
 from gridnn.plan.search.graph import CostGraph, Solution
+from gridnn.plan.search.layerwise_costs import LayerwiseCosts
+from gridnn.plan.search.request import PricedPlan
 
 
 class Verified(NamedTuple):
@@ -27,3 +30,12 @@ class Verified(NamedTuple):
 def verify(graph: CostGraph, seconds: float | None = None) -> Verified:
     """Elimination beside depth-first search over all choices of ``graph``, which ends after ``seconds``."""
     return Verified(eliminate(graph), search(graph, seconds))
+
+
+def verify_plan(made: PricedPlan, seconds: float | None = None) -> Verified:
+    """`verify` for the search that made a plan, ``layerwise`` or ``optimal``."""
+    request = made.request
+    case = request.network, request.ranks, request.smallest, request.machine
+    if made.plan.strategy == "layerwise":
+        return verify(LayerwiseCosts(*case).graph, seconds)
+    return verify(CostModel(*case, at_most=request.at_most, **request.cost_options).graph, seconds)
