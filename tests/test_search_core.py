@@ -62,7 +62,7 @@ def test_all_searches_find_the_least_of_all_choices(graph):
         else:
             found = find(graph)
             assert found.value == graph.total(found.choice) == least
-            assert found.optimal and found.bound == least
+            assert found.is_optimal and found.bound == least
 
 
 @QUICK
@@ -112,7 +112,7 @@ def test_modules_are_eliminated_and_certified():
     graph = inception(12, 3)
     found, proved = eliminate(graph), solve(graph)
     assert found.left == 0
-    assert proved.optimal
+    assert proved.is_optimal
     assert found.value == pytest.approx(proved.value, rel=ROUND)
 
 
@@ -145,7 +145,7 @@ def test_tiny_costs_are_told_apart():
 def test_depth_first_search_stops_in_time():
     graph = inception(12, 8)
     found = search(graph, seconds=0.2)
-    assert not found.optimal
+    assert not found.is_optimal
     assert found.bound <= eliminate(graph).value <= found.value
     assert found.seconds < 5
 

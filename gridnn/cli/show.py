@@ -36,10 +36,10 @@ def show_verified(made: PricedPlan, out: Console) -> None:
     """Print whether elimination and a depth-first search over all choices find the same optimum."""
     found = verify_plan(made, PATIENCE)
     first, second = found.eliminated.value, found.searched.value
-    if found.agree is None:
+    if found.is_equal is None:
         out.print(f"verify: not every choice was tried in {PATIENCE} s; the best so far takes {second:.6g} s")
         return
-    told = "the same optimum" if found.agree else "ANOTHER OPTIMUM"
+    told = "the same optimum" if found.is_equal else "ANOTHER OPTIMUM"
     out.print(f"verify: {told}: elimination {first:.6g} s, trying every choice {second:.6g} s", markup=False)
 
 

@@ -60,7 +60,7 @@ class Level:
     shared: int = 1
     movements: Mapping[str, tuple[Range, ...]] = field(default_factory=dict)
 
-    def joins(self, first: int, last: int) -> bool:
+    def has_both(self, first: int, last: int) -> bool:
         """Whether two ranks of the job are in the same unit of this level."""
         return self.ranks is None or first // self.ranks == last // self.ranks
 
@@ -165,7 +165,7 @@ class Machine:
     def level_of(self, group: Sequence[int], shape: GridShape) -> GroupLevel:
         """The level of ``group``, grid indices, and its contention when all groups like it are active at once."""
         first, last, strides = _in_job(group, shape)
-        joined = (n for n, level in enumerate(self.levels) if level.joins(first, last))
+        joined = (n for n, level in enumerate(self.levels) if level.has_both(first, last))
         number = next(joined, len(self.levels) - 1)
         unit = self.units[number]
         inside = math.prod(min(size, max(1, unit // stride)) for size, stride in strides)

@@ -115,7 +115,7 @@ def make_plan(
     *,
     domain: Domain | None = None,
     copies: bool = False,
-    **running: Any,
+    **options: Any,
 ) -> Plan:
     """The plan of a named strategy.
 
@@ -128,7 +128,7 @@ def make_plan(
         (default: Pr parts of the first one).
     copies : bool
         Whether layers that are too small for their split are divided less; otherwise they are refused.
-    running
+    options
         See `gridnn.plan.plan.OPTIONS`.
 
     Raises
@@ -158,7 +158,7 @@ def make_plan(
         check_dealt(network, start, splits)
     except ValueError as error:
         raise ValueError(f"strategy {strategy!r} on grid {grid}: {error}") from error
-    return Plan(strategy, grid, splits, rounds=grid.rows if strategy in IN_ROUNDS else 1, **running)
+    return Plan(strategy, grid, splits, rounds=grid.rows if strategy in IN_ROUNDS else 1, **options)
 
 
 def _case(network: Network, node: Node, batch: int, grid: GridShape, domain: Domain) -> Case:

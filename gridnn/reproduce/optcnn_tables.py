@@ -44,9 +44,9 @@ def table3() -> Experiment:
                 "eliminated_s": found.seconds,
                 "paper_s": SEARCH[name],
                 "depth_first_s": plain.seconds,
-                "depth_first_finished": plain.optimal,
+                "depth_first_finished": plain.is_optimal,
                 "bounded_s": bounded.seconds,
-                "bounded_finished": bounded.optimal,
+                "bounded_finished": bounded.is_optimal,
                 "paper_depth_first": DEPTH_FIRST[name],
                 "cost_s": found.value,
             }
@@ -76,7 +76,7 @@ def table3() -> Experiment:
 def _confirmed(name: str, found: Solution, plain: Solution, bounded: Solution) -> Claim:
     """Whether the depth-first searches that finished found nothing cheaper, and one of them finished."""
     runs = {"depth first": plain, "depth first with a bound ahead": bounded}
-    done = {kind: run for kind, run in runs.items() if run.optimal}
+    done = {kind: run for kind, run in runs.items() if run.is_optimal}
     same = all(math.isclose(run.value, found.value, rel_tol=1e-9) for run in done.values())
     told = ", ".join(f"{kind} {run.seconds:.3g} s" for kind, run in done.items()) or f"none in {PATIENCE:.0f} s"
     paper = f"{'not finished' if '>' in DEPTH_FIRST[name] else 'yes'}, {DEPTH_FIRST[name]}"

@@ -54,7 +54,7 @@ class Operand(NamedTuple):
         return self._replace(**{("rows", "columns")[tiling]: self[tiling] / 2, "parts": 2 * self.parts})
 
     @property
-    def odd(self) -> bool:
+    def is_odd(self) -> bool:
         """Whether some halving did not come out even."""
         return self.rows % 1 != 0 or self.columns % 1 != 0
 
@@ -255,7 +255,7 @@ def _half(level: Level, place: int, cut: Cut, halves: str, even: bool) -> Level:
         tilings = used if halves == "operations" else [held[name] for name in names]
         products.append(tuple(o.halved(tiling) for o, tiling in zip(operands, tilings, strict=True)))
         for name, before, after in zip(names, operands, products[-1], strict=True):
-            if even and after.odd:
+            if even and after.is_odd:
                 raise ValueError(
                     f"layer {level.name!r}: {name} with {before.rows:g} x {before.columns:g} entries has an odd side "
                     "to be halved: the paper's cuts want even sizes; use fewer devices, or --strategy tiling, which "

@@ -85,8 +85,7 @@ def _claim(rows: list[dict[str, Any]], which: tuple[str, str], key: str, estimat
 
 def _gains(rows: list[dict[str, Any]], which: tuple[str, str], plan: str, key: str) -> dict[int, float]:
     """The speed-ups of a plan by batch, for a network and a reading of the links."""
-    wanted = (*which, plan)
-    return {row["batch"]: row[key] for row in rows if (row["network"], row["links"], row["plan"]) == wanted}
+    return {row["batch"]: row[key] for row in rows if (row["network"], row["links"], row["plan"]) == (*which, plan)}
 
 
 def _points(machine: Machine) -> Iterator[Point]:

@@ -42,7 +42,7 @@ class Solution(NamedTuple):
     method: str
 
     @property
-    def optimal(self) -> bool:
+    def is_optimal(self) -> bool:
         """Whether nothing is cheaper, up to rounding."""
         return self.gap <= 1e-8
 

@@ -95,7 +95,7 @@ def _certified(solutions: Sequence[Solution]) -> tuple[str | None, float]:
     if not solutions:
         return None, 0.0
     first = solutions[0]
-    return "optimal" if first.optimal else f"within {100 * first.gap:.2g} %", first.bound
+    return "optimal" if first.is_optimal else f"within {100 * first.gap:.2g} %", first.bound
 
 
 class Search:

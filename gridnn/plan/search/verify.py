@@ -14,15 +14,15 @@ from gridnn.plan.search.request import PricedPlan
 
 
 class Verified(NamedTuple):
-    """What elimination and depth-first search found; ``agree`` is None where the latter did not finish."""
+    """What elimination and depth-first search found; ``is_equal`` is None where the latter did not finish."""
 
     eliminated: Solution
     searched: Solution
 
     @property
-    def agree(self) -> bool | None:
+    def is_equal(self) -> bool | None:
         """Whether both optima cost the same, up to rounding."""
-        if not self.searched.optimal:
+        if not self.searched.is_optimal:
             return None
         return math.isclose(self.eliminated.value, self.searched.value, rel_tol=1e-9)
 
