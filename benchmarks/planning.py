@@ -20,10 +20,10 @@ from gridnn.layout.gridshape import GridShape
 from gridnn.models import MODELS, get_model
 from gridnn.network import Network
 from gridnn.plan.rules import make_plan
+from gridnn.plan.search.cost_model import CostModel
+from gridnn.plan.search.eliminate import eliminate
+from gridnn.plan.search.space import FEW
 from gridnn.program.program import Program
-from gridnn.search.eliminate import eliminate
-from gridnn.search.model import CostModel
-from gridnn.search.space import FEW
 
 MACHINE = "perlmutter-a100"
 GRIDS = (("batch", 1), ("integrated", 16), ("domain", 16), ("channel", 64))

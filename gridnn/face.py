@@ -15,8 +15,9 @@ from gridnn.layers.base import Layer
 from gridnn.layout.gridshape import GridShape
 from gridnn.network import Network
 from gridnn.plan.plan import Plan
+from gridnn.plan.search.request import PlanRequest
+from gridnn.plan.search.strategies import plan_for
 from gridnn.program.program import pass_programs, pass_sizes
-from gridnn.search.strategies import plan_for
 from gridnn.train.model import Model
 from gridnn.units import ITEMSIZES, parse_memory
 
@@ -81,7 +82,7 @@ def plan(
     memory: str | float | None = None,
     dtype: str = "float32",
     slots: int = 1,
-    **running: Any,
+    **options: Any,
 ) -> Plan:
     """A plan for ``network`` on ``ranks`` ranks.
 
@@ -102,7 +103,7 @@ def plan(
         Of the activations.
     slots : int
         Arrays that the optimizer keeps for every weight.
-    **running
+    **options
         As in `Plan`: ``recompute``, ``halo``, ``gather_backward``.
 
     Raises
@@ -114,8 +115,8 @@ def plan(
     strategy = strategy or ("grid" if grid else "optimal")
     machine = load_machine(machine) if isinstance(machine, str) else machine
     limit = parse_memory(memory) if isinstance(memory, str) else memory
-    options = {"memory": limit, "itemsize": ITEMSIZES[dtype], "slots": slots}
-    return plan_for(strategy, network, ranks, batch, machine, shape, **options, **running)
+    asked = {"memory": limit, "itemsize": ITEMSIZES[dtype], "slots": slots, "options": options}
+    return plan_for(strategy, PlanRequest(network, ranks, batch, machine, shape, **asked))
 
 
 def price(

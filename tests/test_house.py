@@ -16,6 +16,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 FLOORS = (
     "errors",
     "units",
+    "records",
     "layout/",
     "kernels/",
     "comm/",
@@ -24,7 +25,7 @@ FLOORS = (
     "plan/",
     "program/",
     "cost/",
-    "search/",
+    "plan/search/",
     "calibrate/",
     "plots/",
     "runtime/",
@@ -49,7 +50,7 @@ HOST_DATA = (
     "cli/check.py",
     "comm/threads.py",
     "comm/transports/",
-    "search/",
+    "plan/search/",
     "reproduce/",
     "calibrate/",
 )

@@ -31,7 +31,7 @@ class Point(NamedTuple):
     level : str
         The level of the machine that joins the groups.
     load : float
-        How many groups share a link (`machine.Reach`).
+        How many groups share a link (`machine.GroupLevel`).
     size, messages : float
         Bytes and messages as the ledger counts them.
     seconds : float

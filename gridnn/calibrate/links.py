@@ -127,9 +127,9 @@ def _series(
             break
         call = _call(grid.backend, group, kind, elements)
         counted = _counted(grid, call)
-        reach = _reach(grid, machine, group, kind)
-        level = machine.levels[reach.level].name
-        found.append(Point(kind, dimension, level, reach.load, *counted, _timed(grid, call)))
+        at = _level_of(grid, machine, group, kind)
+        level = machine.levels[at.level].name
+        found.append(Point(kind, dimension, level, at.contention, *counted, _timed(grid, call)))
     grid.ledger.clear()
     return found
 
@@ -171,13 +171,13 @@ def _timed(grid: Grid, call: Call) -> float:
     return statistics.median(max(one) for one in zip(*grid.all.gather_values(times), strict=True))
 
 
-def _reach(grid: Grid, machine: Machine, group: Communicator, kind: str):
-    """How far the busiest group reaches; of messages to neighbours, the farthest pair."""
+def _level_of(grid: Grid, machine: Machine, group: Communicator, kind: str):
+    """The level and contention of the critical group; of messages to neighbours, of the farthest pair."""
     if kind != "neighbours":
-        mine = machine.reach(group.members, grid.shape)
+        mine = machine.level_of(group.members, grid.shape)
     else:
         pairs = [tuple(sorted((group.members[group.rank], group.members[peer]))) for peer in _beside(group)]
-        mine = max(machine.reach(pair, grid.shape) for pair in pairs)
+        mine = max(machine.level_of(pair, grid.shape) for pair in pairs)
     return max(grid.all.gather_values(mine))
 
 

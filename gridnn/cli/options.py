@@ -106,8 +106,11 @@ TRAINING = {
 
 
 # Of the commands that plan: what a plan is priced on belongs to all of them, whatever is compared.
-DEFAULT_MACHINE = "generic-cpu"
+DEFAULT_MACHINE = RunConfig().machine
 SHARED = {name: option for name, option in NETWORK.items() if name not in CHOOSING}
+# What a plan keeps of the options that it was made with: those of the network and of how it is run.
+DIVIDING = (*CHOOSING, "grid", "strategy", "domain", "group", "plan", "copies")
+KEPT = tuple(name for name in NETWORK if name not in DIVIDING)
 
 MachineName = Annotated[str, typer.Option("--machine", metavar="NAME|FILE", help="what the plan is priced on")]
 Memory = Annotated[str | None, typer.Option("--memory", metavar="16GB", help="bytes that a rank may use at the most")]

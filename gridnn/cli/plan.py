@@ -7,9 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from gridnn.cli.console import console, refusing
-from gridnn.cli.options import DEFAULT_MACHINE, SHARED, Json, MachineName, Memory, Pictures, configured
-from gridnn.cli.tables import show_beside, show_layers, show_totals
-from gridnn.errors import UserError, writing
+from gridnn.cli.options import DEFAULT_MACHINE, KEPT, SHARED, Json, MachineName, Memory, Pictures, configured
+from gridnn.cli.tables import show_comparison, show_layers, show_totals
+from gridnn.errors import writing
 from gridnn.train.config import RunConfig
 
 Ranks = Annotated[int, typer.Option("--ranks", metavar="P", min=1, help="the number of ranks to plan for")]
@@ -41,42 +41,44 @@ def plan(
 
     Without --dataset samples are as the network was published for, or --shape and --classes.
     """
-    from gridnn.cli.planning import planned
     from gridnn.cli.show import show_sensitivity, show_verified
+    from gridnn.train.planning import make_priced_plan
 
     with refusing():
         if csv and not sweep_all:
-            raise UserError(f"--csv {csv} is for a sweep: add --sweep")
+            raise ValueError(f"--csv {csv} is for a sweep: add --sweep")
         if verify and (config.plan or config.divider not in VERIFIED):
             made_by = f"--plan {config.plan}" if config.plan else config.divider
-            raise UserError(f"--verify is for a search: --strategy {' or '.join(VERIFIED)}, not {made_by}")
+            raise ValueError(f"--verify is for a search: --strategy {' or '.join(VERIFIED)}, not {made_by}")
         if verify and memory:
-            raise UserError(f"--verify tries every choice, whatever its memory: leave --memory {memory} out")
-        made = planned(config, ranks, machine, memory)
+            raise ValueError(f"--verify tries every choice, whatever its memory: leave --memory {memory} out")
+        made = make_priced_plan(config, ranks, machine, memory, KEPT)
         if output:
             with writing("--output", output):
                 made.plan.save(output)
-        _show(made, sweep_all, csv, json, pictures)
+        show_layers(made.price, console())
+        show_totals(made.price, made.request.machine, console())
+        _show_comparison(made, config.model, sweep_all, csv, json, pictures)
         if sensitivity:
             show_sensitivity(made, console())
         if verify:
             show_verified(made, console())
 
 
-def _show(made: Any, sweep_all: bool, csv: str | None, json: str | None, pictures: str | None) -> None:
-    """Print tables, and write what is asked for."""
-    from gridnn.cli.beside import named_plans, sweep
-    from gridnn.cli.show import draw, write_csv, write_json
+def _show_comparison(
+    made: Any, model: str, sweep_all: bool, csv: str | None, json: str | None, pictures: str | None
+) -> None:
+    """Print the plan beside others, and write what is asked for."""
+    from gridnn.cli.show import write_csv, write_json
+    from gridnn.plan.search.baselines import compare, sweep
+    from gridnn.plots.plans import save_pictures
 
-    out = console()
-    show_layers(made.price, out)
-    show_totals(made.price, made.machine, out)
-    beside = sweep(made) if sweep_all else named_plans(made)
+    rows = sweep(made) if sweep_all else compare(made)
     title = "every strategy on every grid" if sweep_all else "the named strategies, each on its best grid"
-    show_beside(beside, out, title)
+    show_comparison(rows, console(), title)
     if csv:
-        write_csv(csv, beside)
+        write_csv(csv, rows)
     if json:
-        write_json(json, made, beside)
+        write_json(json, made.price, rows[1:])
     if pictures:
-        draw(pictures, made, beside, sweep_all)
+        save_pictures(pictures, model, made, rows, swept=sweep_all)

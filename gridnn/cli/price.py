@@ -9,7 +9,7 @@ from rich.console import Console
 
 from gridnn.cli.console import console, refusing, table
 from gridnn.cli.options import Batch, Json, OtherMachine, PlanFile
-from gridnn.cli.tables import Beside, show_beside, show_layers, show_machine, show_totals
+from gridnn.cli.tables import show_comparison, show_layers, show_machine, show_totals
 from gridnn.errors import UserError, unknown
 from gridnn.units import duration
 
@@ -21,33 +21,32 @@ def price(
     path: PlanFile, batch: Batch = None, machine: OtherMachine = None, cost: Cost = "exact", json: Json = None
 ) -> None:
     """Price a plan's file, for its own batch and machine or for others; no MPI."""
-    from gridnn.cli.planning import reopened
     from gridnn.cli.show import write_json
+    from gridnn.train.planning import open_priced_plan
 
     with refusing():
         if cost not in COSTS:
             raise unknown("cost model", cost, COSTS)
         if cost == "paper" and json:
             raise UserError(f"--json {json} is of the cost model exact: leave out --cost paper")
-        made = reopened(path, batch, machine)
+        made = open_priced_plan(path, batch, machine)
         out = console()
         if cost == "paper":
             _show_paper(made, out)
             return
         show_layers(made.price, out)
-        show_totals(made.price, made.machine, out)
+        show_totals(made.price, made.request.machine, out)
         _say_otherwise(made, out)
         if json:
-            write_json(json, made, [Beside(made.plan.strategy, str(made.plan.grid), made.price)])
+            write_json(json, made.price)
 
 
 def _show_paper(made: Any, out: Console) -> None:
     """Print the communication by the paper's formulas, beside what is priced exactly."""
-    from gridnn.cost.gholami import paper_cost
-    from gridnn.train.setup import bytes_of
+    from gridnn.reproduce.gholami_cost import paper_cost
 
-    sizes = bytes_of(made.config)
-    found = paper_cost(made.network, made.plan, made.batch, made.machine, sizes["itemsize"])
+    request = made.request
+    found = paper_cost(request.network, made.plan, request.batch, request.machine, request.itemsize)
     names = ("activations", "halos", "gradients", "redistributed")
     rows = table("communication by eqs (3) to (9) of Gholami et al. 2018", ("layer", "split"), ("words", *names))
     for layer in found.layers:
@@ -61,9 +60,9 @@ def _show_paper(made: Any, out: Console) -> None:
 
 
 def _say_otherwise(made: Any, out) -> None:
-    origin = made.plan.made_for
-    if origin.batch != made.batch or origin.machine != made.machine.name:
-        out.print(f"note: the plan was made for batch {origin.batch} on {origin.machine}", markup=False)
+    provenance, request = made.plan.provenance, made.request
+    if provenance.batch != request.batch or provenance.machine != request.machine.name:
+        out.print(f"note: the plan was made for batch {provenance.batch} on {provenance.machine}", markup=False)
 
 
 First = Annotated[str, typer.Argument(metavar="A", help="a plan's file")]
@@ -72,12 +71,13 @@ Second = Annotated[str, typer.Argument(metavar="B", help="another one, of the sa
 
 def compare(first: First, second: Second, batch: Batch = None, machine: OtherMachine = None) -> None:
     """Compare two plans of a network: the layers that they divide otherwise, and what each costs; no MPI."""
-    from gridnn.cli.planning import reopened
+    from gridnn.plan.search.baselines import Baseline
+    from gridnn.train.planning import open_priced_plan
 
     with refusing():
-        one = reopened(first, batch, machine)
-        other = reopened(second, batch or one.batch, machine or one.plan.made_for.machine)
-        one.plan.made_for.check(other.network)
+        one = open_priced_plan(first, batch, machine)
+        other = open_priced_plan(second, batch or one.request.batch, machine or one.plan.provenance.machine)
+        one.plan.provenance.check(other.request.network)
         out = console()
         rows = table(
             "layers that are divided otherwise", ("layer", "A", "B"), ("A takes", "B takes", "words A", "words B")
@@ -88,8 +88,8 @@ def compare(first: First, second: Second, batch: Batch = None, machine: OtherMac
                 rows.add_row(a.name, str(a.split), str(b.split), duration(a.seconds), duration(b.seconds), *words)
         out.print(rows if rows.row_count else "both divide every layer in the same way")
         plans = [
-            Beside(f"{letter}: {made.plan.strategy}", str(made.plan.grid), made.price)
+            Baseline(f"{letter}: {made.plan.strategy}", str(made.plan.grid), made.price)
             for letter, made in (("A", one), ("B", other))
         ]
-        show_beside(plans, out, f"batch {one.batch} on {one.machine.name}")
-        show_machine(one.machine, out)
+        show_comparison(plans, out, f"batch {one.request.batch} on {one.request.machine.name}")
+        show_machine(one.request.machine, out)

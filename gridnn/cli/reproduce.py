@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from importlib import import_module
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -12,19 +11,10 @@ from rich.console import Console
 from gridnn.cli.console import console, refusing, table
 from gridnn.cli.options import DEFAULT_MACHINE
 from gridnn.comm.job import Job, run
-from gridnn.errors import UserError, unknown
+from gridnn.errors import UserError
+from gridnn.reproduce.catalogue import ALL, MEASURE, PAPERS, experiments, select
 
-# The experiments of every paper by name; "measure" is no paper: predicted beside measured seconds of many plans.
-PAPERS = {
-    "gholami": ("4", "6", "7", "8", "9", "10", "exact"),
-    "optcnn": ("table3", "table5", "fig7", "fig8"),
-    "soybean": ("example", "conversions", "speedup"),
-    "splitbrain": ("memory", "scaling"),
-}
-ALL, MEASURE = "all", "measure"
 ROUNDS = 5  # of --measure
-MEASURED = (("gholami", "7"),)  # what --measure can run on the ranks at hand
-
 Paper = Annotated[str, typer.Argument(metavar="PAPER", help=f"{', '.join(PAPERS)}, {ALL}, or {MEASURE}: needs mpirun")]
 Name = Annotated[str, typer.Argument(metavar="[NAME]", help="a figure or table, as 7 or table5; default: all of them")]
 Csv = Annotated[str | None, typer.Option("--csv", metavar="FILE", help="where the rows of one experiment go")]
@@ -64,32 +54,6 @@ def reproduce(
             _publish(experiments(one)[experiment](), output, path, out)
 
 
-def select(paper: str, name: str = ALL) -> list[tuple[str, str]]:
-    """The experiments that are meant, as (paper, name).
-
-    Raises
-    ------
-    UserError
-        If there is no such paper, or it has no such experiment.
-    """
-    if paper == ALL:
-        if name != ALL:
-            raise UserError(f"reproduce all {name}: all is every paper; name the paper of {name!r}, or leave it out")
-        return [(one, experiment) for one, names in PAPERS.items() for experiment in names]
-    if paper not in PAPERS:
-        raise unknown("paper", paper, [*PAPERS, ALL, MEASURE])
-    if name == ALL:
-        return [(paper, experiment) for experiment in PAPERS[paper]]
-    if name not in PAPERS[paper]:
-        raise unknown(f"{paper} experiment", name, PAPERS[paper])
-    return [(paper, name)]
-
-
-def experiments(paper: str) -> Mapping[str, Callable[[], Any]]:
-    """The experiments of a paper, each a function that computes it; loaded when asked for."""
-    return import_module(f"gridnn.reproduce.{paper}").EXPERIMENTS
-
-
 def _refuse_idle(machine: str, rounds: int) -> None:
     for option, value, default in (("--machine", machine, DEFAULT_MACHINE), ("--rounds", rounds, ROUNDS)):
         if value != default:
@@ -116,21 +80,8 @@ def show(experiment: Any, out: Console) -> None:
 
 
 def _measure(job: Job, paper: str, name: str, path: str | None, output: str, machine: str, rounds: int) -> int:
-    from gridnn.reproduce.measured import measure_grids, measure_many
+    from gridnn.reproduce.measured import measure
 
-    if job.size == 1:
-        raise UserError(
-            "one rank has no grids to compare, and moves nothing: mpirun -n 4 gridnn reproduce ... --measure"
-        )
-    if paper == MEASURE:
-        if name != ALL:
-            raise UserError(f"reproduce {MEASURE} {name}: it runs all its plans; leave {name!r} out")
-        experiment = measure_many(job, machine, rounds)
-    else:
-        chosen = select(paper, name)
-        if tuple(chosen) != MEASURED:
-            known = ", ".join(f"{one} {experiment}" for one, experiment in MEASURED)
-            raise UserError(f"--measure runs {known}, not {paper} {name}: gridnn reproduce {known} --measure")
-        experiment = measure_grids(job, machine, rounds)
+    experiment = measure(job, paper, name, machine, rounds)
     job.only_first(lambda: _publish(experiment, output, path, console()))
     return 0

@@ -32,7 +32,7 @@ def busiest(program: Program, machine: Machine, most: int = 4) -> list[int]:
     for index in sample(program):
         boxes = [layout.box(index) for layout in counted]
         load = sum(count * box_size(box) for count, box in zip(counted.values(), boxes, strict=True))
-        levels = tuple(machine.reach(group, program.plan.grid).level for group in _around(program, index))
+        levels = tuple(machine.level_of(group, program.plan.grid).level for group in _around(program, index))
         key = (levels, *map(box_shape, boxes))
         first.setdefault(key, (-sum(levels), -load, index))
     return [index for *_, index in sorted(first.values())[:most]]

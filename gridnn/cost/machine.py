@@ -19,8 +19,8 @@ WORK = ("gemm", "conv", "memory")
 class Range(NamedTuple):
     """From ``start`` bytes a message on, b bytes in m messages take ``alpha * m + beta * b`` seconds.
 
-    The bytes of a message are those that pass its link: ``load * b / m`` where ``load`` groups share it. So the seconds
-    are m f(load b / m) with one function f, and grow with b, m and load alike where f does.
+    The bytes of a message are those that pass its link: ``c * b / m`` where c groups share it (its contention). So the
+    seconds are m f(c b / m) with one function f, and grow with b, m and c alike where f does.
     """
 
     start: int
@@ -28,11 +28,11 @@ class Range(NamedTuple):
     beta: float
 
 
-class Reach(NamedTuple):
-    """How far a group of ranks reaches: the level that joins it, and how many such groups load one link at once."""
+class GroupLevel(NamedTuple):
+    """The level that joins a group of ranks, and how many such groups share one of its links at once."""
 
     level: int
-    load: float
+    contention: float
 
 
 @dataclass(frozen=True)
@@ -60,18 +60,18 @@ class Level:
     shared: int = 1
     movements: Mapping[str, tuple[Range, ...]] = field(default_factory=dict)
 
-    def joins(self, first: int, last: int) -> bool:
+    def has_both(self, first: int, last: int) -> bool:
         """Whether two ranks of the job are in the same unit of this level."""
         return self.ranks is None or first // self.ranks == last // self.ranks
 
-    def seconds(self, kind: str, size: float, messages: float, load: float = 1.0) -> float:
-        """The seconds of ``size`` bytes in ``messages`` messages, with ``load`` groups on the link."""
+    def seconds(self, kind: str, size: float, messages: float, contention: float = 1.0) -> float:
+        """The seconds of ``size`` bytes in ``messages`` messages, with ``contention`` groups on the link."""
         ranges = self.movements.get(kind)
         if not ranges:
-            return self.alpha * messages + self.beta * load * size
-        each = load * size / max(1, messages)
+            return self.alpha * messages + self.beta * contention * size
+        each = contention * size / max(1, messages)
         place = max(0, bisect.bisect_right([r.start for r in ranges], each) - 1)
-        return ranges[place].alpha * messages + ranges[place].beta * load * size
+        return ranges[place].alpha * messages + ranges[place].beta * contention * size
 
     def scaled(self, alpha: float, beta: float) -> Level:
         """This level with latencies and inverse bandwidths multiplied."""
@@ -157,21 +157,24 @@ class Machine:
         """The machine's name, and what of it is estimated."""
         return "; ".join(filter(None, (f"machine {self.name}", self.estimated())))
 
-    def reach(self, group: Sequence[int], shape: GridShape) -> Reach:
-        """How far ``group``, grid indices, reaches when all groups like it are active at once."""
-        return self._reach(*_in_job(group, shape), shape.size)
+    @property
+    def units(self) -> tuple[int, ...]:
+        """How many ranks a unit of the level below joins, for every level: a single one for the innermost."""
+        return (1, *(level.ranks or 1 for level in self.levels[:-1]))
 
-    def _reach(self, first: int, last: int, strides: tuple[tuple[int, int], ...], ranks: int) -> Reach:
-        joined = (n for n, level in enumerate(self.levels) if level.joins(first, last))
+    def level_of(self, group: Sequence[int], shape: GridShape) -> GroupLevel:
+        """The level of ``group``, grid indices, and its contention when all groups like it are active at once."""
+        first, last, strides = _in_job(group, shape)
+        joined = (n for n, level in enumerate(self.levels) if level.has_both(first, last))
         number = next(joined, len(self.levels) - 1)
-        below = self.levels[number - 1].ranks or 1 if number else 1
-        inside = math.prod(min(size, max(1, below // stride)) for size, stride in strides)
-        flows = max(1.0, min(below, ranks) / inside)
-        return Reach(number, max(1.0, flows * self.levels[number].shared / below))
+        unit = self.units[number]
+        inside = math.prod(min(size, max(1, unit // stride)) for size, stride in strides)
+        flows = max(1.0, min(unit, shape.size) / inside)
+        return GroupLevel(number, max(1.0, flows * self.levels[number].shared / unit))
 
-    def seconds(self, kind: str, size: float, messages: float, reach: Reach) -> float:
-        """The seconds of a movement of ``size`` bytes in ``messages`` messages by the busiest rank of a group."""
-        return self.levels[reach.level].seconds(kind, size, messages, reach.load)
+    def seconds(self, kind: str, size: float, messages: float, at: GroupLevel) -> float:
+        """The seconds of a movement of ``size`` bytes in ``messages`` messages by the critical rank of a group."""
+        return self.levels[at.level].seconds(kind, size, messages, at.contention)
 
     def scaled(self, alpha: float = 1.0, beta: float = 1.0, compute: float = 1.0) -> Machine:
         """This machine with latencies, inverse bandwidths and compute rates multiplied."""

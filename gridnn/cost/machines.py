@@ -9,10 +9,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from gridnn import records
 from gridnn.cost.constants import Reader
 from gridnn.cost.machine import MOVEMENTS, WORK, Compute, Level, Machine, Range, most_growth
 from gridnn.errors import UserError, unknown, writing
-from gridnn.plan import origin
 
 VERSION = 1
 MADE_BY = "mpirun -n P gridnn calibrate -o FILE makes a machine file"
@@ -62,12 +62,12 @@ def text_of(machine: Machine) -> str:
     )
 
 
-def digest(machine: Machine) -> str:
+def fingerprint(machine: Machine) -> str:
     """Twelve hexadecimal digits of what prices depend on: the constants, not their names, sources or raw points."""
     content = content_of(machine)
     for name in ("name", "version", "estimates", "provenance"):
         del content[name]
-    return origin.digest(content)[:12]
+    return records.fingerprint(content)[:12]
 
 
 def content_of(machine: Machine) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from gridnn.cost.machine import Machine, Reach
+from gridnn.cost.machine import GroupLevel, Machine
 from gridnn.layout.counts import SUMS, Count
 from gridnn.layout.gridshape import GridShape
 from gridnn.program.schedule import Begin
@@ -43,7 +43,7 @@ class Movements:
 
     def __init__(self, machine: Machine, grid: GridShape, index: int, itemsize: int) -> None:
         self.machine, self.grid, self.index, self.itemsize = machine, grid, index, itemsize
-        self._reach: dict[Sequence[int], Reach] = {}
+        self._levels: dict[Sequence[int], GroupLevel] = {}
 
     def price(self, operation: Begin) -> tuple[tuple[str, Movement], ...]:
         """What a movement costs: layer and share, one for each layer and grid dimension."""
@@ -58,7 +58,7 @@ class Movements:
         reach = self._far(movement.members) if movement.members is not None else self._farthest(movement)
         return tuple((operation.layer, one) for one in self._call(phase, counts, reach, itemsize))
 
-    def _farthest(self, movement: Moved) -> Reach:
+    def _farthest(self, movement: Moved) -> GroupLevel:
         """How far the messages to neighbours go."""
         stage, index = movement.stage, self.index
         pieces = stage.receives(index) if movement.adjoint else stage.sends(index)
@@ -66,13 +66,13 @@ class Movements:
         return max(self._far(tuple(sorted((index, peer)))) for peer in peers)
 
     def _call(
-        self, phase: str, counts: Sequence[Count], reach: Reach, itemsize: int, kind: str = ""
+        self, phase: str, counts: Sequence[Count], level: GroupLevel, itemsize: int, kind: str = ""
     ) -> tuple[Movement, ...]:
         """One call whose counts may be of several dimensions: priced whole, its seconds shared by words."""
         kind = kind or counts[0].kind
         total, sent = sum(count.words for count in counts), sum(count.messages for count in counts)
         size = wide(itemsize) if kind in SUMS else itemsize
-        seconds = self.machine.seconds(kind, total * size, sent, reach) if sent else 0.0
+        seconds = self.machine.seconds(kind, total * size, sent, level) if sent else 0.0
         merged: dict[str, Movement] = {}
         for count in counts:
             along = count.dimension
@@ -84,10 +84,10 @@ class Movements:
             )
         return tuple(merged.values())
 
-    def _far(self, members: Sequence[int]) -> Reach:
-        if members not in self._reach:
-            self._reach[members] = self.machine.reach(members, self.grid)
-        return self._reach[members]
+    def _far(self, members: Sequence[int]) -> GroupLevel:
+        if members not in self._levels:
+            self._levels[members] = self.machine.level_of(members, self.grid)
+        return self._levels[members]
 
 
 def _share(whole: Movement, count: Count) -> Movement:

@@ -80,6 +80,7 @@ class _Pricing:
         self.itemsize, self.rank = schedule.policy.itemsize, schedule.rank
         self.movements = Movements(machine, schedule.program.plan.grid, self.rank, self.itemsize)
         self._works: dict[tuple, Work] = {}
+        self._steps: dict[tuple[int, int], Work] = {}
         self._moved: dict[tuple, tuple] = {}
 
     def operations(self) -> tuple[Priced, ...]:
@@ -103,7 +104,10 @@ class _Pricing:
     def _compute(self, operation: Compute) -> float:
         section = self.schedule.sections[operation.section]
         step, task = section.program.steps[operation.place], operation.task
-        done = self._work(step)
+        where = (operation.section, operation.place)
+        if where not in self._steps:
+            self._steps[where] = self._work(step)
+        done = self._steps[where]
         calls = {"forward": done.forward, "input": done.inputs, "weights": done.weights}[operation.half]
         if step.node.layer.bound_by not in ARRAYS and operation.half == "weights":
             calls = done.inputs  # it streams its arrays, and tells by shares which call does how much of it

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from gridnn.layout.partition import Even, Interval, Partition, intersect
 from gridnn.layout.split import digits_of, index_of
@@ -77,10 +78,16 @@ class Layout:
 
     def part(self, index: int, dim: Dim) -> int:
         """Which part of ``dim`` rank ``index`` has."""
-        if not dim.digits:
-            return 0
-        digits = digits_of(index, self.mesh)
-        return index_of(tuple(digits[d] for d in dim.digits), tuple(self.mesh[d] for d in dim.digits))
+        place = 0
+        for digit in dim.digits:
+            radix = self.mesh[digit]
+            place = place * radix + index // self._strides[digit] % radix
+        return place
+
+    @cached_property
+    def _strides(self) -> tuple[int, ...]:
+        """How far apart ranks are that differ by one in a digit."""
+        return tuple(math.prod(self.mesh[digit + 1 :]) for digit in range(len(self.mesh)))
 
     def box(self, index: int) -> Box:
         """The part of the tensor that rank ``index`` holds."""

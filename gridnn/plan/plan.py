@@ -13,8 +13,8 @@ from gridnn.layout.gridshape import GridShape
 from gridnn.layout.halo import HALOS
 from gridnn.layout.split import Split
 from gridnn.network import Network
-from gridnn.plan.fitting import complete
-from gridnn.plan.origin import Origin
+from gridnn.plan.propagate import propagate
+from gridnn.plan.provenance import KEY, OLDER_KEY, Provenance
 
 VERSION = 1
 KEYS = (
@@ -27,12 +27,13 @@ KEYS = (
     "rounds",
     "splits",
     "certificate",
-    "made_for",
+    KEY,
+    OLDER_KEY,
 )
 DIVIDED = {"n": "batch", "d": "domain", "h": "domain", "w": "domain", "co": "model", "ci": "model"}
 BACKWARD = ("reduce-scatter", "all-reduce")
-# How a divided network is run, beside its splits: the values of each, the default first.
-RUNNING = {"gather_backward": BACKWARD, "halo": HALOS, "recompute": (False, True)}
+# Options of how a divided network is run, beside its splits: the values of each, the default first.
+OPTIONS = {"gather_backward": BACKWARD, "halo": HALOS, "recompute": (False, True)}
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Plan:
     certificate : str or None
         What a search proved of its best choice: ``optimal``, or ``within x %``; not read from a file, which may have
         been edited.
-    made_for : Origin or None
+    provenance : Provenance or None
         The network, the batch and the machine that it was made for; None if it was written by hand.
     """
 
@@ -71,7 +72,7 @@ class Plan:
     recompute: bool = False
     rounds: int = 1
     certificate: str | None = None
-    made_for: Origin | None = None
+    provenance: Provenance | None = None
 
     @property
     def full_sum(self) -> bool:
@@ -109,24 +110,24 @@ class Plan:
             "rounds": self.rounds,
             "splits": {name: str(split) for name, split in self.splits.items()},
             **({"certificate": self.certificate} if self.certificate else {}),
-            **({"made_for": self.made_for.as_dict()} if self.made_for else {}),
+            **({KEY: self.provenance.as_dict()} if self.provenance else {}),
         }
 
 
 def load_plan(
-    path: str | Path, network: Network, grid: GridShape, batch: int, *, copies: bool = False, **running: Any
+    path: str | Path, network: Network, grid: GridShape, batch: int, *, copies: bool = False, **options: Any
 ) -> Plan:
     """Read the plan in the JSON file ``path`` for ``network`` on ``grid``.
 
     The file holds ``{"version": 1, "splits": {"conv1": "n=2,h=2", ...}}``, perhaps ``grid``, ``gather_backward``,
-    ``halo``, ``recompute`` and ``rounds``; layers that it does not name follow their inputs. ``running`` holds what the
-    user asked for of `RUNNING`.
+    ``halo``, ``recompute`` and ``rounds``; layers that it does not name follow their inputs. ``options`` holds what the
+    user asked for of `OPTIONS`.
 
     Raises
     ------
     UserError
         If the file cannot be read, is of another grid, names a layer that the network lacks, or says otherwise than
-        ``running``.
+        ``options``.
     """
     data = read_plan(path)
     for key in data:
@@ -139,20 +140,20 @@ def load_plan(
     texts = data.get("splits")
     if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
         raise UserError(f'plan {path}: "splits" must be an object such as {{"conv1": "n=2,co=2"}}')
-    origin = made_for(path, data)
-    if origin:
+    provenance = read_provenance(path, data)
+    if provenance:
         try:
-            origin.check(network)
+            provenance.check(network)
         except UserError as error:
             raise UserError(f"plan {path}: {error}") from None
     names = [node.name for node in network.nodes]
     for name in texts:
         if name not in names:
             raise UserError(f"plan {path}: {unknown('layer', name, names)}")
-    agreed = {name: _agreed(path, data, name, running.get(name, values[0])) for name, values in RUNNING.items()}
+    agreed = {name: _agreed(path, data, name, options.get(name, values[0])) for name, values in OPTIONS.items()}
     try:
         chosen = {name: Split.parse(text) for name, text in texts.items()}
-        splits = complete(network, chosen, grid.size, batch, copies)
+        splits = propagate(network, chosen, grid.size, batch, copies)
     except UserError as error:
         raise UserError(f"plan {path}: {error}") from error
     rounds = _rounds(path, data)
@@ -162,11 +163,11 @@ def load_plan(
         splits,
         **agreed,
         rounds=rounds,
-        made_for=origin,
+        provenance=provenance,
     )
 
 
-def made_for(path: str | Path, data: Mapping[str, Any]) -> Origin | None:
+def read_provenance(path: str | Path, data: Mapping[str, Any]) -> Provenance | None:
     """What the plan in a file was made for, if it says so.
 
     Raises
@@ -175,7 +176,7 @@ def made_for(path: str | Path, data: Mapping[str, Any]) -> Origin | None:
         If it says so incompletely.
     """
     try:
-        return Origin.from_dict(data["made_for"]) if "made_for" in data else None
+        return Provenance.from_file(data)
     except UserError as error:
         raise UserError(f"plan {path}: {error}") from None
 
@@ -189,7 +190,7 @@ def _rounds(path: str | Path, data: Mapping[str, Any]) -> int:
 
 def _agreed(path: str | Path, data: dict, name: str, asked: Any) -> Any:
     """What file and command line say of ``name``: the file, where the command line has the default."""
-    values, said = RUNNING[name], data.get(name, asked)
+    values, said = OPTIONS[name], data.get(name, asked)
     if said not in values:
         raise UserError(f"plan {path}: {name} {said!r} is not one of {', '.join(map(str, values))}")
     if asked not in (said, values[0]):

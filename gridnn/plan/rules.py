@@ -17,8 +17,8 @@ from gridnn.layers.base import SPACE_AXES, Layer, Shapes
 from gridnn.layout.gridshape import GridShape
 from gridnn.layout.split import Split
 from gridnn.network import INPUT, Network, Node
-from gridnn.plan.fitting import complete
 from gridnn.plan.plan import Plan
+from gridnn.plan.propagate import propagate
 from gridnn.plan.splitbrain import check_dealt, stack_start
 
 Domain = tuple[int, ...]
@@ -102,7 +102,7 @@ RULES: dict[str, Callable[[Case], Split]] = {
 }
 IN_ROUNDS = ("splitbrain",)  # these run the fully connected layers in Pr rounds
 
-# The strategies that search (`gridnn.search.strategies`); their names are here, so that naming them loads no search.
+# The strategies that search (`gridnn.plan.search.strategies`); named here, so that naming them loads no search.
 SEARCHES = ("layerwise", "tiling", "optimal")
 STRATEGIES = (*RULES, *SEARCHES)
 
@@ -115,7 +115,7 @@ def make_plan(
     *,
     domain: Domain | None = None,
     copies: bool = False,
-    **running: Any,
+    **options: Any,
 ) -> Plan:
     """The plan of a named strategy.
 
@@ -128,8 +128,8 @@ def make_plan(
         (default: Pr parts of the first one).
     copies : bool
         Whether layers that are too small for their split are divided less; otherwise they are refused.
-    running
-        See `gridnn.plan.plan.RUNNING`.
+    options
+        See `gridnn.plan.plan.OPTIONS`.
 
     Raises
     ------
@@ -154,11 +154,11 @@ def make_plan(
             for place, node in enumerate(network.nodes)
             if node.layer.multiplies(network.sizes(node, batch))
         }
-        splits = complete(network, chosen, grid.size, batch, copies)
+        splits = propagate(network, chosen, grid.size, batch, copies)
         check_dealt(network, start, splits)
     except UserError as error:
         raise UserError(f"strategy {strategy!r} on grid {grid}: {error}") from error
-    return Plan(strategy, grid, splits, rounds=grid.rows if strategy in IN_ROUNDS else 1, **running)
+    return Plan(strategy, grid, splits, rounds=grid.rows if strategy in IN_ROUNDS else 1, **options)
 
 
 def _case(network: Network, node: Node, batch: int, grid: GridShape, domain: Domain) -> Case:

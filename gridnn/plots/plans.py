@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gridnn.cost.price import Price
+from gridnn.errors import writing
+from gridnn.layout.counts import DIMENSIONS
 from gridnn.layout.split import AXES, COPIES, Split
-from gridnn.plots.style import COLOURS
+from gridnn.plan.search.baselines import Baseline
+from gridnn.plan.search.request import PricedPlan
+from gridnn.plots.style import COLOURS, Bars, save, stacked
 from gridnn.units import duration, time_unit
 
 FACTORS = dict(zip((*AXES, COPIES), (*COLOURS[:6], "#dddddd"), strict=True))
@@ -18,6 +24,31 @@ PHASES = {
     "update": COLOURS[2],
 }
 NAMES = 60  # layers that a picture can name
+LAYERS = 14.0  # layers an inch of the picture of splits
+TALLEST = 4  # times the fastest plan, where bars of plans are cut
+
+
+def save_pictures(folder: str, model: str, made: PricedPlan, rows: Sequence[Baseline], *, swept: bool) -> None:
+    """Write the pictures of a plan: its splits, its time line, the plans beside it; of a sweep the map of all grids."""
+    with writing("--pictures", folder):
+        os.makedirs(folder, exist_ok=True)
+        request, splits, events = made.request, made.plan.splits, made.price.timeline.events
+        ranks, machine = request.ranks, request.machine
+        title = f"{model}, batch {request.batch:,}, {ranks:,} ranks, {machine.name}"
+        note, height = machine.estimated(), max(4.0, len(splits) / LAYERS * 2)
+
+        def path(name: str) -> str:
+            return os.path.join(folder, f"{name}.png")
+
+        save(lambda figure: split_map(figure, splits, ranks), path("splits"), f"splits: {title}", (9, height))
+        save(lambda figure: timeline(figure, events), path("timeline"), f"one step: {title}", (11, 3.2), note)
+        possible = [row for row in rows if row.price]
+        if swept:
+            seconds = {(row.name, row.grid): row.price.seconds for row in possible[1:]}
+            best = min(seconds, key=seconds.__getitem__)
+            save(lambda figure: heat_map(figure, seconds, best), path("grids"), title, (11, 4.5), note)
+        else:
+            save(lambda figure: stacked_plans(figure, possible), path("plans"), title, (9, 4.5), note)
 
 
 def heat_map(figure: Any, seconds: Mapping[tuple[str, str], float | None], best: tuple[str, str]) -> None:
@@ -88,6 +119,30 @@ def timeline(figure: Any, events: Sequence[Any]) -> None:
     axes.set_xlabel(f"time in the step ({unit})")
     axes.grid(axis="x")
     figure.legend(loc="outside lower center", ncols=4)
+
+
+def stacked_plans(figure: Any, rows: Sequence[Baseline]) -> None:
+    """A bar a plan, the fastest first: computing, and what of communication is not hidden behind it, by dimension."""
+    rows = sorted(rows, key=lambda row: row.price.seconds)
+    parts: dict[str, list[float]] = {"computing": [row.price.compute for row in rows]}
+    for dimension in DIMENSIONS:
+        heights = [_exposed(row.price, dimension) for row in rows]
+        if any(heights):
+            parts[f"waiting for the {dimension}"] = heights
+    axes = figure.add_subplot()
+    stacked(axes, Bars([f"{row.name}\n{row.grid}" for row in rows], parts))
+    fastest, slowest = rows[0].price.seconds, rows[-1].price.seconds
+    cut = slowest > TALLEST * fastest
+    axes.set_ylim(0, TALLEST * fastest if cut else None)
+    axes.set_ylabel(f"seconds a step (cut at {TALLEST} x the fastest)" if cut else "seconds a step")
+    figure.legend(loc="outside lower center", ncols=len(parts))
+
+
+def _exposed(found: Price, dimension: str) -> float:
+    """The part of the waiting that is due to a dimension: shared by its seconds."""
+    total = found.communication
+    seconds = sum(m.seconds for layer in found.layers for m in layer.movements if m.dimension == dimension)
+    return found.timeline.exposed * seconds / total if total else 0.0
 
 
 def _share(seconds: float | None, least: float) -> float:

@@ -65,6 +65,7 @@ class _Builder:
         self.list = Listing(program, rank, policy)
         self.inputs, self.loads = Inputs(self.list), Loads(self.list, kind != "prediction")
         self.waiting: list[End] = []  # sums of gradients under way
+        self._made: dict[tuple[int, int], tuple[LayerPart, Computation]] = {}
 
     # -- the order of a pass -----------------------------------------------------------------------------------
 
@@ -174,6 +175,14 @@ class _Builder:
 
     # -- one layer ---------------------------------------------------------------------------------------------
 
+    def _declares(self, section: Section, place: int) -> tuple[LayerPart, Computation]:
+        """What a layer has here and computes, the same forward and backward."""
+        key = (section.number, place)
+        if key not in self._made:
+            part = self._part(section, place)
+            self._made[key] = part, section.program.steps[place].node.layer.computation(part)
+        return self._made[key]
+
     def _part(self, section: Section, place: int) -> LayerPart:
         step = section.program.steps[place]
         return LayerPart(
@@ -188,8 +197,7 @@ class _Builder:
 
     def _layer_forward(self, section: Section, place: int, run: int) -> None:
         step, phase = section.program.steps[place], "forward" if run == FORWARD else "recompute"
-        part = self._part(section, place)
-        made = step.node.layer.computation(part)
+        part, made = self._declares(section, place)
         names, pending = self._names(section, place, run, part, made), None
         for i, name in enumerate(input_names(len(step.edges))):
             names[name], pending = self.inputs.read(section, place, i, run)
@@ -208,8 +216,7 @@ class _Builder:
                 pending = None
 
     def _layer_backward(self, section: Section, place: int, run: int, arrived: list[str], first: bool) -> None:
-        step, part = section.program.steps[place], self._part(section, place)
-        made = step.node.layer.computation(part)
+        step, (part, made) = section.program.steps[place], self._declares(section, place)
         names = self._names(section, place, run, part, made)
         inputs = input_names(len(step.edges))
         for i, name in enumerate(inputs):

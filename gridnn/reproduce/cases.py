@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from gridnn.errors import UserError
-from gridnn.search.space import divisors
+from gridnn.plan.search.space import divisors
 from gridnn.train.config import RunConfig
 from gridnn.train.setup import set_up
 
@@ -61,10 +61,10 @@ def _plans(network: dict, ranks: int) -> Iterator[Case]:
     """The plans of a network, pure ones first."""
     every = grids(ranks)
     square = every[len(every) // 2] if len(every) > 2 else every[-1]
-    wanted = [("batch", every[0]), ("grid", square), ("domain", square), ("grid", every[-1]), ("channel", square)]
-    wanted += [("integrated", one) for one in every[1:]] + [("domain", every[-1]), ("grid", every[0])]
+    asked = [("batch", every[0]), ("grid", square), ("domain", square), ("grid", every[-1]), ("channel", square)]
+    asked += [("integrated", one) for one in every[1:]] + [("domain", every[-1]), ("grid", every[0])]
     seen = set()
-    for strategy, grid in wanted:
+    for strategy, grid in asked:
         case = Case(RunConfig(**RUN, **network, strategy=strategy, grid=grid))
         try:
             splits = tuple(set_up(case.config, ranks).plan.splits.values())

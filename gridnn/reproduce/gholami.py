@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from gridnn.cost.gholami import sizes
 from gridnn.cost.machines import load_machine
 from gridnn.plots.style import COLOURS, OURS, PAPER, Bars, legend, stacked
 from gridnn.reproduce.gholami_bars import (
@@ -29,6 +28,7 @@ from gridnn.reproduce.gholami_bars import (
     panels,
 )
 from gridnn.reproduce.gholami_claims import best, heights, oracle, speedups, winners
+from gridnn.reproduce.gholami_cost import sizes
 from gridnn.reproduce.gholami_exact import exact, simulated
 from gridnn.reproduce.report import Experiment, agrees
 

@@ -12,11 +12,11 @@ from fractions import Fraction
 from importlib import resources
 from typing import NamedTuple
 
-from gridnn.cost.gholami import Sizes, Term, gather, halos, redistribution
 from gridnn.layers import SoftmaxCrossEntropy
 from gridnn.layout.split import Split
 from gridnn.models import get_model
 from gridnn.network import Network
+from gridnn.reproduce.gholami_cost import Sizes, Term, gather, halos, redistribution
 
 IMAGES = 1_200_000  # N, of an epoch
 BATCH = 2048

@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from gridnn.cost.gholami import Sizes, best_rows
 from gridnn.reproduce.gholami_bars import Bar
+from gridnn.reproduce.gholami_cost import Sizes, best_rows
 from gridnn.reproduce.report import Claim
 
 Panel = Sequence[Bar]

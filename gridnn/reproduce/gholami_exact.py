@@ -7,7 +7,6 @@ from typing import Any
 
 from gridnn.comm.ledger import Ledger
 from gridnn.cost.count import predict
-from gridnn.cost.gholami import Term, sizes
 from gridnn.cost.machine import Machine
 from gridnn.cost.price import price
 from gridnn.cost.timeline import COMPUTE
@@ -17,6 +16,7 @@ from gridnn.plan.rules import make_plan
 from gridnn.plots.style import COLOURS, PAPER, legend, name_bars
 from gridnn.program.program import Program
 from gridnn.reproduce.gholami_bars import IMAGES, PURE_BATCH, STRONG, Bar, alexnet_with_loss, panels, step
+from gridnn.reproduce.gholami_cost import Term, sizes
 from gridnn.reproduce.report import Claim, Experiment, agrees
 
 BACKWARD = ("reduce-scatter", "all-reduce")

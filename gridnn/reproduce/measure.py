@@ -43,7 +43,7 @@ class Measured(NamedTuple):
         return self.predicted / self.median - 1
 
 
-class Running:
+class PlanRun:
     """A plan while it is measured: a session, and what it has shown so far. All ranks make it and step together."""
 
     def __init__(self, case: Case, job: Any, machine: Machine) -> None:
@@ -106,9 +106,9 @@ def measure_plans(job: Any, cases: Sequence[Case], machine: Machine, rounds: int
     found = []
     for network in dict.fromkeys(case.config.model for case in cases):
         with within_memory():
-            running = [Running(case, job, machine) for case in cases if case.config.model == network]
+            runs = [PlanRun(case, job, machine) for case in cases if case.config.model == network]
         for number in range(rounds + 1):  # the first one warms up
-            for one in running:
+            for one in runs:
                 one.run(keep=number > 0)
-        found += [one.result() for one in running]
+        found += [one.result() for one in runs]
     return found

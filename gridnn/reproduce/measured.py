@@ -1,4 +1,4 @@
-"""Predicted beside measured: the experiments of ``--measure``, their claims and pictures."""
+"""Predicted and measured: the experiments of ``--measure``, their claims and pictures."""
 
 from __future__ import annotations
 
@@ -8,13 +8,39 @@ from typing import Any
 
 from gridnn.cost.machine import Machine
 from gridnn.cost.machines import load_machine
+from gridnn.errors import UserError
 from gridnn.plots.style import COLOURS, PAPER
 from gridnn.reproduce.cases import grids_of_figure_7, many
+from gridnn.reproduce.catalogue import ALL, MEASURE, select
 from gridnn.reproduce.measure import Measured, measure_plans
 from gridnn.reproduce.report import Claim, Experiment
 
+MEASURABLE = (("gholami", "7"),)  # what can be run on the ranks at hand
 CORRELATED, MEDIAN_ERROR, REGRET = 0.9, 0.15, 0.1  # what is aimed at
 MARKERS = {"batch": "o", "grid": "s", "domain": "^", "channel": "D", "integrated": "v", "model": "P"}
+
+
+def measure(job: Any, paper: str, name: str, machine: str, rounds: int) -> Experiment:
+    """The experiment of ``gridnn reproduce PAPER NAME --measure`` or ``gridnn reproduce measure``, on all ranks.
+
+    Raises
+    ------
+    UserError
+        If it cannot be run, or there is one rank.
+    """
+    if job.size == 1:
+        raise UserError(
+            "one rank has no grids to compare, and moves nothing: mpirun -n 4 gridnn reproduce ... --measure"
+        )
+    if paper == MEASURE:
+        if name != ALL:
+            raise UserError(f"reproduce {MEASURE} {name}: it runs all its plans; leave {name!r} out")
+        return measure_many(job, machine, rounds)
+    chosen = select(paper, name)
+    if tuple(chosen) != MEASURABLE:
+        known = ", ".join(f"{one} {experiment}" for one, experiment in MEASURABLE)
+        raise UserError(f"--measure runs {known}, not {paper} {name}: gridnn reproduce {known} --measure")
+    return measure_grids(job, machine, rounds)
 
 
 def measure_grids(job: Any, machine: str, rounds: int) -> Experiment:

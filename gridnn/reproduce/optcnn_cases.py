@@ -9,8 +9,8 @@ from gridnn.cost.machines import load_machine
 from gridnn.layers import Conv2d, Flatten, Linear, MaxPool2d, ReLU, SoftmaxCrossEntropy
 from gridnn.models import MODELS, get_model
 from gridnn.network import Network
-from gridnn.search.optcnn_cost import READING, OptCNN, Reading
-from gridnn.search.optcnn_layers import Unit
+from gridnn.plan.search.groups import LayerGroup
+from gridnn.reproduce.optcnn_cost import READING, OptCNN, Reading
 
 LOCAL = 32  # images of one GPU
 RANKS = (2, 4, 8, 16)
@@ -82,37 +82,37 @@ def case(name: str, ranks: int, reading: Reading = READING) -> Case:
     alone = OptCNN(network, 1, LOCAL, machine)
     seconds = sum(float(times[0]) for times in alone.computing)
     pace = LOCAL / RATES[name] / seconds if name in RATES else 1.0
-    model = OptCNN(network, ranks, LOCAL * ranks, machine, reading._replace(pace=pace))
+    model = OptCNN(network, ranks, LOCAL * ranks, machine.scaled(compute=1 / pace), reading=reading)
     return Case(model, pace * seconds)
 
 
-def data_parallel(unit: Unit, ranks: int) -> dict[str, int]:
+def data_parallel(group: LayerGroup, ranks: int) -> dict[str, int]:
     """Every layer divides the batch."""
     return {"n": ranks}
 
 
-def model_parallel(unit: Unit, ranks: int) -> dict[str, int]:
+def model_parallel(group: LayerGroup, ranks: int) -> dict[str, int]:
     """Every layer divides its channels."""
     return {"co": ranks}
 
 
-def owt(unit: Unit, ranks: int) -> dict[str, int]:
+def owt(group: LayerGroup, ranks: int) -> dict[str, int]:
     """Krizhevsky 2014, "one weird trick": fully connected layers divide their outputs, the others the batch."""
-    return model_parallel(unit, ranks) if isinstance(unit.members[0][0], Linear) else data_parallel(unit, ranks)
+    return (model_parallel if isinstance(group.leader.layer, Linear) else data_parallel)(group, ranks)
 
 
-OTHERS: Mapping[str, Callable[[Unit, int], dict[str, int]]] = {
+OTHERS: Mapping[str, Callable[[LayerGroup, int], dict[str, int]]] = {
     "data": data_parallel,
     "model": model_parallel,
     "OWT": owt,
 }
 
 
-def chosen(model: OptCNN, rule: Callable[[Unit, int], dict[str, int]]) -> tuple[int, ...]:
+def chosen(model: OptCNN, rule: Callable[[LayerGroup, int], dict[str, int]]) -> tuple[int, ...]:
     """The choice of a rule; a layer that cannot have it divides the batch."""
     choice = []
-    for unit in model.units:
-        known = {tuple(split.factors): i for i, split in enumerate(unit.splits)}
-        wanted = tuple(rule(unit, model.ranks).items())
-        choice.append(known[wanted] if wanted in known else known[("n", model.ranks),])
+    for name, group in model.groups.items():
+        known = {tuple(split.factors): i for i, split in enumerate(model.splits[name])}
+        asked = tuple(rule(group, model.ranks).items())
+        choice.append(known[asked] if asked in known else known[("n", model.ranks),])
     return tuple(choice)

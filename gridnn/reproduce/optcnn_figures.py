@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from gridnn.plan.search.eliminate import eliminate
 from gridnn.plots.style import grouped, legend
 from gridnn.reproduce.optcnn_cases import (
     LOCAL,
@@ -18,9 +19,8 @@ from gridnn.reproduce.optcnn_cases import (
     case,
     chosen,
 )
+from gridnn.reproduce.optcnn_cost import OptCNN, Reading
 from gridnn.reproduce.report import Claim, Experiment, agrees
-from gridnn.search.eliminate import eliminate
-from gridnn.search.optcnn_cost import OptCNN, Reading
 
 GIB = 2.0**30
 DEFAULT = "a spread server"
@@ -128,10 +128,10 @@ def _moved(at: Mapping, name: str, strategy: str, reading: str, within: float, w
 def first_only(model: OptCNN, copies: int) -> float:
     """The bytes of eq (1)'s convolutions divided over the batch, and of FC1's input to ``copies`` GPUs and back."""
     total = 0.0
-    for unit, moved, i in zip(model.units, model.sums, chosen(model, OTHERS["OWT"]), strict=True):
+    for name, moved, i in zip(model.groups, model.sums, chosen(model, OTHERS["OWT"]), strict=True):
         total += float(moved.size[i])
-        if unit.name == "fc1":
-            total += 2 * model.itemsize * copies * math.prod(unit.members[0][1].inputs[0])
+        if name == "fc1":
+            total += 2 * model.itemsize * copies * math.prod(model.groups[name].leader.shapes.inputs[0])
     return total
 
 

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from gridnn.layout.split import Split
+from gridnn.plan.search.eliminate import eliminate
+from gridnn.plan.search.exhaustive import search
+from gridnn.plan.search.graph import CostGraph, Solution
 from gridnn.plots.style import grouped, legend
 from gridnn.reproduce.optcnn_cases import DEPTH_FIRST, SEARCH, case
+from gridnn.reproduce.optcnn_cost import OptCNN, Reading
 from gridnn.reproduce.report import Claim, Experiment
-from gridnn.search.eliminate import eliminate
-from gridnn.search.exhaustive import search
-from gridnn.search.graph import CostGraph, Solution
-from gridnn.search.optcnn_cost import READING, OptCNN
 
 PATIENCE = 30.0  # seconds of a depth-first search
 GROUPS = {"n": "sample", "h": "height", "w": "width", "co": "channel"}
@@ -44,9 +44,9 @@ def table3() -> Experiment:
                 "eliminated_s": found.seconds,
                 "paper_s": SEARCH[name],
                 "depth_first_s": plain.seconds,
-                "depth_first_finished": plain.optimal,
+                "depth_first_finished": plain.is_optimal,
                 "bounded_s": bounded.seconds,
-                "bounded_finished": bounded.optimal,
+                "bounded_finished": bounded.is_optimal,
                 "paper_depth_first": DEPTH_FIRST[name],
                 "cost_s": found.value,
             }
@@ -76,7 +76,7 @@ def table3() -> Experiment:
 def _confirmed(name: str, found: Solution, plain: Solution, bounded: Solution) -> Claim:
     """Whether the depth-first searches that finished found nothing cheaper, and one of them finished."""
     runs = {"depth first": plain, "depth first with a bound ahead": bounded}
-    done = {kind: run for kind, run in runs.items() if run.optimal}
+    done = {kind: run for kind, run in runs.items() if run.is_optimal}
     same = all(math.isclose(run.value, found.value, rel_tol=1e-9) for run in done.values())
     told = ", ".join(f"{kind} {run.seconds:.3g} s" for kind, run in done.items()) or f"none in {PATIENCE:.0f} s"
     paper = f"{'not finished' if '>' in DEPTH_FIRST[name] else 'yes'}, {DEPTH_FIRST[name]}"
@@ -89,7 +89,7 @@ def table5() -> Experiment:
     """The optimum of VGG-16 on the 4 GPUs of a node, batch 128."""
     model = case("VGG-16", 4).model
     splits, best = _optimum(model)
-    duplex, _ = _optimum(case("VGG-16", 4, READING._replace(duplex=True)).model)
+    duplex, _ = _optimum(case("VGG-16", 4, Reading(duplex=True)).model)
     degrees = [{axis: split.parts(axis) for axis in GROUPS} for split in splits.values()]
     rows = [
         {"layer": name, **parts, "paper": _paper5(name), "duplex": str(duplex[name])}
@@ -129,15 +129,15 @@ def _paper5(name: str) -> str:
 def _optimum(model: OptCNN) -> tuple[dict[str, Split], float]:
     """The cheapest configuration of every layer, and what all of them cost."""
     found = eliminate(model.graph)
-    return {unit.name: unit.splits[i] for unit, i in zip(model.units, found.choice, strict=True)}, found.value
+    return model.chosen(found.choice), found.value
 
 
 def _costs_more(model: OptCNN, names: Sequence[str], want: str, best: float) -> str:
     """What the configuration ``want`` of these layers costs more, beside their computing time."""
     graph, costs, computing = model.graph, list(model.graph.costs), 0.0
-    for place, unit in enumerate(model.units):
-        if unit.name in names:
-            allowed = np.array([str(split) == want for split in unit.splits])
+    for place, (name, splits) in enumerate(model.splits.items()):
+        if name in names:
+            allowed = np.array([str(split) == want for split in splits])
             costs[place] = np.where(allowed, costs[place], np.inf)
             computing += float(model.computing[place][allowed][0])
     more = eliminate(CostGraph(graph.names, costs, graph.edges)).value - best

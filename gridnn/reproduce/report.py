@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from gridnn.errors import writing
 from gridnn.plots.style import save
+from gridnn.records import write_rows
 
 
 class Claim(NamedTuple):
@@ -108,19 +108,3 @@ def publish(experiment: Experiment, folder: str | os.PathLike, table: str | os.P
         write_rows(claims, [claim._asdict() for claim in experiment.claims])
         save(experiment.draw, f"{stem}.png", experiment.title, experiment.size, experiment.note)
     return [rows, claims, f"{stem}.png"]
-
-
-def write_rows(path: str, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows as CSV, fractions with six digits; the columns are the keys in the order of their first use."""
-    rows = list(rows)
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
-
-
-def _cell(value: Any) -> Any:
-    if value is None:
-        return ""
-    return f"{value:.6g}" if isinstance(value, float) else value

@@ -16,12 +16,12 @@ from gridnn.layout.partition import Even
 from gridnn.layout.transfer import plan_transfer
 from gridnn.network import Network
 from gridnn.plan.rules import make_plan
+from gridnn.plan.search.cuts import COLUMNS, REPLICA, ROWS, SUMS, Tiling, conversion
+from gridnn.plan.search.tiling import plan_tiling
 from gridnn.plots.style import grouped, legend
 from gridnn.reproduce.report import Claim, Experiment, agrees
+from gridnn.reproduce.soybean_cuts import Level, k_cuts, levels_of
 from gridnn.reproduce.soybean_speedup import MATRICES, speedup, words_of
-from gridnn.search.conversions import COLUMNS, REPLICA, ROWS, SUMS, Level, Tiling, conversion, levels_of
-from gridnn.search.cuts import k_cuts
-from gridnn.search.tiling import plan_tiling
 
 LAYERS, WIDTH, BATCH, DEVICES, ITEM = 5, 300, 400, 16, 4
 GROUPS = 4  # of the example's hybrid, of 4 devices each

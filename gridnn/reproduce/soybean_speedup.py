@@ -17,10 +17,10 @@ from gridnn.models import MODELS
 from gridnn.network import Network
 from gridnn.plan.plan import Plan
 from gridnn.plan.rules import make_plan
+from gridnn.plan.search.tiling import plan_tiling
 from gridnn.plots.style import grouped, legend
 from gridnn.program.program import Program
 from gridnn.reproduce.report import Claim, Experiment
-from gridnn.search.tiling import plan_tiling
 
 MATRICES = ("n", "co", "ci")  # what the paper divides
 MACHINE, CARDS = "p2.8xlarge", 8
@@ -86,8 +86,7 @@ def _claim(rows: list[dict[str, Any]], which: tuple[str, str], key: str, estimat
 
 def _gains(rows: list[dict[str, Any]], which: tuple[str, str], plan: str, key: str) -> dict[int, float]:
     """The speed-ups of a plan by batch, for a network and a reading of the links."""
-    wanted = (*which, plan)
-    return {row["batch"]: row[key] for row in rows if (row["network"], row["links"], row["plan"]) == wanted}
+    return {row["batch"]: row[key] for row in rows if (row["network"], row["links"], row["plan"]) == (*which, plan)}
 
 
 def _points(machine: Machine) -> Iterator[Point]:

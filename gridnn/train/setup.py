@@ -14,11 +14,12 @@ from gridnn.layout.gridshape import GridShape
 from gridnn.models import MODELS, get_model
 from gridnn.models.own import is_own
 from gridnn.network import Network
-from gridnn.plan.plan import RUNNING, Plan, load_plan, read_plan
+from gridnn.plan.plan import OPTIONS, Plan, load_plan, read_plan
+from gridnn.plan.search.request import PlanRequest
+from gridnn.plan.search.strategies import plan_for
 from gridnn.plan.splitbrain import group_grid
 from gridnn.program.program import Program, pass_sizes
 from gridnn.runtime.optimizers import SGD, AdamW, Optimizer
-from gridnn.search.strategies import plan_for
 from gridnn.train.config import RunConfig
 from gridnn.train.weights import check_weights
 from gridnn.units import ITEMSIZES
@@ -142,25 +143,28 @@ def _shape(config: RunConfig, ranks: int) -> GridShape | None:
 
 
 def _plan(config: RunConfig, network: Network, ranks: int, shape: GridShape | None, batch: int) -> Plan:
-    options = {"copies": config.copies, **{name: getattr(config, name) for name in RUNNING}}
+    machine = load_machine(config.machine) if config.plan is None and config.chooses and ranks > 1 else None
+    request = request_of(config, network, ranks, batch, machine=machine, grid=shape)
     if config.plan is not None:
-        return load_plan(config.plan, network, shape, min(pass_sizes(batch, config.accumulate)), **options)
-    machine = load_machine(config.machine) if config.chooses and ranks > 1 else None
-    return plan_for(
-        config.divider,
+        return load_plan(config.plan, network, shape, request.smallest, copies=config.copies, **request.options)
+    return plan_for(config.divider, request)
+
+
+def request_of(config: RunConfig, network: Network, ranks: int, batch: int, **known: Any) -> PlanRequest:
+    """What a configuration asks a plan for; ``known`` are more attributes of the request."""
+    return PlanRequest(
         network,
         ranks,
         batch,
-        machine,
-        shape,
+        **{"options": {name: getattr(config, name) for name in OPTIONS}, **known},
+        order=config.order,
         memory=config.memory_bytes,
         group=config.group,
         domain=config.domain_parts,
-        order=config.order,
+        copies=config.copies,
         accumulate=config.accumulate,
         axes=config.axes,
         **bytes_of(config),
-        **options,
     )
 
 

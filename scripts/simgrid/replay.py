@@ -4,7 +4,8 @@
 
 needs Debian's libsimgrid-dev (smpicc, smpirun). The skeleton is the movements of one step in their order, each waited
 for, without computation: all-gathers, reduce-scatters and sums on communicators split as the plan says, and messages
-to neighbours. The platform is the machine's outermost level: one link a node, and inside a node the innermost one's.
+to neighbours. The sums of norms and of the loss, a few words each, are left out. The platform is the machine's
+outermost level: one link a node, and inside a node the innermost one's.
 """
 
 from __future__ import annotations
@@ -18,17 +19,19 @@ from typing import NamedTuple
 
 from gridnn.cost.machine import Machine
 from gridnn.cost.machines import load_machine
-from gridnn.cost.movements import Movements
+from gridnn.cost.operations import price_operations
 from gridnn.layers import SoftmaxCrossEntropy
 from gridnn.layout.gridshape import GridShape
 from gridnn.layout.layout import box_size
-from gridnn.layout.stage import ADJOINTS, Stage
 from gridnn.models import MODELS, get_model
 from gridnn.plan.rules import RULES, make_plan
+from gridnn.program.build import build
 from gridnn.program.program import Program
+from gridnn.program.schedule import Begin, Movement, Schedule
 
 HERE = Path(__file__).resolve().parent
-WORDS = {"all-gather": "gather", "reduce-scatter": "scatter", "all-reduce": "sum", "all-to-all": "swap"}
+WORDS = {"all-gather": "gather", "reduce-scatter": "scatter", "all-to-all": "swap"}
+WORDS |= dict.fromkeys(("all-reduce", "started all-reduce"), "sum")
 BYTES = 4
 OPTIONS = {
     "smpi/coll-selector": "ompi",
@@ -45,49 +48,28 @@ class Line(NamedTuple):
     seconds: float
 
 
-def skeleton(program: Program, machine: Machine, index: int) -> Iterator[Line]:
-    """The movements of rank ``index`` in one step, in their order; ranks at a border send what inner ones do."""
-    priced = Movements(machine, program.plan.grid, index, BYTES)
-    reads = list(_transfers(program))
-    for transfer, _ in reads:
-        for stage in transfer.stages:
-            yield from _lines(stage, stage.kind, index)
-        yield from _seconds(priced.transfer(transfer, "forward"))
-    for transfer, needs_gradient in reversed(reads):
-        if needs_gradient:
-            for stage in reversed(transfer.stages):
-                kind = "all-reduce" if transfer.full_sum and stage.kind == "all-gather" else stage.kind
-                yield from _lines(stage, ADJOINTS.get(kind, kind), index)
-            yield from _seconds(priced.transfer(transfer, "backward"))
-    for group in program.buckets(index):
-        if len(group.members) > 1:
-            size = BYTES * sum(gradient.size for gradient in group.gradients)
-            seconds = sum(share.seconds for _, share in priced.bucket(group))
-            yield Line(f"sum {size} {_pairs(group.members)}", seconds)
+def skeleton(schedule: Schedule, machine: Machine) -> Iterator[Line]:
+    """The transfers and the sums of gradients of a schedule; ranks at a border send what inner ones do."""
+    for priced in price_operations(schedule, machine):
+        operation = priced.operation
+        if isinstance(operation, Begin) and operation.movement.purpose in ("transfer", "gradients"):
+            yield from _lines(operation.movement, schedule)
+            yield Line("", priced.alone)
 
 
-def _transfers(program: Program) -> Iterator[tuple]:
-    seen = set()
-    for step in program.steps:
-        for i, edge in enumerate(step.edges):
-            if edge.transfer and edge.transfer.stages and step.reading(i) not in seen:
-                seen.add(step.reading(i))
-                yield edge.transfer, edge.needs_gradient
-
-
-def _lines(stage: Stage, kind: str, index: int) -> Iterator[Line]:
-    source, target = box_size(stage.source.box(index)), box_size(stage.target.box(index))
-    if kind == "neighbours":
-        for piece in stage.sends(index):
-            if piece.peer != index:
-                yield Line(f"send {BYTES * box_size(piece.box)} {piece.peer - index}", 0.0)
-    elif kind in WORDS:
-        size = source if kind == "all-to-all" else max(source, target)
-        yield Line(f"{WORDS[kind]} {BYTES * size} {_pairs(stage.members(index))}", 0.0)
-
-
-def _seconds(calls: tuple) -> Iterator[Line]:
-    yield Line("", sum(movement.seconds for call in calls for movement in call))
+def _lines(movement: Movement, schedule: Schedule) -> Iterator[Line]:
+    rank, stage = schedule.rank, movement.stage
+    if movement.kind == "neighbours":
+        for piece in stage.receives(rank) if movement.adjoint else stage.sends(rank):
+            if piece.peer != rank:
+                yield Line(f"send {BYTES * box_size(piece.box)} {piece.peer - rank}", 0.0)
+        return
+    if stage is None:
+        size = sum(gradient.size for gradient in schedule.program.buckets(rank)[movement.number].gradients)
+    else:
+        source, target = (box_size(layout.box(rank)) for layout in (stage.source, stage.target))
+        size = source if movement.kind == "all-to-all" else max(source, target)
+    yield Line(f"{WORDS[movement.kind]} {BYTES * size} {_pairs(movement.members)}", 0.0)
 
 
 def _pairs(members) -> str:
@@ -140,7 +122,7 @@ def main() -> None:
     network.add("loss", SoftmaxCrossEntropy())
     machine = load_machine(options.machine)
     plan = make_plan(options.strategy, network, GridShape(rows, cols), options.batch, copies=True)
-    lines = list(skeleton(Program(network, plan, options.batch), machine, 0))
+    lines = list(skeleton(build(Program(network, plan, options.batch), 0), machine))
     print(f"SimGrid: {simulate(lines, machine, rows * cols)}")
     print(f"closed form: {sum(line.seconds for line in lines):.9f} seconds")
 

@@ -32,8 +32,8 @@ from gridnn.layout.gridshape import GridShape
 from gridnn.layout.layout import box_shape
 from gridnn.layout.split import Split
 from gridnn.network import Network
-from gridnn.plan.fitting import complete
 from gridnn.plan.plan import Plan
+from gridnn.plan.propagate import propagate
 from gridnn.plan.rules import make_plan
 from gridnn.program.build import build
 from gridnn.program.program import Program, pass_programs, pass_sizes
@@ -241,7 +241,7 @@ def test_the_order_of_the_ranks_says_what_stays_in_a_node():
 def test_the_work_of_all_ranks_is_that_of_the_network(text):
     net = cnn()
     chosen = {"conv2": Split.parse(text)}
-    program = Program(net, Plan("file", GridShape(6, 1), complete(net, chosen, 6, 12)), 12)
+    program = Program(net, Plan("file", GridShape(6, 1), propagate(net, chosen, 6, 12)), 12)
     step = next(step for step in program.steps if step.name == "conv2")
     total = sum(
         local_flops(step.node.layer, step.shapes, Shapes((box_shape(step.edges[0].layout.box(i)),), box_shape(box)))

@@ -1,4 +1,4 @@
-"""Machines: what they cost, how far groups reach, and their files."""
+"""Machines: what they cost, the levels of groups, and their files."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from launch import ROOT
 
-from gridnn.cost.machine import MOVEMENTS, Compute, Level, Machine, Range, Reach
-from gridnn.cost.machines import content_of, digest, load_machine, machine_of, save_machine, shipped, text_of
+from gridnn.cost.machine import MOVEMENTS, Compute, GroupLevel, Level, Machine, Range
+from gridnn.cost.machines import content_of, fingerprint, load_machine, machine_of, save_machine, shipped, text_of
 from gridnn.cost.price import price
 from gridnn.errors import UserError
 from gridnn.layers import SoftmaxCrossEntropy
@@ -38,8 +38,8 @@ def test_seconds_by_hand():
     assert NETWORK.seconds("all-to-all", 1000, 3, 2) == pytest.approx(3 * 5e-6 + 2 * 1000 * 1e-8)
     assert NETWORK.seconds("all-reduce", 8000, 2) == pytest.approx(2 * 1e-6 + 8000 * 1e-9)  # 4000 bytes a message
     assert NETWORK.seconds("all-reduce", 8000, 2, 2) == pytest.approx(2 * 3e-6 + 2 * 8000 * 8e-10)  # 8000 on the link
-    assert MACHINE.seconds("all-reduce", 8000, 2, Reach(1, 2.0)) == NETWORK.seconds("all-reduce", 8000, 2, 2.0)
-    assert MACHINE.seconds("all-reduce", 8000, 2, Reach(0, 1.0)) == pytest.approx(2e-6 + 8e-6)
+    assert MACHINE.seconds("all-reduce", 8000, 2, GroupLevel(1, 2.0)) == NETWORK.seconds("all-reduce", 8000, 2, 2.0)
+    assert MACHINE.seconds("all-reduce", 8000, 2, GroupLevel(0, 1.0)) == pytest.approx(2e-6 + 8e-6)
 
 
 def test_compute_by_hand():
@@ -53,7 +53,7 @@ def test_compute_by_hand():
 
 def test_a_scaled_machine():
     twice = MACHINE.scaled(alpha=2, beta=3, compute=4)
-    assert twice.seconds("all-reduce", 8000, 2, Reach(1, 1.0)) == pytest.approx(2 * 2e-6 + 8000 * 3e-9)
+    assert twice.seconds("all-reduce", 8000, 2, GroupLevel(1, 1.0)) == pytest.approx(2 * 2e-6 + 8000 * 3e-9)
     assert twice.compute.seconds("gemm", 1e8, 10) == pytest.approx(COMPUTE.seconds("gemm", 1e8, 10) / 4)
 
 
@@ -65,33 +65,38 @@ PAIRED = (Level("card", 2, 1e-6, 1e-9), Level("node", 8, 1e-6, 2e-9), Level("net
     ("levels", "shape", "group", "expected"),
     [
         # 4 ranks a node, one adapter: a column of 4 is a node, a row of 2 nodes is one of 4 that share an adapter
-        (LOADED, GridShape(4, 2), Group(0, ((4, 1),)), Reach(0, 1.0)),
-        (LOADED, GridShape(4, 2), Group(1, ((2, 4),)), Reach(1, 4.0)),
-        (LOADED, GridShape(2, 4), Group(0, ((2, 1),)), Reach(0, 1.0)),
-        (LOADED, GridShape(2, 4), Group(0, ((4, 2),)), Reach(1, 2.0)),  # two rows cross, two ranks of each in a node
-        (LOADED, GridShape(8, 1), Group(0, ((8, 1),)), Reach(1, 1.0)),  # all ranks: one group
+        (LOADED, GridShape(4, 2), Group(0, ((4, 1),)), GroupLevel(0, 1.0)),
+        (LOADED, GridShape(4, 2), Group(1, ((2, 4),)), GroupLevel(1, 4.0)),
+        (LOADED, GridShape(2, 4), Group(0, ((2, 1),)), GroupLevel(0, 1.0)),
+        (
+            LOADED,
+            GridShape(2, 4),
+            Group(0, ((4, 2),)),
+            GroupLevel(1, 2.0),
+        ),  # two rows cross, two of each in a node
+        (LOADED, GridShape(8, 1), Group(0, ((8, 1),)), GroupLevel(1, 1.0)),  # all ranks: one group
         # the other order: rank (r, c) is r Pc + c, so rows are neighbours
-        (LOADED, GridShape(4, 2, "row"), Group(0, ((2, 4),)), Reach(0, 1.0)),
-        (LOADED, GridShape(4, 2, "row"), Group(0, ((4, 1),)), Reach(1, 2.0)),
-        (LOADED, GridShape(2, 4, "row"), Group(0, ((4, 2),)), Reach(0, 1.0)),
-        (LOADED, GridShape(2, 4, "row"), Group(0, ((2, 1),)), Reach(1, 4.0)),
+        (LOADED, GridShape(4, 2, "row"), Group(0, ((2, 4),)), GroupLevel(0, 1.0)),
+        (LOADED, GridShape(4, 2, "row"), Group(0, ((4, 1),)), GroupLevel(1, 2.0)),
+        (LOADED, GridShape(2, 4, "row"), Group(0, ((4, 2),)), GroupLevel(0, 1.0)),
+        (LOADED, GridShape(2, 4, "row"), Group(0, ((2, 1),)), GroupLevel(1, 4.0)),
         # two ranks a card, four cards and adapters a node
-        (PAIRED, GridShape(2, 16), Group(0, ((2, 1),)), Reach(0, 1.0)),
-        (PAIRED, GridShape(8, 4), Group(0, ((8, 1),)), Reach(1, 1.0)),
-        (PAIRED, GridShape(8, 4), Group(3, ((4, 8),)), Reach(2, 2.0)),  # 8 rows over 4 adapters
-        (PAIRED, GridShape(2, 16), Group(0, ((16, 2),)), Reach(2, 1.0)),
+        (PAIRED, GridShape(2, 16), Group(0, ((2, 1),)), GroupLevel(0, 1.0)),
+        (PAIRED, GridShape(8, 4), Group(0, ((8, 1),)), GroupLevel(1, 1.0)),
+        (PAIRED, GridShape(8, 4), Group(3, ((4, 8),)), GroupLevel(2, 2.0)),  # 8 rows over 4 adapters
+        (PAIRED, GridShape(2, 16), Group(0, ((16, 2),)), GroupLevel(2, 1.0)),
         # pairs of neighbours
-        (LOADED, GridShape(8, 1), (0, 1), Reach(0, 1.0)),
-        (LOADED, GridShape(2, 4, "row"), (0, 1), Reach(1, 4.0)),
+        (LOADED, GridShape(8, 1), (0, 1), GroupLevel(0, 1.0)),
+        (LOADED, GridShape(2, 4, "row"), (0, 1), GroupLevel(1, 4.0)),
     ],
 )
-def test_reach_by_hand(levels, shape, group, expected):
-    assert Machine("m", levels, COMPUTE).reach(group, shape) == expected
+def test_levels_and_contention_by_hand(levels, shape, group, expected):
+    assert Machine("m", levels, COMPUTE).level_of(group, shape) == expected
 
 
 def test_one_rank_a_node_has_a_link_of_its_own():
     machine = load_machine("cori-knl")
-    assert machine.reach(Group(0, ((512, 8),)), GridShape(8, 512)) == Reach(0, 1.0)
+    assert machine.level_of(Group(0, ((512, 8),)), GridShape(8, 512)) == GroupLevel(0, 1.0)
 
 
 @settings(max_examples=60, deadline=None)
@@ -173,15 +178,17 @@ def test_the_example_of_the_documentation(tmp_path):
     assert machine.levels[1].movements["all-reduce"] == (Range(0, 5e-6, 4e-11), Range(16384, 2e-5, 2e-11))
 
 
-def test_a_digest_is_that_of_the_constants():
-    assert digest(MACHINE) == digest(replace(MACHINE, name="other", estimates=(), provenance={"date": "today"}))
-    assert digest(MACHINE) == digest(machine_of(json.loads(text_of(MACHINE)), "again"))
+def test_a_fingerprint_is_that_of_the_constants():
+    assert fingerprint(MACHINE) == fingerprint(
+        replace(MACHINE, name="other", estimates=(), provenance={"date": "today"})
+    )
+    assert fingerprint(MACHINE) == fingerprint(machine_of(json.loads(text_of(MACHINE)), "again"))
     others = [
         replace(MACHINE, memory=2e9),
         MACHINE.scaled(beta=2),
         replace(MACHINE, levels=(NODE, replace(NETWORK, shared=1))),
     ]
-    assert len({digest(one) for one in (MACHINE, *others)}) == 4
+    assert len({fingerprint(one) for one in (MACHINE, *others)}) == 4
 
 
 def broken(path: str, value) -> dict:

@@ -8,18 +8,16 @@ from fractions import Fraction
 import pytest
 
 from gridnn import layers as L
-from gridnn.cost import gholami as paper
-from gridnn.cost.count import predict
 from gridnn.cost.machine import Compute, Level, Machine
-from gridnn.errors import UserError
 from gridnn.layout.gridshape import GridShape
 from gridnn.layout.split import Split
 from gridnn.models import get_model
 from gridnn.network import Network
-from gridnn.plan.fitting import complete
 from gridnn.plan.plan import Plan
+from gridnn.plan.propagate import propagate
 from gridnn.plan.rules import make_plan
 from gridnn.program.program import Program
+from gridnn.reproduce import gholami_cost as paper
 
 ALPHA, BETA = Fraction(2, 10**6), Fraction(4, 6 * 2**30)
 MACHINE = Machine("m", (Level("network", None, 2e-6, 1 / (6 * 2**30)),), Compute({}, 1.0))
@@ -120,7 +118,7 @@ def test_the_model_exact_moves_the_words_of_equation_8_layer_by_layer():
         net.add(f"fc{i}", L.Linear(width, bias=False))
     net.add("loss", L.SoftmaxCrossEntropy())
     plan = make_plan("grid", net, GridShape(rows, cols), batch, gather_backward="all-reduce")
-    ledger = predict(Program(net, plan, batch), 5)
+    ledger = Program(net, plan, batch).predict(5)
     printed = paper.paper_cost(net, plan, batch, MACHINE).layers
     for before, after in itertools.pairwise(printed):
         assert ledger.words_of(after.name, "column") == before.activations.words
@@ -128,14 +126,14 @@ def test_the_model_exact_moves_the_words_of_equation_8_layer_by_layer():
         assert ledger.words_of(layer.name, "row") == layer.gradients.words
     assert ledger.words_of("fc0", "column") == 0
     # of a gathered output, the better adjoint moves two units where (8) has three
-    better = predict(Program(net, make_plan("grid", net, GridShape(rows, cols), batch), batch), 5)
+    better = Program(net, make_plan("grid", net, GridShape(rows, cols), batch), batch).predict(5)
     assert 3 * better.words_of("fc1", "column") == 2 * printed[0].activations.words
 
 
 def test_copies_and_two_axes_of_space_are_priced():
     net = Network((16, 12, 3))
     net.add("conv1", L.Conv2d(8, 3, padding=1))
-    splits = complete(net, {"conv1": Split.parse("n=2,h=2,w=2")}, 16, 4)
+    splits = propagate(net, {"conv1": Split.parse("n=2,h=2,w=2")}, 16, 4)
     (layer,) = paper.paper_cost(net, Plan("file", GridShape(4, 4), splits), 4, MACHINE).layers
     assert layer.halos == paper.Term(4, 2 * (12 * 3 // 2 + 12 * 8 // 2 + 16 * 3 // 2 + 16 * 8 // 2))
     assert layer.gradients == 2 * paper.gather(9 * 3 * 8, 16)
@@ -144,8 +142,8 @@ def test_copies_and_two_axes_of_space_are_priced():
 def test_in_channels_are_refused():
     net = Network((8,))
     net.add("fc", L.Linear(8))
-    plan = Plan("file", GridShape(2, 1), complete(net, {"fc": Split.parse("ci=2")}, 2, 4))
-    with pytest.raises(UserError, match="layer 'fc' has the split ci=2, but the cost model paper knows no ci"):
+    plan = Plan("file", GridShape(2, 1), propagate(net, {"fc": Split.parse("ci=2")}, 2, 4))
+    with pytest.raises(ValueError, match="layer 'fc' has the split ci=2, but the cost model paper knows no ci"):
         paper.paper_cost(net, plan, 4, MACHINE)
 
 

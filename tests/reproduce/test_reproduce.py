@@ -13,16 +13,17 @@ import pytest
 from launch import clean_environment, mpirun_command, run
 
 from gridnn.cli import reproduce as command
-from gridnn.cost.gholami import Sizes, Term, best_rows, grid_parallel, integrated, sizes
 from gridnn.cost.machines import load_machine
 from gridnn.errors import UserError
+from gridnn.records import write_rows
 from gridnn.reproduce import gholami
 from gridnn.reproduce import gholami_bars as bars
 from gridnn.reproduce.cases import Case, grids, grids_of_figure_7, many
 from gridnn.reproduce.gholami_claims import PRINTED, best
+from gridnn.reproduce.gholami_cost import Sizes, Term, best_rows, grid_parallel, integrated, sizes
 from gridnn.reproduce.measure import Measured
 from gridnn.reproduce.measured import measured_claims, spearman
-from gridnn.reproduce.report import Claim, Experiment, agrees, publish, write_rows
+from gridnn.reproduce.report import Claim, Experiment, agrees, publish
 from gridnn.train.config import RunConfig
 
 LAYERS = sizes(bars.alexnet_with_loss())

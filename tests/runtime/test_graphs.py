@@ -128,12 +128,12 @@ def test_passes_share_their_memory(comm):
     session = session_of(comm, graphs=True)
     for number in range(1, 4):
         step(session, number)
-    training = session.captures[0]._recorder.taken
+    taken = session.captures[0]._recorder.taken
     for _ in range(3):
         session.evaluate(session.data.train)
     assert all(capture.regions and all(region.graph for region in capture.regions) for capture in session.captures)
     recorders = {id(capture._recorder): capture._recorder for capture in session.captures}
-    assert len(session.captures) > 1 and sum(recorder.taken for recorder in recorders.values()) == training
+    assert len(session.captures) > 1 and sum(recorder.taken for recorder in recorders.values()) == taken > 0
 
 
 def test_graphs_are_of_what_repeats_itself_between_two_movements(comm):
@@ -150,8 +150,7 @@ def test_graphs_are_of_what_repeats_itself_between_two_movements(comm):
     assert [sorted(region.layers & {"conv1", "drop", "fc2", "loss"}) for region in capture.regions] == [
         ["conv1"],
         ["fc2", "loss"],
-        ["fc2"],
-        ["conv1"],
+        ["conv1", "drop", "fc2"],
     ]
 
 

@@ -90,6 +90,7 @@ class CupyDevice(Device):
         self.pool = CupyPool.of(cupy)
         self._streams = {"compute": self._compute_stream()}
         self._lock = threading.Lock()  # of the making of streams
+        self._recorder: CupyRecorder | None = None  # one, so that the graphs of all schedules share its pool
         self.bind()
 
     def _compute_stream(self) -> Any:
@@ -151,4 +152,6 @@ class CupyDevice(Device):
         self.pool.watch()
 
     def recorder(self) -> CupyRecorder:
-        return CupyRecorder(self._cupy, self._streams["compute"], self.number)
+        if self._recorder is None:
+            self._recorder = CupyRecorder(self._cupy, self._streams["compute"], self.number)
+        return self._recorder

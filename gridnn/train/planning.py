@@ -1,0 +1,116 @@
+"""From options, or from a plan's file, to a priced plan: network, machine, request, plan and price; no MPI."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from dataclasses import asdict, fields, replace
+from typing import Any
+
+from gridnn.cost.machine import Machine
+from gridnn.cost.machines import fingerprint, load_machine, shipped
+from gridnn.cost.price import Price
+from gridnn.errors import UserError
+from gridnn.plan.plan import OPTIONS, Plan, read_plan, read_provenance
+from gridnn.plan.provenance import Provenance
+from gridnn.plan.search.request import PricedPlan
+from gridnn.train.config import RunConfig
+from gridnn.train.setup import SetUp, request_of, set_up
+from gridnn.units import parse_memory, shown
+
+
+def make_priced_plan(
+    config: RunConfig, ranks: int, machine: str, memory: str | None, keep: Collection[str] = ()
+) -> PricedPlan:
+    """Make the plan that the options ask for, and price it.
+
+    Parameters
+    ----------
+    machine, memory : str
+        What the plan is priced on, and the bytes that it may take.
+    keep : collection of str
+        The options that the plan's provenance has where they are no defaults: those that make the network.
+
+    Raises
+    ------
+    ValueError
+        If options, network, ranks, machine and memory do not fit each other.
+    """
+    config = replace(config, **({"machine": machine, "memory": memory} if config.chooses else {}))
+    config.validate()
+    loaded = load_machine(machine)
+    made = set_up(config, ranks)
+    defaults = asdict(RunConfig(dataset=None))
+    options = {name: value for name, value in asdict(config).items() if name in keep and value != defaults[name]}
+    known = {"machine": loaded.name, "machine_fingerprint": fingerprint(loaded), "options": options}
+    plan = replace(made.plan, provenance=Provenance.of(made.network, made.batch, **known))
+    found = _priced(config, made, plan, loaded)
+    if memory is not None and not config.chooses:
+        _check_memory(found.price, parse_memory(memory))
+    return found
+
+
+def open_priced_plan(path: str, batch: int | None, machine: str | None) -> PricedPlan:
+    """The plan in a file, priced now: for its own batch and machine, or for others.
+
+    Raises
+    ------
+    ValueError
+        If the file does not say what it was made for, or that cannot be made any more.
+    """
+    data = read_plan(path)
+    provenance = read_provenance(path, data)
+    if provenance is None:
+        raise UserError(
+            f"plan {path} does not say for which network it was made: price it by gridnn plan --plan {path} --ranks P "
+            "--model NAME --batch B, and -o writes one that does"
+        )
+    known = {field.name for field in fields(RunConfig)}
+    options = {name: value for name, value in provenance.options.items() if name in known}
+    try:
+        config = RunConfig(**{"dataset": None, **options, "batch": batch or provenance.batch, "plan": path})
+        config.validate()
+    except (TypeError, AttributeError) as error:
+        raise UserError(f"plan {path}: its provenance has an option of the wrong type ({error}): plan again") from None
+    made = set_up(config, _ranks(path, data.get("grid")))
+    loaded = load_machine(machine or _known_machine(path, provenance))
+    return _priced(config, made, made.plan, loaded)
+
+
+def _priced(config: RunConfig, made: SetUp, plan: Plan, machine: Machine) -> PricedPlan:
+    options = {name: getattr(plan, name) for name in OPTIONS}
+    request = request_of(config, made.network, plan.grid.size, made.batch, machine=machine, options=options)
+    return PricedPlan(request, plan, request.price(plan))
+
+
+def _ranks(path: str, grid: Any) -> int:
+    """P, of the grid in a plan's file."""
+    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", str(grid))
+    if not match:
+        raise UserError(f'plan {path}: "grid" is {grid!r}: write the rows x columns of its ranks, as 4x2')
+    return int(match[1]) * int(match[2])
+
+
+def _known_machine(path: str, provenance: Provenance) -> str:
+    """The machine that a plan was made for, if it is one that comes with gridnn and is still what it was."""
+    name = provenance.machine or RunConfig().machine
+    if name not in shipped():
+        raise UserError(f"plan {path} was made for machine {name!r}, which was a file: name it by --machine FILE")
+    known, now = provenance.machine_fingerprint, fingerprint(load_machine(name))
+    if known not in (None, now):
+        raise UserError(
+            f"plan {path} was made for machine {name!r} with other constants ({known}, now {now}): say --machine "
+            f"{name} to price it with those of now"
+        )
+    return name
+
+
+def _check_memory(found: Price, limit: float) -> None:
+    peak = found.memory
+    if peak.total > limit:
+        most = max(peak.terms, key=peak.terms.__getitem__)
+        raise UserError(
+            f"--memory {shown(limit)}: this plan needs {shown(peak.total)} a rank, most of it {most} "
+            f"({shown(peak.terms[most])}), at its peak in {peak.at[0]!r}, {peak.at[1]}: use --strategy optimal, "
+            "more ranks or a smaller --batch"
+        )
