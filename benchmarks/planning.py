@@ -19,10 +19,10 @@ from gridnn.layers import SoftmaxCrossEntropy
 from gridnn.layout.gridshape import GridShape
 from gridnn.models import MODELS, get_model
 from gridnn.network import Network
-from gridnn.plan.rules import make_plan
-from gridnn.plan.search.cost_model import CostModel
-from gridnn.plan.search.eliminate import eliminate
-from gridnn.plan.search.space import FEW
+from gridnn.planning.rules import make_plan
+from gridnn.planning.search.cost_model import CostModel
+from gridnn.planning.search.eliminate import eliminate
+from gridnn.planning.search.space import FEW
 from gridnn.program.program import Program
 
 MACHINE = "perlmutter-a100"

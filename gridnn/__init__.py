@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from gridnn.layout.layout import Layout
     from gridnn.layout.split import Split
     from gridnn.network import Network
-    from gridnn.plan.plan import Plan
+    from gridnn.planning.plan import Plan
     from gridnn.train.model import Model
 
 # name -> the module that has it
@@ -41,7 +41,7 @@ NAMES = {
     "Machine": "cost.machine",
     "Model": "train.model",
     "Network": "network",
-    "Plan": "plan.plan",
+    "Plan": "planning.plan",
     "Sequential": "face",
     "Split": "layout.split",
     "Transfer": "comm.redistribute",

@@ -14,9 +14,9 @@ from gridnn.errors import UserError
 from gridnn.layers.base import Layer
 from gridnn.layout.gridshape import GridShape
 from gridnn.network import Network
-from gridnn.plan.plan import Plan
-from gridnn.plan.search.request import PlanRequest
-from gridnn.plan.search.strategies import plan_for
+from gridnn.planning.plan import Plan
+from gridnn.planning.search.request import PlanRequest
+from gridnn.planning.search.strategies import plan_for
 from gridnn.program.program import pass_programs, pass_sizes
 from gridnn.train.model import Model
 from gridnn.units import ITEMSIZES, parse_memory

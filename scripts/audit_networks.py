@@ -20,7 +20,7 @@ from mpi4py import MPI
 
 from gridnn.layout.counts import DIMENSIONS
 from gridnn.models import MODELS
-from gridnn.plan.rules import RULES
+from gridnn.planning.rules import RULES
 from gridnn.train.audit import audit
 from gridnn.train.config import RunConfig
 

@@ -10,7 +10,7 @@ import pytest
 from gridnn.layers import SoftmaxCrossEntropy
 from gridnn.layout.gridshape import GridShape
 from gridnn.models import get_model
-from gridnn.plan.rules import make_plan
+from gridnn.planning.rules import make_plan
 from gridnn.program.program import Program
 
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text()

@@ -19,7 +19,7 @@ Most = Annotated[int, typer.Option("--most", metavar="N", min=1, help="how many 
 
 def explain(path: PlanFile, layer: Layer, batch: Batch = None, machine: OtherMachine = None, most: Most = 12) -> None:
     """Show every alternative for one layer of a plan with its cost, what binds, and where the choice turns; no MPI."""
-    from gridnn.plan.search.explain import alternatives, turns, verdict
+    from gridnn.planning.search.explain import alternatives, turns, verdict
     from gridnn.train.planning import open_priced_plan
 
     with refusing():

@@ -70,7 +70,7 @@ def _show_comparison(
 ) -> None:
     """Print the plan beside others, and write what is asked for."""
     from gridnn.cli.show import write_csv, write_json
-    from gridnn.plan.search.baselines import compare, sweep
+    from gridnn.planning.search.baselines import compare, sweep
     from gridnn.plots.plans import save_pictures
 
     rows = sweep(made) if sweep_all else compare(made)

@@ -71,7 +71,7 @@ Second = Annotated[str, typer.Argument(metavar="B", help="another one, of the sa
 
 def compare(first: First, second: Second, batch: Batch = None, machine: OtherMachine = None) -> None:
     """Compare two plans of a network: the layers that they divide otherwise, and what each costs; no MPI."""
-    from gridnn.plan.search.baselines import Baseline
+    from gridnn.planning.search.baselines import Baseline
     from gridnn.train.planning import open_priced_plan
 
     with refusing():

@@ -10,10 +10,10 @@ from rich.console import Console
 from gridnn.cli.console import table
 from gridnn.cost.price import Price
 from gridnn.errors import writing
-from gridnn.plan.search.baselines import Baseline
-from gridnn.plan.search.request import PricedPlan
-from gridnn.plan.search.sensitivity import sensitivity, verdict
-from gridnn.plan.search.verify import verify_plan
+from gridnn.planning.search.baselines import Baseline
+from gridnn.planning.search.request import PricedPlan
+from gridnn.planning.search.sensitivity import sensitivity, verdict
+from gridnn.planning.search.verify import verify_plan
 from gridnn.records import write_rows
 
 PATIENCE = 60  # seconds in which every choice may be tried

@@ -14,7 +14,7 @@ from gridnn.cost.memory import Peak, peak_of
 from gridnn.cost.operations import Priced, price_operations
 from gridnn.cost.timeline import Timeline, timeline
 from gridnn.layout.counts import DIMENSIONS
-from gridnn.plan.plan import Plan
+from gridnn.planning.plan import Plan
 from gridnn.program.build import build
 from gridnn.program.program import Program
 from gridnn.program.schedule import Policy, Schedule

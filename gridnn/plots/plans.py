@@ -11,8 +11,8 @@ from gridnn.cost.price import Price
 from gridnn.errors import writing
 from gridnn.layout.counts import DIMENSIONS
 from gridnn.layout.split import AXES, COPIES, Split
-from gridnn.plan.search.baselines import Baseline
-from gridnn.plan.search.request import PricedPlan
+from gridnn.planning.search.baselines import Baseline
+from gridnn.planning.search.request import PricedPlan
 from gridnn.plots.style import COLOURS, Bars, save, stacked
 from gridnn.units import duration, time_unit
 

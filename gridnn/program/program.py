@@ -19,8 +19,8 @@ from gridnn.layout.partition import Even
 from gridnn.layout.split import Split
 from gridnn.layout.transfer import plan_transfer
 from gridnn.network import INPUT, Network, Node
-from gridnn.plan.plan import Plan
-from gridnn.plan.splitbrain import stack_start
+from gridnn.planning.plan import Plan
+from gridnn.planning.splitbrain import stack_start
 from gridnn.program.rounds import Dealt, Stack
 from gridnn.program.step import Edge, Step, group_of, layout_of, parameter_cuts
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from gridnn.errors import UserError
-from gridnn.plan.search.space import divisors
+from gridnn.planning.search.space import divisors
 from gridnn.train.config import RunConfig
 from gridnn.train.setup import set_up
 

@@ -23,7 +23,7 @@ from gridnn.layers.base import SPACE, Shapes
 from gridnn.layout.counts import rounds
 from gridnn.layout.split import Split
 from gridnn.network import Network, Node
-from gridnn.plan.plan import Plan
+from gridnn.planning.plan import Plan
 
 Number = int | Fraction
 

@@ -12,7 +12,7 @@ from gridnn.cost.price import price
 from gridnn.cost.timeline import COMPUTE
 from gridnn.layout.gridshape import GridShape
 from gridnn.network import Network
-from gridnn.plan.rules import make_plan
+from gridnn.planning.rules import make_plan
 from gridnn.plots.style import COLOURS, PAPER, legend, name_bars
 from gridnn.program.program import Program
 from gridnn.reproduce.gholami_bars import IMAGES, PURE_BATCH, STRONG, Bar, alexnet_with_loss, panels, step

@@ -9,7 +9,7 @@ from gridnn.cost.machines import load_machine
 from gridnn.layers import Conv2d, Flatten, Linear, MaxPool2d, ReLU, SoftmaxCrossEntropy
 from gridnn.models import MODELS, get_model
 from gridnn.network import Network
-from gridnn.plan.search.groups import LayerGroup
+from gridnn.planning.search.groups import LayerGroup
 from gridnn.reproduce.optcnn_cost import READING, OptCNN, Reading
 
 LOCAL = 32  # images of one GPU

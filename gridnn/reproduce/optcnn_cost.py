@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from gridnn.errors import unknown
-from gridnn.plan.search.layerwise_costs import LayerwiseCosts
-from gridnn.plan.search.timing import link_seconds
+from gridnn.planning.search.layerwise_costs import LayerwiseCosts
+from gridnn.planning.search.timing import link_seconds
 
 SERVERS = ("spread", "one")
 

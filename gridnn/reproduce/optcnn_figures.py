@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from gridnn.plan.search.eliminate import eliminate
+from gridnn.planning.search.eliminate import eliminate
 from gridnn.plots.style import grouped, legend
 from gridnn.reproduce.optcnn_cases import (
     LOCAL,

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from gridnn.layout.split import Split
-from gridnn.plan.search.eliminate import eliminate
-from gridnn.plan.search.exhaustive import search
-from gridnn.plan.search.graph import CostGraph, Solution
+from gridnn.planning.search.eliminate import eliminate
+from gridnn.planning.search.exhaustive import search
+from gridnn.planning.search.graph import CostGraph, Solution
 from gridnn.plots.style import grouped, legend
 from gridnn.reproduce.optcnn_cases import DEPTH_FIRST, SEARCH, case
 from gridnn.reproduce.optcnn_cost import OptCNN, Reading

@@ -15,9 +15,9 @@ from gridnn.layout.layout import Dim, Layout
 from gridnn.layout.partition import Even
 from gridnn.layout.transfer import plan_transfer
 from gridnn.network import Network
-from gridnn.plan.rules import make_plan
-from gridnn.plan.search.cuts import COLUMNS, REPLICA, ROWS, SUMS, Tiling, conversion
-from gridnn.plan.search.tiling import plan_tiling
+from gridnn.planning.rules import make_plan
+from gridnn.planning.search.cuts import COLUMNS, REPLICA, ROWS, SUMS, Tiling, conversion
+from gridnn.planning.search.tiling import plan_tiling
 from gridnn.plots.style import grouped, legend
 from gridnn.reproduce.report import Claim, Experiment, agrees
 from gridnn.reproduce.soybean_cuts import Level, k_cuts, levels_of

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from gridnn.errors import UserError
 from gridnn.network import Network, Node
-from gridnn.plan.search.cuts import COLUMNS, REPLICA, ROWS, SUMS, Tiling, conversion
+from gridnn.planning.search.cuts import COLUMNS, REPLICA, ROWS, SUMS, Tiling, conversion
 
 # The three products of a layer, the tensors of each (two factors and the result), and by the axis that is halved the
 # tilings that need no communication. Rows and columns: x [n, ci], w [ci, co], y [n, co].

@@ -15,9 +15,9 @@ from gridnn.layers import SoftmaxCrossEntropy
 from gridnn.layout.gridshape import GridShape
 from gridnn.models import MODELS
 from gridnn.network import Network
-from gridnn.plan.plan import Plan
-from gridnn.plan.rules import make_plan
-from gridnn.plan.search.tiling import plan_tiling
+from gridnn.planning.plan import Plan
+from gridnn.planning.rules import make_plan
+from gridnn.planning.search.tiling import plan_tiling
 from gridnn.plots.style import grouped, legend
 from gridnn.program.program import Program
 from gridnn.reproduce.report import Claim, Experiment

@@ -11,8 +11,8 @@ from gridnn.layout.gridshape import GridShape
 from gridnn.models.parts import add_classifier, add_convolutions, add_fixed_size, image_network
 from gridnn.models.vgg import DEPTHS, SIZE, WIDTHS
 from gridnn.network import Network
-from gridnn.plan.rules import make_plan
-from gridnn.plan.splitbrain import stack_start
+from gridnn.planning.rules import make_plan
+from gridnn.planning.splitbrain import stack_start
 from gridnn.program.program import Program
 
 LOCAL = 32  # b, samples of a rank

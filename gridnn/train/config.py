@@ -13,8 +13,8 @@ from gridnn.layout.halo import HALOS
 from gridnn.models import WITH_DROPOUT
 from gridnn.models.own import is_own
 from gridnn.models.torchvision import TORCHVISION
-from gridnn.plan.plan import BACKWARD
-from gridnn.plan.rules import RULES, STRATEGIES
+from gridnn.planning.plan import BACKWARD
+from gridnn.planning.rules import RULES, STRATEGIES
 from gridnn.units import ITEMSIZES, parse_memory
 
 CHOICES = {

@@ -17,7 +17,7 @@ from gridnn.errors import UserError
 from gridnn.kernels import get_backend
 from gridnn.layout.layout import Layout
 from gridnn.network import Network
-from gridnn.plan.plan import Plan
+from gridnn.planning.plan import Plan
 from gridnn.program.program import Program
 from gridnn.runtime.optimizers import Optimizer, OptimizerState
 from gridnn.runtime.parameters import Parameters

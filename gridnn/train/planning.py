@@ -11,9 +11,9 @@ from gridnn.cost.machine import Machine
 from gridnn.cost.machines import fingerprint, load_machine, shipped
 from gridnn.cost.price import Price
 from gridnn.errors import UserError
-from gridnn.plan.plan import OPTIONS, Plan, read_plan, read_provenance
-from gridnn.plan.provenance import Provenance
-from gridnn.plan.search.request import PricedPlan
+from gridnn.planning.plan import OPTIONS, Plan, read_plan, read_provenance
+from gridnn.planning.provenance import Provenance
+from gridnn.planning.search.request import PricedPlan
 from gridnn.train.config import RunConfig
 from gridnn.train.setup import SetUp, request_of, set_up
 from gridnn.units import parse_memory, shown

@@ -15,7 +15,7 @@ from gridnn.comm.ledger import Ledger
 from gridnn.data.base import Dataset
 from gridnn.errors import UserError, within_memory
 from gridnn.network import Network
-from gridnn.plan.plan import Plan
+from gridnn.planning.plan import Plan
 from gridnn.program.build import build
 from gridnn.program.program import Program, pass_sizes
 from gridnn.program.schedule import Policy, Schedule, cpu_policy, gpu_policy

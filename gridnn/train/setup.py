@@ -14,10 +14,10 @@ from gridnn.layout.gridshape import GridShape
 from gridnn.models import MODELS, get_model
 from gridnn.models.own import is_own
 from gridnn.network import Network
-from gridnn.plan.plan import OPTIONS, Plan, load_plan, read_plan
-from gridnn.plan.search.request import PlanRequest
-from gridnn.plan.search.strategies import plan_for
-from gridnn.plan.splitbrain import group_grid
+from gridnn.planning.plan import OPTIONS, Plan, load_plan, read_plan
+from gridnn.planning.search.request import PlanRequest
+from gridnn.planning.search.strategies import plan_for
+from gridnn.planning.splitbrain import group_grid
 from gridnn.program.program import Program, pass_sizes
 from gridnn.runtime.optimizers import SGD, AdamW, Optimizer
 from gridnn.train.config import RunConfig

@@ -24,7 +24,7 @@ from gridnn.layers import SoftmaxCrossEntropy
 from gridnn.layout.gridshape import GridShape
 from gridnn.layout.layout import box_size
 from gridnn.models import MODELS, get_model
-from gridnn.plan.rules import RULES, make_plan
+from gridnn.planning.rules import RULES, make_plan
 from gridnn.program.build import build
 from gridnn.program.program import Program
 from gridnn.program.schedule import Begin, Movement, Schedule

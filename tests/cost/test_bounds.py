@@ -14,7 +14,7 @@ from gridnn.layers.base import Shapes
 from gridnn.layout.gridshape import GridShape
 from gridnn.models import get_model
 from gridnn.network import Network
-from gridnn.plan.rules import make_plan
+from gridnn.planning.rules import make_plan
 from gridnn.program.program import Program
 from gridnn.reproduce.gholami_cost import grid_parallel, sizes
 

@@ -32,9 +32,9 @@ from gridnn.layout.gridshape import GridShape
 from gridnn.layout.layout import box_shape
 from gridnn.layout.split import Split
 from gridnn.network import Network
-from gridnn.plan.plan import Plan
-from gridnn.plan.propagate import propagate
-from gridnn.plan.rules import make_plan
+from gridnn.planning.plan import Plan
+from gridnn.planning.propagate import propagate
+from gridnn.planning.rules import make_plan
 from gridnn.program.build import build
 from gridnn.program.program import Program, pass_programs, pass_sizes
 from gridnn.program.schedule import Begin, End, Fill
@@ -312,7 +312,7 @@ import re
 from gridnn.layout.gridshape import GridShape
 from gridnn.layers import SoftmaxCrossEntropy
 from gridnn.models import get_model
-from gridnn.plan.rules import make_plan
+from gridnn.planning.rules import make_plan
 from gridnn.program.program import Program
 from gridnn.cost.price import price
 from test_cost import MACHINE

@@ -21,7 +21,7 @@ from gridnn.layers import SoftmaxCrossEntropy
 from gridnn.layout.gridshape import GridShape
 from gridnn.layout.group import Group
 from gridnn.models import MODELS
-from gridnn.plan.rules import make_plan
+from gridnn.planning.rules import make_plan
 from gridnn.program.program import Program
 
 NAMES = ("cori-knl", "frontier", "generic-cpu", "p100-cluster", "p2.8xlarge", "perlmutter-a100")

@@ -13,9 +13,9 @@ from gridnn.layout.gridshape import GridShape
 from gridnn.layout.split import Split
 from gridnn.models import get_model
 from gridnn.network import Network
-from gridnn.plan.plan import Plan
-from gridnn.plan.propagate import propagate
-from gridnn.plan.rules import make_plan
+from gridnn.planning.plan import Plan
+from gridnn.planning.propagate import propagate
+from gridnn.planning.rules import make_plan
 from gridnn.program.program import Program
 from gridnn.reproduce import gholami_cost as paper
 

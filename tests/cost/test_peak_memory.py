@@ -21,8 +21,8 @@ from gridnn.layout.halo import HALOS
 from gridnn.models import MODELS as SHIPPED
 from gridnn.models import get_model
 from gridnn.network import INPUT, Network
-from gridnn.plan.plan import BACKWARD, Plan
-from gridnn.plan.rules import make_plan
+from gridnn.planning.plan import BACKWARD, Plan
+from gridnn.planning.rules import make_plan
 from gridnn.program.arena import plan_arena
 from gridnn.program.build import build
 from gridnn.program.program import Program

@@ -11,7 +11,7 @@ from gridnn.cost.count import count
 from gridnn.layers.base import Layer, Parameter, Shapes, tensor_axes
 from gridnn.layers.computation import Computation, Task, View
 from gridnn.layout.layout import Dim, within
-from gridnn.plan.plan import Plan
+from gridnn.planning.plan import Plan
 from gridnn.program.program import Program
 from gridnn.runtime.parameters import layer_key
 

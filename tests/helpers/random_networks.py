@@ -15,7 +15,7 @@ from gridnn.layers.base import Layer
 from gridnn.layout.gridshape import ORDERS, GridShape
 from gridnn.layout.halo import HALOS
 from gridnn.network import INPUT, Network
-from gridnn.plan.plan import BACKWARD, Plan
+from gridnn.planning.plan import BACKWARD, Plan
 from gridnn.program.program import Program
 
 WIDEST, LONGEST = 8, 14  # channels, places along an axis

@@ -23,7 +23,7 @@ from gridnn.layout.gridshape import GridShape
 from gridnn.layout.layout import box_shape
 from gridnn.models import get_model
 from gridnn.models.torchvision import TORCHVISION, Source, sources
-from gridnn.plan.rules import make_plan
+from gridnn.planning.rules import make_plan
 from gridnn.program.program import Program
 from gridnn.runtime.parameters import Parameters
 from gridnn.train.config import RunConfig

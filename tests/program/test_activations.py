@@ -17,7 +17,7 @@ from gridnn.kernels import get_backend
 from gridnn.layers.conv import Conv
 from gridnn.layout.gridshape import GridShape
 from gridnn.network import Network
-from gridnn.plan.rules import make_plan
+from gridnn.planning.rules import make_plan
 from gridnn.program.arena import plan_arena
 from gridnn.program.build import build
 from gridnn.program.program import Program

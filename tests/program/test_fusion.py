@@ -18,7 +18,7 @@ from gridnn.kernels.table import Kernels, may_decline
 from gridnn.layout.gridshape import GridShape
 from gridnn.layout.split import Split
 from gridnn.network import Network
-from gridnn.plan.rules import make_plan
+from gridnn.planning.rules import make_plan
 from gridnn.program.fusion import chains
 from gridnn.program.program import Program
 from gridnn.runtime.parameters import Parameters

@@ -22,7 +22,7 @@ from gridnn.layout.gridshape import GridShape
 from gridnn.layout.split import Split
 from gridnn.layout.transfer import Transfer
 from gridnn.network import INPUT
-from gridnn.plan.plan import Plan
+from gridnn.planning.plan import Plan
 from gridnn.program.program import Program
 
 NUMBER = 45  # of plans on every number of ranks

@@ -18,8 +18,8 @@ from strict import StrictBackend
 
 from gridnn import layers as L
 from gridnn.network import Network
-from gridnn.plan.plan import BACKWARD
-from gridnn.plan.rules import RULES
+from gridnn.planning.plan import BACKWARD
+from gridnn.planning.rules import RULES
 from gridnn.train import setup
 from gridnn.train.audit import audit
 from gridnn.train.config import RunConfig

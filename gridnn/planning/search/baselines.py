@@ -1,0 +1,123 @@
+"""The rules on all grids of P ranks: the grid that is cheapest for each, what stands in a comparison, a sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+from gridnn.cost.price import Price
+from gridnn.errors import UserError
+from gridnn.layout.counts import DIMENSIONS
+from gridnn.layout.gridshape import GridShape
+from gridnn.planning.plan import Plan
+from gridnn.planning.rules import RULES, make_plan
+from gridnn.planning.search.cost_model import total_seconds
+from gridnn.planning.search.request import PlanRequest, PricedPlan
+from gridnn.planning.search.space import divisors
+
+CLOSE, MOST = 1.25, 12  # up to so many plans are priced that the model finds at most so much slower than the best
+
+
+class Baseline(NamedTuple):
+    """A row of a comparison: what a plan is called, its grid and its price; or why it has none."""
+
+    name: str
+    grid: str
+    price: Price | None
+    why: str = ""
+
+    def as_row(self) -> dict[str, Any]:
+        """Strategy, grid, seconds, words by grid dimension and bytes; None where it cannot be had."""
+        words = {dimension: f"{dimension}_words" for dimension in DIMENSIONS}
+        names = ("seconds", "compute_seconds", "communication_seconds", *words.values(), "bytes")
+        numbers: dict[str, Any] = dict.fromkeys(names)
+        if self.price is not None:
+            numbers |= {"seconds": self.price.seconds, "compute_seconds": self.price.compute}
+            numbers |= {"communication_seconds": self.price.communication, "bytes": self.price.memory.total}
+            numbers |= {words[dimension]: count for dimension, count in self.price.words().items()}
+        return {"strategy": self.name, "grid": self.grid, **numbers}
+
+
+def all_grids(strategy: str, request: PlanRequest, **options: Any) -> tuple[list[Plan], ValueError | None]:
+    """The plans of a rule on every grid that it can have, and why it cannot have the first other.
+
+    ``options`` are those of `gridnn.planning.rules.make_plan` beside how the plan is run.
+    """
+    plans, refused = [], None
+    for rows in divisors(request.ranks):
+        grid = GridShape(rows, request.ranks // rows, request.order)
+        try:
+            plan = make_plan(strategy, request.network, grid, request.smallest, **options, **request.options)
+        except UserError as error:
+            refused = refused or error
+        else:
+            plans.append(plan)
+    return plans, refused
+
+
+def best_grids(request: PlanRequest, fits: Callable[[Plan], bool] | None = None) -> list[Plan]:
+    """For every rule its plan on the grid that is cheapest in the model, and plans that are about as cheap as the best.
+
+    Layers too small for a rule have copies. Plans that do not pass ``fits`` are left out.
+    """
+    every = (all_grids(rule, request, copies=True)[0] for rule in RULES)
+    plans = [plan for plan in distinct_plans(plan for plans in every for plan in plans) if fits is None or fits(plan)]
+    if not plans:
+        return []
+    seconds = total_seconds(request.network, plans, request.smallest, request.machine, **request.cost_options)
+    ascending = [int(place) for place in seconds.argsort(kind="stable")]
+    best: dict[str, int] = {}
+    for place in ascending:
+        best.setdefault(plans[place].strategy, place)
+    close = [place for place in ascending if seconds[place] <= CLOSE * seconds[ascending[0]]]
+    return [plans[place] for place in dict.fromkeys([*best.values(), *close[:MOST]])]
+
+
+def distinct_plans(plans: Iterable[Plan], *, grids: bool = False) -> Iterator[Plan]:
+    """The plans that do not divide and run as an earlier one does; with ``grids``, on the same grid.
+
+    On another grid a plan's dimensions have other names, and its bucketed sums may be other calls.
+    """
+    seen = set()
+    for plan in plans:
+        mark = tuple(plan.splits.items()), plan.rounds, str(plan.grid) if grids else ""
+        if mark not in seen:
+            seen.add(mark)
+            yield plan
+
+
+def compare(made: PricedPlan) -> list[Baseline]:
+    """The plan itself and, for every rule, the fastest of the grids that are cheapest in the model."""
+    found = best_grids(made.request)
+    own = made.plan.strategy, made.plan.grid
+    rows = [_priced(made, plan) for plan in found if (plan.strategy, plan.grid) != own]
+    fastest = {row.name: row for row in sorted(rows, key=lambda row: row.price.seconds, reverse=True)}
+    known = {plan.strategy for plan in found}
+    return [
+        _this(made),
+        *fastest.values(),
+        *(row for name in RULES if name not in known for row in _refused(made, name)),
+    ]
+
+
+def sweep(made: PricedPlan) -> list[Baseline]:
+    """The plan itself, and every rule on every grid that it can have; layers too small have copies."""
+    rows = [_this(made)]
+    for name in RULES:
+        plans, _ = all_grids(name, made.request, copies=True)
+        rows += [_priced(made, plan) for plan in plans] or _refused(made, name)
+    return rows
+
+
+def _this(made: PricedPlan) -> Baseline:
+    return Baseline(f"this: {made.plan.strategy}", str(made.plan.grid), made.price)
+
+
+def _refused(made: PricedPlan, strategy: str) -> list[Baseline]:
+    """Why a rule cannot be had on any grid; nothing where it can (then it is what another one is)."""
+    plans, refused = all_grids(strategy, made.request, copies=True)
+    return [] if plans else [Baseline(strategy, "", None, str(refused))]
+
+
+def _priced(made: PricedPlan, plan: Plan) -> Baseline:
+    return Baseline(plan.strategy, str(plan.grid), made.request.price(plan))

@@ -1,0 +1,98 @@
+"""What a plan is asked for: network, ranks, batch and machine, and the limits and options of the search."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from gridnn.cost.machine import Machine
+from gridnn.cost.price import Price, price
+from gridnn.layout.gridshape import GridShape
+from gridnn.network import Network
+from gridnn.planning.plan import Plan
+from gridnn.planning.search.space import FEW
+from gridnn.program.program import pass_programs, pass_sizes
+
+
+@dataclass(frozen=True)
+class PlanRequest:
+    """What a plan is asked for.
+
+    Attributes
+    ----------
+    network, ranks, batch, machine
+        The network, P, the samples of one update, and what the search weighs (None where nothing is compared: a rule on
+        a grid).
+    grid : GridShape or None
+        None: the strategy chooses it.
+    order : str
+        Of a grid that the strategy chooses; the search's model takes it as ``column``, the prices as it is.
+    memory : float or None
+        Bytes that a rank may use at its peak, for strategies that choose.
+    group, domain, copies
+        See `gridnn.planning.rules.make_plan` and `gridnn.planning.splitbrain.group_grid`.
+    accumulate : int
+        Passes of a batch; splits fit the smallest one.
+    axes : {"few", "all"}
+        How many axes of a layer ``optimal`` may divide: at most two, or all.
+    itemsize, slots : int
+        Bytes of an element, and arrays that the optimizer keeps for every weight.
+    options : mapping
+        How the plan is run: see `gridnn.planning.plan.OPTIONS`.
+    """
+
+    network: Network
+    ranks: int
+    batch: int
+    machine: Machine | None = None
+    grid: GridShape | None = None
+    order: str = "column"
+    memory: float | None = None
+    group: int | None = None
+    domain: tuple[int, ...] | None = None
+    copies: bool = False
+    accumulate: int = 1
+    axes: str = "few"
+    itemsize: int = 4
+    slots: int = 1
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def passes(self) -> list[int]:
+        """The samples of every pass."""
+        return pass_sizes(self.batch, self.accumulate)
+
+    @property
+    def smallest(self) -> int:
+        """The samples of the smallest pass, which the splits fit."""
+        return min(self.passes)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Bytes of an element and optimizer arrays a weight, for those who count bytes."""
+        return {"itemsize": self.itemsize, "slots": self.slots}
+
+    @property
+    def cost_options(self) -> dict[str, Any]:
+        """What the search's model knows of how a plan is run: see `gridnn.planning.search.edge_costs.CostOptions`."""
+        full_sum = self.options.get("gather_backward") == "all-reduce"
+        recompute = self.options.get("recompute", False)
+        return {**self.sizes, "passes": len(self.passes), "full_sum": full_sum, "recompute": recompute}
+
+    @property
+    def at_most(self) -> int | None:
+        """Factors of a split that the search compares: see `gridnn.planning.search.space.configurations`."""
+        return FEW if self.axes == "few" else None
+
+    def price(self, plan: Plan) -> Price:
+        """The price of a step of ``plan``, by the event simulation."""
+        return price(pass_programs(self.network, plan, self.passes), self.machine, **self.sizes)
+
+
+class PricedPlan(NamedTuple):
+    """A plan that answers a request, and its price."""
+
+    request: PlanRequest
+    plan: Plan
+    price: Price
