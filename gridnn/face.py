@@ -82,6 +82,7 @@ def plan(
     memory: str | float | None = None,
     dtype: str = "float32",
     slots: int = 1,
+    copies: bool = False,
     **options: Any,
 ) -> Plan:
     """A plan for ``network`` on ``ranks`` ranks.
@@ -103,6 +104,8 @@ def plan(
         Of the activations.
     slots : int
         Arrays that the optimizer keeps for every weight.
+    copies : bool
+        Whether ranks that a layer cannot be divided over repeat its work, where a rule divides it.
     **options
         As in `Plan`: ``recompute``, ``halo``, ``gather_backward``.
 
@@ -115,8 +118,8 @@ def plan(
     strategy = strategy or ("grid" if grid else "optimal")
     machine = load_machine(machine) if isinstance(machine, str) else machine
     limit = parse_memory(memory) if isinstance(memory, str) else memory
-    asked = {"memory": limit, "itemsize": ITEMSIZES[dtype], "slots": slots, "options": options}
-    return plan_for(strategy, PlanRequest(network, ranks, batch, machine, shape, **asked))
+    asked = {"memory": limit, "itemsize": ITEMSIZES[dtype], "slots": slots, "copies": copies}
+    return plan_for(strategy, PlanRequest(network, ranks, batch, machine, shape, options=options, **asked))
 
 
 def price(

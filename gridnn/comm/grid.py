@@ -7,6 +7,7 @@ from typing import Any
 
 from gridnn.comm.communicator import Communicator
 from gridnn.comm.ledger import Ledger
+from gridnn.kernels import get_backend
 from gridnn.layout.gridshape import GridShape
 
 __all__ = ["Grid", "GridShape"]
@@ -24,8 +25,8 @@ class Grid:
     order : {"column", "row"}
         Which groups are contiguous in rank order: with ``column`` the ranks of a column are neighbours, so that
         activations stay inside a node.
-    backend : kernels.Backend
-        Whose arrays are moved.
+    backend : Backend, optional
+        Whose arrays are moved; default: NumPy's.
     ledger : Ledger, optional
         Where movements are entered.
     transports : optional
@@ -52,13 +53,14 @@ class Grid:
         rows: int,
         cols: int,
         *,
-        backend: Any,
+        backend: Any = None,
         order: str = "column",
         ledger: Ledger | None = None,
         transports: Any = None,
     ):
         self.shape = GridShape(rows, cols, order)
         self.shape.check(comm.Get_size())
+        backend = backend or get_backend("numpy")
         self.backend, self.ledger = backend, ledger or Ledger()
         self.index = self.shape.index(comm.Get_rank())
         self.r, self.c = self.index % rows, self.index // rows

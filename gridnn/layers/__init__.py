@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gridnn.layers.activation import GELU, LeakyReLU, ReLU, Tanh
+from gridnn.layers.base import Layer, Loss
 from gridnn.layers.batchnorm import BatchNorm
 from gridnn.layers.conv import Conv1d, Conv2d, Conv3d
 from gridnn.layers.dropout import Dropout
@@ -35,9 +36,11 @@ __all__ = [
     "Flatten",
     "GlobalAvgPool",
     "GroupNorm",
+    "Layer",
     "LeakyReLU",
     "Linear",
     "LocalResponseNorm",
+    "Loss",
     "MaxPool1d",
     "MaxPool2d",
     "MaxPool3d",

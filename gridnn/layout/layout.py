@@ -7,7 +7,9 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
+from gridnn.errors import UserError
 from gridnn.layout.partition import Even, Interval, Partition, intersect
 from gridnn.layout.split import digits_of, index_of
 
@@ -16,7 +18,7 @@ Box = tuple[Interval, ...]
 
 def box_shape(box: Box) -> tuple[int, ...]:
     """The number of elements along every dimension of ``box``."""
-    return tuple(stop - start for start, stop in box)
+    return tuple([stop - start for start, stop in box])
 
 
 def box_size(box: Box) -> int:
@@ -60,10 +62,53 @@ class Layout:
     dims: tuple[Dim, ...]
     partial: tuple[int, ...] = ()
 
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        """Layouts are keys of many tables, and hash all of their dimensions."""
+        return hash((self.mesh, self.dims, self.partial))
+
     @classmethod
     def whole(cls, shape: tuple[int, ...], mesh: tuple[int, ...]) -> Layout:
         """Every rank holds everything."""
         return cls(mesh, tuple(Dim(Even(size, 1)) for size in shape))
+
+    @classmethod
+    def even(cls, shape: tuple[int, ...], grid: Any, **parts: int) -> Layout:
+        """A tensor divided evenly over the ranks of ``grid``: ``even((10, 7), grid, dim0=2, dim1=2)``.
+
+        Parameters
+        ----------
+        grid : Grid
+            Whose ranks; the parts of ``dim0`` vary slowest with the rank's index.
+        **parts : int
+            Into how many parts a dimension, ``dim0`` to ``dimN``, is divided; their product divides the ranks, and what
+            is left over are replicas.
+
+        Raises
+        ------
+        UserError
+            If the parts do not divide the ranks, or there is no such dimension.
+        """
+        names, ranks = [f"dim{i}" for i in range(len(shape))], grid.shape.rows * grid.shape.cols
+        mesh = tuple(parts.values())
+        if not set(parts) <= set(names) or ranks % math.prod(mesh):
+            said = " x ".join(f"{name}={count}" for name, count in parts.items())
+            raise UserError(
+                f"Layout.even{shape} by {said}: dimensions are {', '.join(names)}, their parts divide {ranks}"
+            )
+        order = {name: digit for digit, name in enumerate(parts)}
+        dims = (
+            Dim(Even(size, parts.get(name, 1)), (order[name],) if parts.get(name, 1) > 1 else ())
+            for name, size in zip(names, shape, strict=True)
+        )
+        return cls((*mesh, ranks // math.prod(mesh)), tuple(dims))
+
+    def slices(self, index: int) -> tuple[slice, ...]:
+        """Where the part of rank ``index`` lies in the whole tensor."""
+        return tuple(slice(*interval) for interval in self.box(index))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -91,7 +136,7 @@ class Layout:
 
     def box(self, index: int) -> Box:
         """The part of the tensor that rank ``index`` holds."""
-        return tuple(dim.partition.interval(self.part(index, dim)) for dim in self.dims)
+        return tuple([dim.partition.interval(self.part(index, dim) if dim.digits else 0) for dim in self.dims])
 
     def summed(self) -> Layout:
         """This layout with its partial sums replaced by replicas of their sum."""

@@ -183,7 +183,8 @@ def _placed(names: Sequence[str], ranges: Mapping[str, Range], sizes: Mapping[st
             gap = low - end
             if gap >= size and (waste is None or gap < waste):
                 best, waste = end, gap
-            end = max(end, high)
+            if high > end:
+                end = high
         offset = end if best is None else best
         bisect.insort(placed, (offset, offset + size, one.start, one.stop))
         offsets[name] = offset

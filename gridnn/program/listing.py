@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gridnn.layers.computation import ACTIVATION, Reduction
-from gridnn.layout.counts import all_reduce, dimension_of
+from gridnn.layout.counts import Count, all_reduce, dimension_of
 from gridnn.layout.group import Group
 from gridnn.layout.layout import box_shape
 from gridnn.layout.messages import call_kind, is_stacked, message_dtype, message_sizes
@@ -22,6 +22,7 @@ class Listing:
         self.operations: list[Operation] = []
         self.buffers: dict[str, Buffer] = {}
         self.count = 0  # of numbered movements and messages
+        self._known: dict[tuple[Stage, bool, bool], tuple[tuple[Count, ...], tuple[int, int]]] = {}
 
     def stage(
         self, stage: Stage, adjoint: bool, full_sum: bool, source: str, out: str, layer: str, phase: str
@@ -32,22 +33,29 @@ class Listing:
             index = tuple(slice(a - c, b - c) for (a, b), (c, _) in zip(needed, held, strict=True))
             return [Copy(layer, phase, (source,), (out,), index, adjoint)]
         kind = call_kind(stage, adjoint, full_sum)
-        counts = stage.counts(self.rank, self.program.rows, adjoint, full_sum)
+        counts, sizes = self._counted(stage, adjoint, full_sum)
         members = None if kind == "neighbours" else stage.members(self.rank)
         entries = tuple((layer, count) for count in counts)
         movement = Movement(kind, members, entries, "transfer", stage, adjoint)
-        send, receive = self.messages(stage, kind, adjoint, full_sum, source, out, layer)
+        send, receive = self.messages(stage, kind, sizes, source, out, layer)
         self.count += 1
         begin = Begin(layer, phase, (source,), (send, receive, out), movement, self.count)
         return [begin, End(layer, phase, (send, receive), (out,), movement, self.count)]
 
+    def _counted(self, stage: Stage, adjoint: bool, full_sum: bool) -> tuple[tuple[Count, ...], tuple[int, int]]:
+        """What a stage moves, and the sizes of its messages: equal stages of many layers are looked at once."""
+        key = (stage, adjoint, full_sum)
+        if key not in self._known:
+            counts = tuple(stage.counts(self.rank, self.program.rows, adjoint, full_sum))
+            self._known[key] = counts, message_sizes(stage, self.rank, adjoint, full_sum)
+        return self._known[key]
+
     def messages(
-        self, stage: Stage, kind: str, adjoint: bool, full_sum: bool, source: str, out: str, layer: str
+        self, stage: Stage, kind: str, sizes: tuple[int, int], source: str, out: str, layer: str
     ) -> tuple[str, str]:
         """The buffers that a stage packs into: where the memory is one run, that of the arrays themselves."""
         dtype = message_dtype(kind)
         whole = self.policy.itemsize > 2 or dtype == ACTIVATION
-        sizes = message_sizes(stage, self.rank, adjoint, full_sum)
         stacked = is_stacked(stage, kind)
         plain = {
             "all-reduce": (False, True),  # packed into the result, and summed there

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from gridnn.layers.base import Cut, Parameter, Shapes
 from gridnn.layout.group import Group
@@ -84,8 +85,12 @@ class Step:
 
     def reading(self, edge: int) -> tuple:
         """What input ``edge`` looks like here, padding included: layers that read a tensor alike share one transfer."""
-        windows = self.node.layer.windows(self.shapes)
-        return (self.edges[edge].source, self.edges[edge].layout, tuple(windows.items()), self.node.layer.padding_value)
+        return self._readings[edge]
+
+    @cached_property
+    def _readings(self) -> tuple[tuple, ...]:
+        windows = tuple(self.node.layer.windows(self.shapes).items())
+        return tuple((edge.source, edge.layout, windows, self.node.layer.padding_value) for edge in self.edges)
 
     def group(self, index: int, axes: tuple[str, ...]) -> Group:
         """The ranks that divide ``axes`` with rank ``index``."""

@@ -37,7 +37,7 @@ class HostRoom:
 
     def load(self, array: Array) -> None:
         """Copy the contents into an array of this shape."""
-        array[...] = self.host
+        self.backend.from_host(self.host, array)
 
 
 class DeviceRoom:

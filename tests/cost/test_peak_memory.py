@@ -167,7 +167,7 @@ def read_ahead(run: Run) -> int:
     shape, is_numbers = schedule.program.loss.shapes.output, run.target.dtype.kind == "f"
     target_shape, classes = (shape[1:], None) if is_numbers else (shape[1:-1], shape[-1])
     data = SimpleNamespace(target_shape=target_shape, classes=classes)
-    places = Reader(run.grid.backend, run.parameters.wide)._places(schedule, Batch(data, np.arange(shape[0])))
+    places = Reader(run.grid.backend, run.parameters.wide)._places(schedule, Batch(data, np.arange(schedule.program.batch)))
     return sum(room.host.nbytes for room in (*places.inputs, places.targets))
 
 

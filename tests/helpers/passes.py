@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from gridnn.comm.grid import Grid
@@ -96,12 +94,8 @@ def together(comm, grid: Grid, layout: Layout, mine) -> np.ndarray:
 
 def targets(program: Program, rng: np.random.Generator) -> np.ndarray:
     """Of the whole batch: numbers like the output, or a class for every sample or place."""
-    spec = program.loss.node.layer.target(program.loss.shapes.output)
+    shape = (program.batch, *program.loss.shapes.output[1:])  # with rounds the loss has a part of the batch
+    spec = program.loss.node.layer.target(shape)
     if spec.dtype == "int64":
-        return rng.integers(0, program.loss.shapes.output[-1], spec.shape)
+        return rng.integers(0, shape[-1], spec.shape)
     return rng.normal(size=spec.shape)
-
-
-def nbytes(shape: tuple[int, ...], itemsize: int) -> int:
-    """The bytes of an array."""
-    return math.prod(shape) * itemsize

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import narrow
 import numpy as np
 import pytest
 from backends import backend_name
@@ -40,7 +41,7 @@ RUNS = {
     "lenet": dataclasses.replace(LENET, **SPLITBRAIN),
     "alexnet": RunConfig(
         backend=backend_name(),
-        model=f"{Path(__file__).parent / 'narrow.py'}:alexnet",
+        model=f"{narrow.__file__}:alexnet",
         dataset="synthetic",
         shape="16x16x3",
         dtype="float64",
