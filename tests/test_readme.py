@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from gridnn.cost.count import predict
 from gridnn.layers import SoftmaxCrossEntropy
 from gridnn.layout.gridshape import GridShape
 from gridnn.models import get_model
@@ -28,6 +29,6 @@ def test_words_of_the_worked_example(row):
     network.add("loss", SoftmaxCrossEntropy())
     grid = GridShape(int(rows), int(cols))
     program = Program(network, make_plan("grid", network, grid, 128), 128)
-    ledgers = [program.predict(index).words_by_dimension() for index in range(4)]
+    ledgers = [predict(program, index).words_by_dimension() for index in range(4)]
     found = [(sum(ledger.values()), ledger["row"], ledger["column"]) for ledger in ledgers]
     assert tuple(int(text.replace(",", "")) for text in words) in found  # uneven parts differ by a few words

@@ -9,7 +9,7 @@ import typer
 from gridnn.cli.console import console, refusing
 from gridnn.cli.options import DEFAULT_MACHINE, KEPT, SHARED, Json, MachineName, Memory, Pictures, configured
 from gridnn.cli.tables import show_comparison, show_layers, show_totals
-from gridnn.errors import writing
+from gridnn.errors import UserError, writing
 from gridnn.train.config import RunConfig
 
 Ranks = Annotated[int, typer.Option("--ranks", metavar="P", min=1, help="the number of ranks to plan for")]
@@ -46,12 +46,12 @@ def plan(
 
     with refusing():
         if csv and not sweep_all:
-            raise ValueError(f"--csv {csv} is for a sweep: add --sweep")
+            raise UserError(f"--csv {csv} is for a sweep: add --sweep")
         if verify and (config.plan or config.divider not in VERIFIED):
             made_by = f"--plan {config.plan}" if config.plan else config.divider
-            raise ValueError(f"--verify is for a search: --strategy {' or '.join(VERIFIED)}, not {made_by}")
+            raise UserError(f"--verify is for a search: --strategy {' or '.join(VERIFIED)}, not {made_by}")
         if verify and memory:
-            raise ValueError(f"--verify tries every choice, whatever its memory: leave --memory {memory} out")
+            raise UserError(f"--verify tries every choice, whatever its memory: leave --memory {memory} out")
         made = make_priced_plan(config, ranks, machine, memory, KEPT)
         if output:
             with writing("--output", output):

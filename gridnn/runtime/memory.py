@@ -28,7 +28,7 @@ class Memory:
 
     def reserve(self, size: int) -> None:
         """Make the block at least ``size`` bytes large; its contents are lost if it grows."""
-        if size > self.size:
+        if self._block is None or size > self.size:
             self._block = None  # the old one goes before the new one is taken
             self.size, self.generation = size, self.generation + 1
             alignment = 512

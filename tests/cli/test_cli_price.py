@@ -64,11 +64,13 @@ def test_a_file_has_the_price_that_it_was_made_with(planned, tmp_path):
     assert "the plan was made for batch 256 on cori-knl" in other.stdout
 
 
-def test_the_papers_formulas_stand_beside_what_moves(planned):
-    done = gridnn("price", planned[0], "--cost", "paper")
+def test_the_papers_formulas_stand_beside_what_moves(planned, tmp_path):
+    plan, prices = tmp_path / "plan.json", tmp_path / "prices.json"
+    assert gridnn("plan", *ALEXNET, "--strategy", "integrated", "-o", plan, "--json", prices).returncode == 0
+    done = gridnn("price", plan, "--cost", "paper")
     assert done.returncode == 0, done.stderr
     *_, exact = done.stdout.splitlines()
-    assert exact.startswith(f"exact: {sum(planned[1]['words'].values()):,} words")
+    assert exact.startswith(f"exact: {sum(json.loads(prices.read_text())['words'].values()):,} words")
     assert "redistributed" in done.stdout
     assert "did you mean paper" in gridnn("price", planned[0], "--cost", "papers").stderr
 

@@ -8,7 +8,9 @@ from fractions import Fraction
 import pytest
 
 from gridnn import layers as L
+from gridnn.cost.count import predict
 from gridnn.cost.machine import Compute, Level, Machine
+from gridnn.errors import UserError
 from gridnn.layout.gridshape import GridShape
 from gridnn.layout.split import Split
 from gridnn.models import get_model
@@ -118,7 +120,7 @@ def test_the_model_exact_moves_the_words_of_equation_8_layer_by_layer():
         net.add(f"fc{i}", L.Linear(width, bias=False))
     net.add("loss", L.SoftmaxCrossEntropy())
     plan = make_plan("grid", net, GridShape(rows, cols), batch, gather_backward="all-reduce")
-    ledger = Program(net, plan, batch).predict(5)
+    ledger = predict(Program(net, plan, batch), 5)
     printed = paper.paper_cost(net, plan, batch, MACHINE).layers
     for before, after in itertools.pairwise(printed):
         assert ledger.words_of(after.name, "column") == before.activations.words
@@ -126,7 +128,7 @@ def test_the_model_exact_moves_the_words_of_equation_8_layer_by_layer():
         assert ledger.words_of(layer.name, "row") == layer.gradients.words
     assert ledger.words_of("fc0", "column") == 0
     # of a gathered output, the better adjoint moves two units where (8) has three
-    better = Program(net, make_plan("grid", net, GridShape(rows, cols), batch), batch).predict(5)
+    better = predict(Program(net, make_plan("grid", net, GridShape(rows, cols), batch), batch), 5)
     assert 3 * better.words_of("fc1", "column") == 2 * printed[0].activations.words
 
 
@@ -143,7 +145,7 @@ def test_in_channels_are_refused():
     net = Network((8,))
     net.add("fc", L.Linear(8))
     plan = Plan("file", GridShape(2, 1), propagate(net, {"fc": Split.parse("ci=2")}, 2, 4))
-    with pytest.raises(ValueError, match="layer 'fc' has the split ci=2, but the cost model paper knows no ci"):
+    with pytest.raises(UserError, match="layer 'fc' has the split ci=2, but the cost model paper knows no ci"):
         paper.paper_cost(net, plan, 4, MACHINE)
 
 

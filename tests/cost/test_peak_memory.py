@@ -15,6 +15,7 @@ from splits import admitted_splits
 from gridnn import layers as L
 from gridnn.comm.grid import Grid
 from gridnn.cost.memory import peak, peak_of
+from gridnn.errors import UserError
 from gridnn.kernels import NumpyBackend
 from gridnn.layout.gridshape import GridShape
 from gridnn.layout.halo import HALOS
@@ -167,7 +168,9 @@ def read_ahead(run: Run) -> int:
     shape, is_numbers = schedule.program.loss.shapes.output, run.target.dtype.kind == "f"
     target_shape, classes = (shape[1:], None) if is_numbers else (shape[1:-1], shape[-1])
     data = SimpleNamespace(target_shape=target_shape, classes=classes)
-    places = Reader(run.grid.backend, run.parameters.wide)._places(schedule, Batch(data, np.arange(schedule.program.batch)))
+    places = Reader(run.grid.backend, run.parameters.wide)._places(
+        schedule, Batch(data, np.arange(schedule.program.batch))
+    )
     return sum(room.host.nbytes for room in (*places.inputs, places.targets))
 
 
@@ -297,7 +300,7 @@ def test_the_block_is_hardly_larger_than_what_lives_at_once(name):
             for recompute in (False, True):
                 try:
                     program = Program(network, make_plan(strategy, network, grid, 32, recompute=recompute), 32)
-                except ValueError:
+                except UserError:
                     refused.add(strategy)
                     continue
                 for rank, policy in ((0, cpu_policy()), (grid.size - 1, cpu_policy()), (grid.size - 1, gpu_policy())):

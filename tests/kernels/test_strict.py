@@ -59,7 +59,7 @@ def test_layers(layer, shapes, training, dtype):
         results.append([y])
         if training:
             gradient = 0.5 if isinstance(layer, (L.SoftmaxCrossEntropy, L.MeanSquaredError)) else y
-            results[-1] += run.backward(gradient) + [run.gradient(name) for name in run.local.gradients]
+            results[-1] += run.backward(gradient) + [run.gradient(name) for name in run.context.gradients]
     for got, wanted in zip(*results, strict=True):
         assert got.dtype == wanted.dtype
         np.testing.assert_array_equal(got, wanted)

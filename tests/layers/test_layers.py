@@ -218,7 +218,7 @@ def test_softmax_cross_entropy_of_places(space):
 
 def test_labels_of_another_shape():
     with pytest.raises(
-        ValueError, match=r"shape \(2, 3, 3, 5\) need targets of shape \(2, 3, 3\), these have shape \(2,\)"
+        UserError, match=r"shape \(2, 3, 3, 5\) need targets of shape \(2, 3, 3\), these have shape \(2,\)"
     ):
         L.SoftmaxCrossEntropy().check_target((2, 3, 3, 5), (2,))
 

@@ -67,7 +67,7 @@ def test_no_named_strategy_is_faster_on_any_grid(network, ranks):
         for rows in (r for r in range(1, ranks + 1) if ranks % r == 0):
             try:
                 plan = make_plan(rule, network, GridShape(rows, ranks // rows), batch, copies=True)
-            except ValueError:
+            except UserError:
                 continue
             assert found.price.seconds <= seconds(network, plan, batch) * (1 + 1e-9), (rule, rows)
 
@@ -105,9 +105,9 @@ def test_every_search_that_has_a_name_is_there():
 
 class TestMemory:
     def test_a_plan_within_the_limit_is_found(self):
-        free = plan_optimal(PlanRequest(mlp(512, 512), 4, 256, MACHINE))
-        tight = free.price.memory.total * 0.8
-        found = plan_optimal(PlanRequest(mlp(512, 512), 4, 256, MACHINE, memory=tight))
+        free = plan_optimal(PlanRequest(mlp(512, 512, 512), 4, 256, MACHINE))
+        tight = free.price.memory.total * 0.9
+        found = plan_optimal(PlanRequest(mlp(512, 512, 512), 4, 256, MACHINE, memory=tight))
         assert found.price.memory.total <= tight < free.price.memory.total
         assert found.price.seconds >= free.price.seconds
         assert found.certificate == "optimal" or found.certificate.startswith("within ")
@@ -183,13 +183,13 @@ class TestStrategies:
             plan.grid == GridShape(4, 2)
             and plan.splits == plan_for("optimal", PlanRequest(chain(), 8, 16, MACHINE)).splits
         )
-        with pytest.raises(ValueError, match="grid 3x2 needs 6 ranks"):
+        with pytest.raises(UserError, match="grid 3x2 needs 6 ranks"):
             plan_for("optimal", PlanRequest(chain(), 8, 16, MACHINE, GridShape(3, 2)))
 
     def test_unknown_names_and_impossible_rules_are_refused(self):
         with pytest.raises(UserError, match="unknown strategy 'optimum': did you mean optimal"):
             plan_for("optimum", PlanRequest(chain(), 8, 16, MACHINE))
-        with pytest.raises(ValueError, match="strategy 'model' on grid"):
+        with pytest.raises(UserError, match="strategy 'model' on grid"):
             plan_for("model", PlanRequest(chain(), 64, 16, MACHINE))
 
     @pytest.mark.parametrize("strategy", STRATEGIES)

@@ -88,5 +88,5 @@ def test_files_that_say_made_for_and_digest_are_read_too(saved):
     assert load_plan(path, network(), GRID, 8) == plan
     older["network"]["layers"]["fc1"] = "something"
     path.write_text(json.dumps(data))
-    with pytest.raises(ValueError, match='"made_for" was edited: digest'):
+    with pytest.raises(UserError, match='"made_for" was edited: digest'):
         load_plan(path, network(), GRID, 8)

@@ -380,7 +380,7 @@ def test_what_the_abstract_claims():
     for row in made.rows:
         assert row["saved_held"] == pytest.approx(row["saved_parameters"], abs=2e-4)  # uneven parts
         assert row["stack_at_once"] == row["K"] * row["stack_in_rounds"]
-        if row["K"] >= 4:  # in smaller groups a weight gradient that is to be added takes more than the rounds save
+        if row["K"] >= 16:  # in smaller groups the gradients that are to be added take more than the rounds save
             assert row["step_bytes_in_rounds"] < row["step_bytes_at_once"]
     assert [claim.holds for claim in made.claims] == [True, True, False, True]
 

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from running import folder, job_of, same, trained
 
 from gridnn import layers as L
+from gridnn.cost.count import predict
+from gridnn.errors import UserError
 from gridnn.layout.gridshape import GridShape
 from gridnn.layout.split import COPIES
 from gridnn.models import MODELS
@@ -39,7 +41,7 @@ def chain(*widths: int) -> Network:
 def words(network: Network, plan, batch: int) -> int:
     """What all ranks of a plan receive in one step, by the program that would run."""
     program = Program(network, plan, batch)
-    return sum(sum(program.predict(i).words_by_dimension().values()) for i in range(plan.grid.size))
+    return sum(sum(predict(program, i).words_by_dimension().values()) for i in range(plan.grid.size))
 
 
 # -- the table ----------------------------------------------------------------------------------------------------
@@ -172,7 +174,7 @@ def test_halves_of_tensors_count_less():
 
 def test_odd_sizes():
     levels = C.levels_of(chain(300, 300), 400)
-    with pytest.raises(ValueError, match=r"75 entries has an odd side to be halved.*fewer devices"):
+    with pytest.raises(UserError, match=r"75 entries has an odd side to be halved.*fewer devices"):
         C.k_cuts(levels, 3, fixed=("ci",) * 3, even=True)
     assert C.k_cuts(levels, 2, fixed=("ci",) * 2, even=True).cost > 0
     odd = chain(7, 5, 3)
@@ -186,7 +188,7 @@ def test_a_chain_is_wanted_by_the_paper():
     net.add("conv1", L.Conv2d(2, 3, padding=1))
     net.add("conv2", L.Conv2d(2, 3, padding=1), "conv1")
     net.add("add", L.Add(), "conv1", "conv2")
-    with pytest.raises(ValueError, match="layer 'conv1': the paper's levels are a chain"):
+    with pytest.raises(UserError, match="layer 'conv1': the paper's levels are a chain"):
         C.levels_of(net, 4)
 
 
