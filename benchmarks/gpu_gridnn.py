@@ -110,12 +110,9 @@ def resident(session: Any) -> Any:
     class Resident(Reader):
         held = None
 
-        def read(self, executable: Any, batch: Any) -> Any:
-            places = self._places(executable, batch)
-            self.held = self.held or self._read(batch, places)
-            for feed, room in zip(executable.input_feeds, places.inputs, strict=True):
-                room.load(feed)
-            return places.targets.kept()
+        def read(self, schedule: Any, batch: Any) -> Any:
+            self.held = self.held or super().read(schedule, batch)
+            return self.held
 
     return Resident(session.grid.backend, session.parameters.wide)
 
@@ -123,7 +120,7 @@ def resident(session: Any) -> Any:
 def flops(network: Any, batch: int) -> float:
     """The operations of the products of a step: forward, both gradients, and no gradient of the samples."""
     layers = [(node.layer, node.layer.flops(network.sizes(node, batch))) for node in network.nodes]
-    products = [count for layer, count in layers if layer.work in ARRAYS]
+    products = [count for layer, count in layers if layer.bound_by in ARRAYS]
     return 3 * sum(products) - products[0]
 
 

@@ -124,17 +124,17 @@ def _write(path: str, header: Header, tensors: Mapping[str, Tensor], grid: Grid)
         raise UserError(f"checkpoint {path} cannot be written: {failure}; is the disk full, or the quota used up?")
 
 
-def load(path: str, header: Header, tensors: Mapping[str, Tensor], grid: Grid) -> None:
+def load(path: str, header: Header, tensors: Mapping[str, Tensor], grid: Grid, with_optimizer: bool = True) -> None:
     """Fill ``tensors`` from the file ``path``, whose header `open_header` has read.
 
-    All ranks call it; each reads its own parts.
+    All ranks call it; each reads its own parts. What the optimizer keeps may be left out.
 
     Raises
     ------
     UserError
         On all ranks, if the file holds other tensors than these; `Damaged` if not those that were written.
     """
-    _compare(path, header, tensors)
+    _compare(path, header, tensors, with_optimizer)
     file = SharedFile(grid.all.comm, path)
     found = _fill(file, header, tensors, grid)
     failure = file.failure()
@@ -176,9 +176,9 @@ def _read_back(file: SharedFile, header: Header, tensors: Mapping[str, Tensor], 
     return sum_modulo(grid.all.comm, sums)
 
 
-def _compare(path: str, header: Header, tensors: Mapping[str, Tensor]) -> None:
+def _compare(path: str, header: Header, tensors: Mapping[str, Tensor], with_optimizer: bool) -> None:
     """Refuse a file that holds other tensors than ``tensors``."""
-    stored = header.tensors
+    stored = {n: one for n, one in header.tensors.items() if with_optimizer or not n.startswith("optimizer.")}
     told = []
     missing, extra = [n for n in tensors if n not in stored], [n for n in stored if n not in tensors]
     if missing:

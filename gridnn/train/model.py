@@ -214,10 +214,7 @@ class Model:
         """
         header = open_header(path, self.grid)
         state = self._state(optimizer) if optimizer else None
-        if state is None:
-            kept = {name: one for name, one in header.tensors.items() if not name.startswith("optimizer.")}
-            header = replace(header, tensors=kept)
-        load(path, header, self._tensors(state), self.grid)
+        load(path, header, self._tensors(state), self.grid, with_optimizer=state is not None)
         self._steps = int(header.facts.get("step", 0))
         if state:
             state.step = int(header.facts.get("updates", self._steps))
