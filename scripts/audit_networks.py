@@ -59,7 +59,7 @@ def config(model: str, folder: Path) -> RunConfig:
 def main() -> int:
     """Audit all; exit status 1 if an integer differs."""
     comm = MPI.COMM_WORLD
-    job = SimpleNamespace(comm=comm, size=comm.size, nodes=1, threads=1, library="")
+    job = SimpleNamespace(comm=comm, size=comm.size, nodes=1, threads=1, library="", local_rank=comm.rank)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for model in sys.argv[1:] or MODELS:

@@ -250,9 +250,13 @@ class Runner:
             self._result[:2] = math.nan
         self._result[2:] = float(self.asking())
         if self.loss_scale is not None and not self.ledger.evaluating:
-            backend, flag = self.grid.backend, self.grid.backend.zeros((1,), "int32")
-            backend.kernels.unscale(self.parameters.gradients, 1 / self.loss_scale.value, flag)
-            self._result[2:] += OVERFLOW * flag
+            self._result[2:] += OVERFLOW * self._unscale()
+
+    def _unscale(self) -> Any:
+        """Divide the gradients by the loss scale; on the device, 1 if this rank's are not finite."""
+        backend, flag = self.grid.backend, self.grid.backend.zeros((1,), "int32")
+        backend.kernels.unscale(self.parameters.gradients, 1 / self.loss_scale.value, flag)
+        return flag
 
     def _means(self, count: int) -> tuple[float, float]:
         """(Loss, right answers) of all ranks over ``count`` samples.
