@@ -291,7 +291,7 @@ class Runner:
         layer = next(node.name for node in reversed(self.network.nodes) if node.name in found)
         return (
             f"the gradient of layer {layer!r} is not finite at step {step}, and the loss scale is 1: "
-            f"{self.parameters.dtype} overflows; lower the learning rate, or use --dtype bfloat16 or float32"
+            f"{self.parameters.dtype} overflows; lower --lr, or use --dtype bfloat16 or float32"
         )
 
 
