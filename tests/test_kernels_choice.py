@@ -8,7 +8,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from gridnn.arrays import NumpyBackend, choice, get_backend
 from gridnn.errors import UserError
-from gridnn.train.config import CHOICES
+from gridnn.train.config import OPTIONS
 
 
 def installed(name):
@@ -48,7 +48,7 @@ def test_kernels_asked_for_by_name_are_never_replaced(monkeypatch):
 
 
 def test_the_option_knows_them_all():
-    assert CHOICES["kernels"] == choice.KERNELS  # written out there: the command line starts without NumPy
+    assert OPTIONS["kernels"].choices == choice.KERNELS  # written out there: the command line starts without NumPy
 
 
 def test_a_missing_library_is_named(monkeypatch):

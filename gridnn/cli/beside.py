@@ -11,7 +11,7 @@ from gridnn.search.named import all_grids, best_grids
 
 def named_plans(made: Planned) -> list[Beside]:
     """The plan itself and, for every named strategy, the fastest of the grids that are cheapest in the model."""
-    found = best_grids(*_case(made), made.machine, made.config.order, made.running, **made.setting)
+    found = best_grids(*_case(made), made.machine, made.config.plan.order, made.running, **made.setting)
     rows = [_priced(made, plan) for plan in found if not _same(plan, made.plan)]
     fastest = {row.name: row for row in sorted(rows, key=lambda row: row.price.seconds, reverse=True)}
     known = {plan.strategy for plan in found}
@@ -26,7 +26,7 @@ def sweep(made: Planned) -> list[Beside]:
     """The plan itself, and every named strategy on every grid that it can have; layers too small have copies."""
     rows = [_this(made)]
     for name in RULES:
-        plans, _ = all_grids(name, *_case(made), made.config.order, copies=True, **made.running)
+        plans, _ = all_grids(name, *_case(made), made.config.plan.order, copies=True, **made.running)
         rows += [_priced(made, plan) for plan in plans] or _refused(made, name)
     return rows
 
@@ -41,7 +41,7 @@ def _case(made: Planned) -> tuple:
 
 def _refused(made: Planned, strategy: str) -> list[Beside]:
     """Why a strategy cannot be had on any grid; nothing where it can (then it is what another one is)."""
-    plans, refused = all_grids(strategy, *_case(made), made.config.order, copies=True, **made.running)
+    plans, refused = all_grids(strategy, *_case(made), made.config.plan.order, copies=True, **made.running)
     return [] if plans else [Beside(strategy, "", None, str(refused))]
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from gridnn.cli.console import console, refusing
-from gridnn.cli.options import DEFAULT_MACHINE, SHARED, Json, MachineName, Memory, Pictures, configured
+from gridnn.cli.options import DEFAULT_MACHINE, Json, MachineName, Memory, Pictures, configured
 from gridnn.cli.tables import show_beside, show_layers, show_totals
 from gridnn.errors import UserError, writing
 from gridnn.train.config import RunConfig
@@ -23,7 +23,7 @@ Verify = Annotated[bool, typer.Option("--verify", help="try every choice (small 
 VERIFIED = ("optimal", "layerwise")
 
 
-@configured(SHARED, dataset=None)
+@configured("plan", dataset=None)
 def plan(
     config: RunConfig,
     ranks: Ranks,
@@ -47,8 +47,8 @@ def plan(
     with refusing():
         if csv and not sweep_all:
             raise UserError(f"--csv {csv} is for a sweep: add --sweep")
-        if verify and (config.plan or config.divider not in VERIFIED):
-            made_by = f"--plan {config.plan}" if config.plan else config.divider
+        if verify and (config.plan.plan or config.plan.divider not in VERIFIED):
+            made_by = f"--plan {config.plan.plan}" if config.plan.plan else config.plan.divider
             raise UserError(f"--verify is for a search: --strategy {' or '.join(VERIFIED)}, not {made_by}")
         if verify and memory:
             raise UserError(f"--verify tries every choice, whatever its memory: leave --memory {memory} out")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, fields, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
-from gridnn.cli.options import DEFAULT_MACHINE, NETWORK
+from gridnn.cli.options import DEFAULT_MACHINE
 from gridnn.cost.machine import Machine
 from gridnn.cost.machines import digest, load_machine, shipped
 from gridnn.cost.price import Price, price
@@ -16,13 +16,14 @@ from gridnn.plan.origin import Origin
 from gridnn.plan.plan import RUNNING, Plan, made_for, read_plan
 from gridnn.program.program import pass_programs, pass_sizes
 from gridnn.search.space import FEW
-from gridnn.train.config import CHOOSING, RunConfig
+from gridnn.train.config import OPTIONS, RunConfig
+from gridnn.train.sections import CHOOSING
 from gridnn.train.setup import bytes_of, set_up
 from gridnn.units import parse_memory, shown
 
 # What a plan keeps of the options that it was made with: those of the network and of how it is run.
 DIVIDING = (*CHOOSING, "grid", "strategy", "domain", "group", "plan", "copies")
-KEPT = tuple(name for name in NETWORK if name not in DIVIDING)
+KEPT = tuple(name for name, one in OPTIONS.items() if one.command == "plan" and name not in DIVIDING)
 
 
 class Planned(NamedTuple):
@@ -43,7 +44,7 @@ class Planned(NamedTuple):
     @property
     def smallest(self) -> int:
         """The samples of the smallest pass, which the splits fit."""
-        return min(pass_sizes(self.batch, self.config.accumulate))
+        return min(pass_sizes(self.batch, self.config.train.accumulate))
 
     @property
     def running(self) -> dict[str, Any]:
@@ -54,12 +55,12 @@ class Planned(NamedTuple):
     def setting(self) -> dict[str, Any]:
         """What the search's model knows of how a plan is run: see `gridnn.search.pairs.Setting`."""
         running = {"full_sum": self.plan.full_sum, "recompute": self.plan.recompute}
-        return {**bytes_of(self.config), "passes": len(pass_sizes(self.batch, self.config.accumulate)), **running}
+        return {**bytes_of(self.config), "passes": len(pass_sizes(self.batch, self.config.train.accumulate)), **running}
 
     @property
     def at_most(self) -> int | None:
         """How many factors of a split the search compares: see `gridnn.search.space.configurations`."""
-        return FEW if self.config.axes == "few" else None
+        return FEW if self.config.plan.axes == "few" else None
 
 
 def planned(config: RunConfig, ranks: int, machine: str, memory: str | None) -> Planned:
@@ -70,15 +71,15 @@ def planned(config: RunConfig, ranks: int, machine: str, memory: str | None) -> 
     UserError
         If options, network, ranks, machine and memory do not fit each other.
     """
-    config = replace(config, **({"machine": machine, "memory": memory} if config.chooses else {}))
+    config = config.replaced(machine=machine, memory=memory) if config.plan.chooses else config
     config.validate()
     loaded = load_machine(machine)
     made = set_up(config, ranks)
-    options = {name: value for name, value in asdict(config).items() if name in KEPT and value != _default(name)}
+    options = {name: value for name, value in config.changed(RunConfig.of(dataset=None)).items() if name in KEPT}
     origin = Origin.of(made.network, made.batch, machine=loaded.name, digest=digest(loaded), options=options)
     plan = replace(made.plan, made_for=origin)
     found = priced(config, made.network, plan, made.batch, loaded)
-    if memory is not None and not config.chooses:
+    if memory is not None and not config.plan.chooses:
         _check_memory(found, parse_memory(memory))
     return Planned(config, made.network, plan, made.batch, loaded, found)
 
@@ -98,10 +99,9 @@ def reopened(path: str, batch: int | None, machine: str | None) -> Planned:
             f"plan {path} does not say for which network it was made: price it by gridnn plan --plan {path} --ranks P "
             "--model NAME --batch B, and -o writes one that does"
         )
-    known = {field.name for field in fields(RunConfig)}
-    options = {name: value for name, value in origin.options.items() if name in known}
+    options = {name: value for name, value in origin.options.items() if name in OPTIONS}
     try:
-        config = RunConfig(**{"dataset": None, **options, "batch": batch or origin.batch, "plan": path})
+        config = RunConfig.of(**{"dataset": None, **options, "batch": batch or origin.batch, "plan": path})
         config.validate()
     except (TypeError, AttributeError) as error:
         raise UserError(f'plan {path}: "made_for" has an option of the wrong type ({error}): plan again') from None
@@ -134,7 +134,7 @@ def _known_machine(path: str, origin: Origin) -> str:
 
 def priced(config: RunConfig, network: Network, plan: Plan, batch: int, machine: Machine) -> Price:
     """The price of a step of ``batch`` samples."""
-    programs = pass_programs(network, plan, pass_sizes(batch, config.accumulate))
+    programs = pass_programs(network, plan, pass_sizes(batch, config.train.accumulate))
     return price(programs, machine, **bytes_of(config))
 
 
@@ -147,7 +147,3 @@ def _check_memory(found: Price, limit: float) -> None:
             f"({shown(peak.terms[most])}), at its peak in {peak.at[0]!r}, {peak.at[1]}: use --strategy optimal, "
             "more ranks or a smaller --batch"
         )
-
-
-def _default(name: str) -> Any:
-    return getattr(RunConfig(dataset=None), name)

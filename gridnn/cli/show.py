@@ -40,10 +40,10 @@ def show_sensitivity(made: Planned, out: Console) -> None:
             made.ranks,
             made.batch,
             machine,
-            memory=made.config.memory_bytes,
-            order=made.config.order,
-            accumulate=made.config.accumulate,
-            axes=made.config.axes,
+            memory=made.config.plan.memory_bytes,
+            order=made.config.plan.order,
+            accumulate=made.config.train.accumulate,
+            axes=made.config.plan.axes,
             **bytes_of(made.config),
             **made.running,
         )
@@ -108,7 +108,7 @@ def draw(folder: str, made: Planned, rows: Sequence[Beside], swept: bool) -> Non
     with writing("--pictures", folder):
         os.makedirs(folder, exist_ok=True)
         ranks, splits = made.ranks, made.plan.splits
-        title = f"{made.config.model}, batch {made.batch:,}, {ranks:,} ranks, {made.machine.name}"
+        title = f"{made.config.model.model}, batch {made.batch:,}, {ranks:,} ranks, {made.machine.name}"
         note = made.machine.estimated()
         height = max(4.0, len(splits) / LAYERS * 2)
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from gridnn.cli.console import console
-from gridnn.cli.options import NETWORK, TRAINING, TRANSPORT, WEIGHTS, configured
+from gridnn.cli.options import configured
 from gridnn.comm.job import Job, run
 from gridnn.comm.launcher import launch
 from gridnn.errors import within_memory
@@ -18,7 +18,7 @@ Log = Annotated[str | None, typer.Option("--log", metavar="FILE.jsonl", help="on
 Quiet = Annotated[bool, typer.Option("--quiet", help="show nothing but errors")]
 
 
-@configured({**NETWORK, **TRANSPORT, **WEIGHTS, **TRAINING})
+@configured("train")
 def train(config: RunConfig, log: Log = None, quiet: Quiet = False) -> None:
     """Train a network on a Pr x Pc grid of ranks."""
     before_mpi(config)
@@ -30,9 +30,9 @@ def _train(job: Job, config: RunConfig, log: str | None, quiet: bool) -> None:
     from gridnn.train.trainer import Trainer
 
     prepare(job, config)
-    signalled = job.hold_signals() if config.checkpoint else lambda: 0
+    signalled = job.hold_signals() if config.train.checkpoint else lambda: 0
     warning = job.overload()
-    reporter = job.only_first(lambda: Reporter(console(quiet), log, append=config.resume))
+    reporter = job.only_first(lambda: Reporter(console(quiet), log, append=config.train.resume))
     if warning and reporter:
         reporter.note(warning)
     with within_memory():
@@ -44,7 +44,7 @@ def _train(job: Job, config: RunConfig, log: str | None, quiet: bool) -> None:
 def before_mpi(config: RunConfig) -> None:
     """What must be there when MPI starts: the context of this rank's GPU, where the launcher says which that is."""
     local_rank = launch(os.environ).local_rank
-    if config.backend == "cupy" and local_rank is not None:
+    if config.device.backend == "cupy" and local_rank is not None:
         from gridnn.arrays.cupy_setup import make_context
 
         make_context(local_rank)
@@ -54,4 +54,4 @@ def prepare(job: Job, config: RunConfig) -> None:
     """Refuse what can be refused before anything is allocated, and share the cores out."""
     job.check_ranks()
     config.validate()
-    job.use_threads(config.threads)
+    job.use_threads(config.device.threads)

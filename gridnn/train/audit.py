@@ -46,7 +46,7 @@ class AuditResult:
 
 
 def audit(config: RunConfig, job: Any) -> AuditResult:
-    """Run ``config.steps`` steps without updates and compare the ledger of every rank with the program's prediction.
+    """Run ``steps`` steps without updates and compare the ledger of every rank with the program's prediction.
 
     Raises
     ------
@@ -70,9 +70,9 @@ def audit(config: RunConfig, job: Any) -> AuditResult:
 
 def _batches(session: Session, config: RunConfig) -> Iterator[Any]:
     """The first batches of training."""
-    left, epoch = config.steps or 1, 1
+    left, epoch = config.train.steps or 1, 1
     while left:
-        for indices in batches(epoch_order(len(session.data.train), config.seed, epoch, True), session.batch):
+        for indices in batches(epoch_order(len(session.data.train), config.train.seed, epoch, True), session.batch):
             yield indices
             left -= 1
             if not left:

@@ -75,25 +75,26 @@ class Session:
 
     def __init__(self, config: RunConfig, job: Any, asking: Callable[[], bool] = lambda: False) -> None:
         self.config, self.asking, self.asked = config, asking, False
-        self.loss_scale, self.finite = make_loss_scale(config.dtype), True
-        options = {"dtype": config.dtype, "local_rank": job.local_rank, "tf32": config.tf32, "conv": config.conv}
-        backend = together(job.comm, lambda: get_backend(config.backend, config.kernels, **options))
+        device = config.device
+        self.loss_scale, self.finite = make_loss_scale(device.dtype), True
+        options = {"dtype": device.dtype, "local_rank": job.local_rank, "tf32": device.tf32, "conv": device.conv}
+        backend = together(job.comm, lambda: get_backend(device.backend, device.kernels, **options))
         self.notes = shared_devices(job, backend)
         self._made = set_up(config, job.size)
         self.data, self.network, self.plan, self.batch, program = self._made
         shape = self.plan.grid
-        self.transports = Transports.choose(config.transport, job, backend.device, shape) if backend.device else None
+        self.transports = Transports.choose(device.transport, job, backend.device, shape) if backend.device else None
         options = {"order": shape.order, "backend": backend, "transports": self.transports}
         self.grid = Grid(job.comm, shape.rows, shape.cols, **options)
         refuse_differences(self._made, self.grid)
         with backend.mistakes():
-            self.parameters = Parameters(program, self.grid, config.dtype, config.seed)
-        if config.weights:
-            fill(self.parameters, program, config.model, config.weights)
+            self.parameters = Parameters(program, self.grid, device.dtype, config.train.seed)
+        if config.model.weights:
+            fill(self.parameters, program, config.model.model, config.model.weights)
             self.parameters.refresh()
         self._scratch = Scratch(backend, self.parameters.dtype)
         self._executables: dict[int, Runs] = {}
-        self.graphs = Graphs(backend.device.recorder()) if config.graphs else PLAIN
+        self.graphs = Graphs(backend.device.recorder()) if device.graphs else PLAIN
         self.reader = Reader(backend, self.parameters.wide)
 
     @property
@@ -110,7 +111,7 @@ class Session:
     def steps_per_epoch(self) -> int:
         """The updates of one epoch."""
         samples = len(self.data.train)
-        return samples // self.batch if self.config.drop_last else math.ceil(samples / self.batch)
+        return samples // self.batch if self.config.train.drop_last else math.ceil(samples / self.batch)
 
     @property
     def samples_per_epoch(self) -> int:
@@ -127,14 +128,14 @@ class Session:
         if samples not in self._executables:
             with within_memory():
                 program = self._made.compiled(samples)
-                shared = (self.parameters, self.config.seed, self._scratch, self.graphs)
+                shared = (self.parameters, self.config.train.seed, self._scratch, self.graphs)
                 made = make_executable(program, self.grid, *shared)
             self._executables[samples] = made
         return self._executables[samples]
 
     def parts(self, indices: np.ndarray) -> list[np.ndarray]:
         """A batch in the pieces that run one after the other (``--accumulate``)."""
-        ends = np.cumsum(pass_sizes(len(indices), self.config.accumulate))
+        ends = np.cumsum(pass_sizes(len(indices), self.config.train.accumulate))
         return np.split(indices, ends[:-1])
 
     @QUIET
@@ -253,7 +254,7 @@ class Session:
             return mistakes[0]
         layer = last.first_non_finite()  # None where an earlier part of the data was the bad one
         where = f"; the first output that is not finite is that of layer {layer!r}" if layer else ""
-        return f"the loss is {loss} {when}{where}: lower --lr {self.config.lr}, or use --clip or --warmup"
+        return f"the loss is {loss} {when}{where}: lower --lr {self.config.train.lr}, or use --clip or --warmup"
 
     def _overflows(self, step: int) -> str:
         """What is said where gradients are not finite at the smallest loss scale; all ranks call it together."""
@@ -261,5 +262,5 @@ class Session:
         layer = next(node.name for node in reversed(self.network.nodes) if node.name in found)
         return (
             f"the gradient of layer {layer!r} is not finite at step {step}, and the loss scale is 1: "
-            f"{self.config.dtype} overflows; lower --lr {self.config.lr}, or use --dtype bfloat16 or float32"
+            f"{self.parameters.dtype} overflows; lower --lr {self.config.train.lr}, or use --dtype bfloat16 or float32"
         )
