@@ -70,4 +70,4 @@ def _typer(name: str, one: Option) -> Any:
     """The option as typer wants it."""
     names = f"{flag(name)}/--no-{flag(name)[2:]}" if one.negative else flag(name)
     known = f": {', '.join(one.choices)}" if one.choices else ""
-    return typer.Option(names, help=one.help + known, metavar=one.metavar, rich_help_panel=one.panel)
+    return typer.Option(names, help=one.help + known, metavar=one.placeholder, rich_help_panel=one.panel)

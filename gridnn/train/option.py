@@ -17,21 +17,22 @@ FREE = "free"  # nothing: how the same numbers are computed, where from, and how
 
 
 class Range(NamedTuple):
-    """The numbers that an option may be, and in words."""
+    """The numbers that an option may be, in words too, and what stands for them on the command line."""
 
     low: float
     high: float
     meaning: str
+    metavar: str
 
 
 BELOW_1, SMALLEST = math.nextafter(1, 0), math.ulp(0)
-COUNT = Range(1, math.inf, "a whole number of at least 1")
-EPOCHS = Range(0, math.inf, "a number of epochs, 0 or more")
-SEEDS = Range(0, 2**63 - 1, "a whole number from 0 to 2^63 - 1")
-PROBABILITY = Range(0, BELOW_1, "a probability, 0 <= p < 1")
-MOMENTUM = Range(0, BELOW_1, "a factor, 0 <= m < 1")
-NOT_NEGATIVE = Range(0, math.inf, "a finite number, 0 or more")
-POSITIVE = Range(SMALLEST, math.inf, "a finite number above 0")
+COUNT = Range(1, math.inf, "a whole number of at least 1", "N")
+EPOCHS = Range(0, math.inf, "a number of epochs, 0 or more", "N")
+SEEDS = Range(0, 2**63 - 1, "a whole number from 0 to 2^63 - 1", "N")
+PROBABILITY = Range(0, BELOW_1, "a probability, 0 <= p < 1", "P")
+MOMENTUM = Range(0, BELOW_1, "a factor, 0 <= m < 1", "X")
+NOT_NEGATIVE = Range(0, math.inf, "a finite number, 0 or more", "X")
+POSITIVE = Range(SMALLEST, math.inf, "a finite number above 0", "X")
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Option:
     default : object
         None: nothing, or as the help says.
     help, metavar : str, str or None
-        The words of the command line, and what stands for the value there.
+        The words of the command line, and what stands for the value there; None: as its choices or numbers say.
     choices : tuple of str
         The values that it may have; () if it is not one of several.
     within : Range, optional
@@ -68,12 +69,17 @@ class Option:
     resume: str = ""
     negative: bool = False
 
+    @property
+    def placeholder(self) -> str | None:
+        """What stands for the value on the command line."""
+        return self.metavar or (self.within.metavar if self.within else "NAME" if self.choices else None)
+
     def check(self, name: str, value: Any) -> None:
         """Refuse a value that is none of the choices, or not within the numbers; None is the default."""
         if self.choices and value not in self.choices and not (value is None and self.default is None):
             raise unknown(name.replace("_", "-"), value, self.choices)
         if self.within and value is not None:
-            low, high, meaning = self.within
+            low, high, meaning, _ = self.within
             if not (low <= value <= high and math.isfinite(value)):
                 raise UserError(f"{flag(name)} {value}: must be {meaning}")
 

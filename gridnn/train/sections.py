@@ -57,7 +57,7 @@ class ModelOptions(Section):
     )
     widths: str = option("128,128", "hidden widths of mlp", "N,N,...", needs=("model", ("mlp",)))
     dropout: float = option(
-        0.5, "probability, for models that have it", "P", within=PROBABILITY, needs=("model", WITH_DROPOUT)
+        0.5, "probability, for models that have it", within=PROBABILITY, needs=("model", WITH_DROPOUT)
     )
     weights: str | None = option(
         None,
@@ -107,9 +107,9 @@ class DataOptions(Section):
         needs=MADE_UP,
     )
     classes: int | None = option(
-        None, "number of classes, synthetic or of a path; default: 10, or those of the labels", "N", within=COUNT
+        None, "number of classes, synthetic or of a path; default: 10, or those of the labels", within=COUNT
     )
-    samples: int = option(2048, "number of samples that are made up", "N", within=COUNT, needs=MADE_UP)
+    samples: int = option(2048, "number of samples that are made up", within=COUNT, needs=MADE_UP)
     targets: int = option(
         4, "numbers to find out from a sample of volumes", "K", within=COUNT, needs=("dataset", ("volumes",))
     )
@@ -164,9 +164,9 @@ class PlanOptions(Section):
     grid: str = option(
         "auto", "rows x columns of ranks: 4x2, 4x-1 (the other factor follows); auto: the cheapest", "PRxPC"
     )
-    order: str = option("column", "which groups have neighbouring ranks", "NAME", choices=ORDERS)
+    order: str = option("column", "which groups have neighbouring ranks", choices=ORDERS)
     strategy: str | None = option(
-        None, "how the layers are divided; default: optimal, and grid with a --grid", "NAME", choices=STRATEGIES
+        None, "how the layers are divided; default: optimal, and grid with a --grid", choices=STRATEGIES
     )
     machine: str = option("generic-cpu", "the machine that plans are compared on", "NAME|FILE")
     memory: str | None = option(None, "bytes that a rank may use at the most", "16GB")
@@ -186,7 +186,6 @@ class PlanOptions(Section):
     axes: str = option(
         "few",
         "how many axes of a layer optimal may divide: at most two, or all of them",
-        "NAME",
         choices=("few", "all"),
         needs=("strategy", ("optimal",)),
     )
@@ -196,11 +195,10 @@ class PlanOptions(Section):
         "divide layers that are too small for the grid into fewer parts, with copies, instead of refusing",
         needs=("strategy", tuple(RULES)),
     )
-    gather_backward: str = option("reduce-scatter", "the backward of gathered activations", "NAME", choices=BACKWARD)
+    gather_backward: str = option("reduce-scatter", "the backward of gathered activations", choices=BACKWARD)
     halo: str = option(
         "auto",
         "halos over several dimensions: to all neighbours at once, or one dimension after the other",
-        "NAME",
         choices=HALOS,
     )
     recompute: bool = option(False, "keep few activations, and compute the others a second time for the backward pass")
@@ -262,34 +260,32 @@ class TrainOptions(Section):
     COMMAND: ClassVar[str] = "train"
 
     loss: str = option(
-        "cross-entropy", "what is minimised", "NAME", choices=("cross-entropy", "mse"), panel=DATA, command="plan"
+        "cross-entropy", "what is minimised", choices=("cross-entropy", "mse"), panel=DATA, command="plan"
     )
     batch: int = option(64, "samples per update, over all ranks", "B", within=COUNT, panel=DATA, command="plan")
-    accumulate: int = option(1, "forward and backward passes per update", "N", within=COUNT, panel=DATA, command="plan")
-    epochs: int = option(10, "passes over the training data", "N", within=COUNT, resume=ADJUSTABLE)
-    steps: int | None = option(
-        None, "stop after so many updates", "N", within=COUNT, command="audit", resume=ADJUSTABLE
-    )
-    optimizer: str = option("sgd", "update rule", "NAME", choices=("sgd", "adamw"))
+    accumulate: int = option(1, "forward and backward passes per update", within=COUNT, panel=DATA, command="plan")
+    epochs: int = option(10, "passes over the training data", within=COUNT, resume=ADJUSTABLE)
+    steps: int | None = option(None, "stop after so many updates", within=COUNT, command="audit", resume=ADJUSTABLE)
+    optimizer: str = option("sgd", "update rule", choices=("sgd", "adamw"))
     lr: float | None = option(
-        None, "learning rate; default: 0.01 (sgd), 0.001 (adamw)", "X", within=NOT_NEGATIVE, resume=ADJUSTABLE
+        None, "learning rate; default: 0.01 (sgd), 0.001 (adamw)", within=NOT_NEGATIVE, resume=ADJUSTABLE
     )
-    momentum: float = option(0.9, "of sgd", "X", within=MOMENTUM, needs=SGD)
+    momentum: float = option(0.9, "of sgd", within=MOMENTUM, needs=SGD)
     nesterov: bool = option(False, "Nesterov's momentum for sgd", needs=SGD)
     weight_decay: float = option(
-        0.0, "added to the gradient (sgd), or decoupled (adamw)", "X", within=NOT_NEGATIVE, resume=ADJUSTABLE
+        0.0, "added to the gradient (sgd), or decoupled (adamw)", within=NOT_NEGATIVE, resume=ADJUSTABLE
     )
     schedule: str = option(
-        "constant", "of the learning rate", "NAME", choices=("constant", "step", "cosine"), resume=ADJUSTABLE
+        "constant", "of the learning rate", choices=("constant", "step", "cosine"), resume=ADJUSTABLE
     )
-    warmup: int = option(0, "epochs in which the learning rate rises linearly", "N", within=EPOCHS, resume=ADJUSTABLE)
+    warmup: int = option(0, "epochs in which the learning rate rises linearly", within=EPOCHS, resume=ADJUSTABLE)
     step_every: int = option(
-        10, "epochs between two steps of the step schedule", "N", within=COUNT, needs=STEPS, resume=ADJUSTABLE
+        10, "epochs between two steps of the step schedule", within=COUNT, needs=STEPS, resume=ADJUSTABLE
     )
-    gamma: float = option(0.1, "factor of the step schedule", "X", within=POSITIVE, needs=STEPS, resume=ADJUSTABLE)
-    clip: float | None = option(None, "largest global norm of the gradient", "X", within=POSITIVE, resume=ADJUSTABLE)
+    gamma: float = option(0.1, "factor of the step schedule", within=POSITIVE, needs=STEPS, resume=ADJUSTABLE)
+    clip: float | None = option(None, "largest global norm of the gradient", within=POSITIVE, resume=ADJUSTABLE)
     drop_last: bool = option(False, "leave the last short batch of an epoch out")
-    seed: int = option(0, "of weights, order and dropout", "N", within=SEEDS, panel="Machine", command="plan")
+    seed: int = option(0, "of weights, order and dropout", within=SEEDS, panel="Machine", command="plan")
     checkpoint: str | None = option(
         None,
         "where checkpoints go; SIGTERM and SIGUSR1 then save and end the run",
@@ -304,12 +300,7 @@ class TrainOptions(Section):
         None, "how many checkpoints remain; default: 3", "K", within=COUNT, panel=CHECKPOINTS, resume=FREE
     )
     save_every: int | None = option(
-        None,
-        "updates between two checkpoints; default: one an epoch",
-        "N",
-        within=COUNT,
-        panel=CHECKPOINTS,
-        resume=FREE,
+        None, "updates between two checkpoints; default: one an epoch", within=COUNT, panel=CHECKPOINTS, resume=FREE
     )
 
     def __post_init__(self):
@@ -339,7 +330,6 @@ class DeviceOptions(Section):
     dtype: str = option(
         "float32",
         "of activations and products; with 16 bits, weights are kept and summed in float32",
-        "NAME",
         choices=tuple(ITEMSIZES),
         resume=FIXED,
     )
@@ -350,34 +340,27 @@ class DeviceOptions(Section):
         needs=ON_GPU,
         negative=True,
     )
-    backend: str = option(
-        "numpy", "what computes: the CPU, or one NVIDIA GPU a rank", "NAME", choices=("numpy", "cupy")
-    )
+    backend: str = option("numpy", "what computes: the CPU, or one NVIDIA GPU a rank", choices=("numpy", "cupy"))
     kernels: str = option(
         "auto",
         "local mathematics of numpy; auto is the fastest that is installed",
-        "NAME",
         choices=("auto", "reference", "numba", "onednn"),
         needs=ON_CPU,
     )
     conv: str = option(
         "auto",
         "convolutions on a GPU; auto is cudnn where it is installed",
-        "NAME",
         choices=("auto", "gemm", "cudnn"),
         needs=ON_GPU,
     )
     transport: str = option(
         "auto",
         "how arrays of GPUs move between ranks",
-        "NAME",
         choices=("auto", "cuda-aware", "nccl", "host"),
         needs=ON_GPU,
         command="audit",
     )
-    threads: int | None = option(
-        None, "BLAS threads per rank; default: its share of the node's cores", "N", within=COUNT
-    )
+    threads: int | None = option(None, "BLAS threads per rank; default: its share of the node's cores", within=COUNT)
 
     def check(self) -> None:
         if self.tf32 and self.dtype != "float32":
