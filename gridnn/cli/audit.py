@@ -31,7 +31,7 @@ def _audit(job: Job, config: RunConfig, path: str | None) -> int:
     from gridnn.train.audit import audit as measure
 
     prepare(job, config)
-    file = job.only_first(lambda: _open(path))
+    file = job.on_root(lambda: _open(path))
     result = measure(config, job)
     if job.rank == 0:
         show(result, console())

@@ -20,8 +20,8 @@ Most = Annotated[int, typer.Option("--most", metavar="N", min=1, help="how many 
 
 def explain(path: PlanFile, layer: Layer, batch: Batch = None, machine: OtherMachine = None, most: Most = 12) -> None:
     """Show every alternative for one layer of a plan with its cost, what binds, and where the choice turns; no MPI."""
-    from gridnn.cli.planning import reopened
     from gridnn.search.explain import alternatives, turns
+    from gridnn.train.planned import reopened
 
     with refusing():
         made = reopened(path, batch, machine)

@@ -12,7 +12,7 @@ from gridnn.train.config import OPTIONS, SECTIONS, RunConfig
 from gridnn.train.option import COMMANDS, Option, flag
 
 # Of the commands that plan: what a plan is priced on belongs to all of them, whatever is compared.
-DEFAULT_MACHINE = "generic-cpu"
+DEFAULT_MACHINE = OPTIONS["machine"].default
 
 MachineName = Annotated[str, typer.Option("--machine", metavar="NAME|FILE", help="what the plan is priced on")]
 Memory = Annotated[str | None, typer.Option("--memory", metavar="16GB", help="bytes that a rank may use at the most")]

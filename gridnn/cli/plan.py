@@ -8,7 +8,7 @@ import typer
 
 from gridnn.cli.console import console, refusing
 from gridnn.cli.options import DEFAULT_MACHINE, Json, MachineName, Memory, Pictures, configured
-from gridnn.cli.tables import show_beside, show_layers, show_totals
+from gridnn.cli.tables import show_comparison, show_layers, show_totals
 from gridnn.errors import UserError, writing
 from gridnn.train.config import RunConfig
 
@@ -41,8 +41,8 @@ def plan(
 
     Without --dataset samples are as the network was published for, or --shape and --classes.
     """
-    from gridnn.cli.planning import planned
     from gridnn.cli.show import show_sensitivity, show_verified
+    from gridnn.train.planned import planned
 
     with refusing():
         if csv and not sweep_all:
@@ -65,18 +65,18 @@ def plan(
 
 def _show(made: Any, sweep_all: bool, csv: str | None, json: str | None, pictures: str | None) -> None:
     """Print tables, and write what is asked for."""
-    from gridnn.cli.beside import named_plans, sweep
     from gridnn.cli.show import draw, write_csv, write_json
+    from gridnn.train.baselines import named_plans, sweep
 
     out = console()
     show_layers(made.price, out)
     show_totals(made.price, made.machine, out)
-    beside = sweep(made) if sweep_all else named_plans(made)
+    others = sweep(made) if sweep_all else named_plans(made)
     title = "every strategy on every grid" if sweep_all else "the named strategies, each on its best grid"
-    show_beside(beside, out, title)
+    show_comparison(others, out, title)
     if csv:
-        write_csv(csv, beside)
+        write_csv(csv, others)
     if json:
-        write_json(json, made, beside)
+        write_json(json, made, others)
     if pictures:
-        draw(pictures, made, beside, sweep_all)
+        draw(pictures, made, others, sweep_all)

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from gridnn.cli.console import console, refusing, table
 from gridnn.cli.options import Batch, Json, OtherMachine, PlanFile
-from gridnn.cli.tables import Beside, show_beside, show_layers, show_machine, show_totals
+from gridnn.cli.tables import show_comparison, show_layers, show_machine, show_totals
 from gridnn.errors import UserError, unknown
 from gridnn.units import duration
 
@@ -21,8 +21,9 @@ def price(
     path: PlanFile, batch: Batch = None, machine: OtherMachine = None, cost: Cost = "exact", json: Json = None
 ) -> None:
     """Price a plan's file, for its own batch and machine or for others; no MPI."""
-    from gridnn.cli.planning import reopened
     from gridnn.cli.show import write_json
+    from gridnn.train.baselines import Baseline
+    from gridnn.train.planned import reopened
 
     with refusing():
         if cost not in COSTS:
@@ -38,7 +39,7 @@ def price(
         show_totals(made.price, made.machine, out)
         _say_otherwise(made, out)
         if json:
-            write_json(json, made, [Beside(made.plan.strategy, str(made.plan.grid), made.price)])
+            write_json(json, made, [Baseline(made.plan.strategy, str(made.plan.grid), made.price)])
 
 
 def _show_paper(made: Any, out: Console) -> None:
@@ -72,7 +73,8 @@ Second = Annotated[str, typer.Argument(metavar="B", help="another one, of the sa
 
 def compare(first: First, second: Second, batch: Batch = None, machine: OtherMachine = None) -> None:
     """Compare two plans of a network: the layers that they divide otherwise, and what each costs; no MPI."""
-    from gridnn.cli.planning import reopened
+    from gridnn.train.baselines import Baseline
+    from gridnn.train.planned import reopened
 
     with refusing():
         one = reopened(first, batch, machine)
@@ -88,8 +90,8 @@ def compare(first: First, second: Second, batch: Batch = None, machine: OtherMac
                 rows.add_row(a.name, str(a.split), str(b.split), duration(a.seconds), duration(b.seconds), *words)
         out.print(rows if rows.row_count else "both divide every layer in the same way")
         plans = [
-            Beside(f"{letter}: {made.plan.strategy}", str(made.plan.grid), made.price)
+            Baseline(f"{letter}: {made.plan.strategy}", str(made.plan.grid), made.price)
             for letter, made in (("A", one), ("B", other))
         ]
-        show_beside(plans, out, f"batch {one.batch} on {one.machine.name}")
+        show_comparison(plans, out, f"batch {one.batch} on {one.machine.name}")
         show_machine(one.machine, out)

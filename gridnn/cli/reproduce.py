@@ -132,5 +132,5 @@ def _measure(job: Job, paper: str, name: str, path: str | None, output: str, mac
             known = ", ".join(f"{one} {experiment}" for one, experiment in MEASURED)
             raise UserError(f"--measure runs {known}, not {paper} {name}: gridnn reproduce {known} --measure")
         experiment = measure_grids(job, machine, rounds)
-    job.only_first(lambda: _publish(experiment, output, path, console()))
+    job.on_root(lambda: _publish(experiment, output, path, console()))
     return 0

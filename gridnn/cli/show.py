@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from gridnn.cli.console import table
-from gridnn.cli.planning import Planned, priced
-from gridnn.cli.tables import Beside
 from gridnn.cost.machine import Machine
 from gridnn.errors import writing
 from gridnn.layout.counts import DIMENSIONS
@@ -23,6 +21,8 @@ from gridnn.search.optcnn_cost import OptCNN
 from gridnn.search.sensitivity import sensitivity, verdict
 from gridnn.search.strategies import plan_for
 from gridnn.search.verify import verify
+from gridnn.train.baselines import Baseline
+from gridnn.train.planned import Planned, priced
 from gridnn.train.setup import bytes_of
 
 PATIENCE = 60  # seconds in which every choice may be tried
@@ -76,20 +76,20 @@ def show_verified(made: Planned, out: Console) -> None:
     out.print(f"verify: {told}: elimination {first:.6g} s, trying every choice {second:.6g} s", markup=False)
 
 
-def write_csv(path: str, rows: Sequence[Beside]) -> None:
+def write_csv(path: str, rows: Sequence[Baseline]) -> None:
     """One line a plan: strategy, grid, seconds, words, bytes; empty where it cannot be had."""
     with writing("--csv", path):
         write_rows(path, [_flat(row) for row in rows])
 
 
-def write_json(path: str, made: Planned, rows: Sequence[Beside]) -> None:
+def write_json(path: str, made: Planned, rows: Sequence[Baseline]) -> None:
     """The price layer by layer, and those of the other plans."""
     beside = [{**_flat(row), **({"why": row.why} if row.why else {})} for row in rows[1:]]
     with writing("--json", path), open(path, "w", encoding="utf-8") as file:
         jsons.dump({**made.price.as_dict(), "beside": beside}, file, indent=2)
 
 
-def _flat(row: Beside) -> dict:
+def _flat(row: Baseline) -> dict:
     found = row.price
     numbers = dict.fromkeys(("seconds", "compute_seconds", "communication_seconds", *map(_words, DIMENSIONS), "bytes"))
     if found is not None:
@@ -103,7 +103,7 @@ def _words(dimension: str) -> str:
     return f"{dimension}_words"
 
 
-def draw(folder: str, made: Planned, rows: Sequence[Beside], swept: bool) -> None:
+def draw(folder: str, made: Planned, rows: Sequence[Baseline], swept: bool) -> None:
     """Write the pictures of a plan: its splits, its time line, the plans beside it; of a sweep the map of all grids."""
     with writing("--pictures", folder):
         os.makedirs(folder, exist_ok=True)
@@ -127,7 +127,7 @@ def draw(folder: str, made: Planned, rows: Sequence[Beside], swept: bool) -> Non
             save(lambda figure: stacked_plans(figure, possible), path("plans"), title, (9, 4.5), note)
 
 
-def stacked_plans(figure, rows: Sequence[Beside]) -> None:
+def stacked_plans(figure, rows: Sequence[Baseline]) -> None:
     """A bar a plan, the fastest first: computing, and what of communication is not hidden behind it, by dimension."""
     rows = sorted(rows, key=lambda row: row.price.seconds)
     parts: dict[str, list[float]] = {"computing": [row.price.compute for row in rows]}

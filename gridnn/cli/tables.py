@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from rich.console import Console
 
 from gridnn.cli.console import table
 from gridnn.layout.counts import DIMENSIONS
 from gridnn.units import duration, shown
-
-
-class Beside(NamedTuple):
-    """A plan in a comparison: what it is called, its grid and its price; ``why`` it has none."""
-
-    name: str
-    grid: str
-    price: Any | None
-    why: str = ""
 
 
 def show_layers(price: Any, out: Console) -> None:
@@ -78,7 +69,7 @@ def show_machine(machine: Any, out: Console) -> None:
     out.print(machine.note(), markup=False)
 
 
-def show_beside(rows: Sequence[Beside], out: Console, title: str) -> None:
+def show_comparison(rows: Sequence[Any], out: Console, title: str) -> None:
     """Print plans beside each other, the fastest first; the ones that cannot be had last, with the reason."""
     possible = sorted((row for row in rows if row.price), key=lambda row: row.price.seconds)
     made = table(title, ("plan", "grid"), ("step", "/ best", "computing", "communication", "words", "memory"))

@@ -32,7 +32,7 @@ def _train(job: Job, config: RunConfig, log: str | None, quiet: bool) -> None:
     prepare(job, config)
     signalled = job.hold_signals() if config.train.checkpoint else lambda: 0
     warning = job.overload()
-    reporter = job.only_first(lambda: Reporter(console(quiet), log, append=config.train.resume))
+    reporter = job.on_root(lambda: Reporter(console(quiet), log, append=config.train.resume))
     if warning and reporter:
         reporter.note(warning)
     with within_memory():

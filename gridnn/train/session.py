@@ -20,7 +20,7 @@ from gridnn.graphs import PLAIN, Graphs
 from gridnn.program.program import Program, pass_sizes
 from gridnn.runtime.optimizers import OptimizerState
 from gridnn.runtime.parameters import Parameters
-from gridnn.train.agreement import refuse_differences, shared_devices, together
+from gridnn.train.agreement import collective_check, refuse_differences, shared_devices
 from gridnn.train.config import RunConfig
 from gridnn.train.loss_scale import make_loss_scale
 from gridnn.train.reader import Batch, Reader
@@ -78,7 +78,7 @@ class Session:
         device = config.device
         self.loss_scale, self.finite = make_loss_scale(device.dtype), True
         options = {"dtype": device.dtype, "local_rank": job.local_rank, "tf32": device.tf32, "conv": device.conv}
-        backend = together(job.comm, lambda: get_backend(device.backend, device.kernels, **options))
+        backend = collective_check(job.comm, lambda: get_backend(device.backend, device.kernels, **options))
         self.notes = shared_devices(job, backend)
         self._made = set_up(config, job.size)
         self.data, self.network, self.plan, self.batch, program = self._made

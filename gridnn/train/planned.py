@@ -1,4 +1,4 @@
-"""What the planning commands share: from options or a plan's file to network, machine, plan and price; no MPI."""
+"""From options or a plan's file to network, machine, plan and price; no MPI."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import re
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from gridnn.cli.options import DEFAULT_MACHINE
 from gridnn.cost.machine import Machine
 from gridnn.cost.machines import digest, load_machine, shipped
 from gridnn.cost.price import Price, price
@@ -121,7 +120,7 @@ def _ranks(path: str, grid: Any) -> int:
 
 def _known_machine(path: str, origin: Origin) -> str:
     """The machine that a plan was made for, if it is one that comes with gridnn and is still what it was."""
-    name = origin.machine or DEFAULT_MACHINE
+    name = origin.machine or OPTIONS["machine"].default
     if name not in shipped():
         raise UserError(f"plan {path} was made for machine {name!r}, which was a file: name it by --machine FILE")
     if origin.digest not in (None, digest(load_machine(name))):
