@@ -101,7 +101,7 @@ def _bytes(schedule: Schedule, name: str) -> int:
 
 
 def _in_place(schedule: Schedule, ranges: dict[str, Range], roots: dict[str, str]) -> dict[str, str]:
-    """Let outputs take the memory of inputs that are read for the last time, where their operation allows it.
+    """Let outputs take the memory of inputs that are read for the last time, once, where their operation allows it.
 
     ``ranges`` are those of the memory afterwards.
     """
@@ -112,7 +112,8 @@ def _in_place(schedule: Schedule, ranges: dict[str, Range], roots: dict[str, str
         names = (*operation.task.reads, *(w for w in operation.task.writes if w not in operation.task.reads))
         read, written = (operation.arrays[names.index(name)] for name in operation.task.in_place)
         owner = aliases.get(roots[read], roots[read])
-        if written not in ranges or not _whole(schedule, read) or ranges[owner].stop != number:
+        uses = sum(aliases.get(roots[name], roots[name]) == owner for name in operation.reads)
+        if written not in ranges or not _whole(schedule, read) or ranges[owner].stop != number or uses > 1:
             continue
         if schedule.buffers[written].bytes(4) == schedule.buffers[owner].bytes(4) and ranges[written].start == number:
             aliases[written] = owner

@@ -141,6 +141,19 @@ def test_everything_lies_by_itself_until_it_has_been_read(strategy, grid, runnin
                 check_arena(plan_arena(schedule))
 
 
+def test_nothing_takes_the_memory_of_an_operand_that_is_read_twice():
+    """x + x in the memory of x would be overwritten by the first copy."""
+    net = Network((5,))
+    net.add("hidden", L.Linear(5))
+    net.add("twice", L.Add(), "hidden", "hidden", "hidden")
+    net.add("loss", L.MeanSquaredError(), "twice")
+    plan = make_plan("batch", net, GridShape(1, 1), 4)
+    for kind in ("training", "prediction"):
+        arena = plan_arena(build(Program(net, plan, 4), 0, cpu_policy(4), kind=kind))
+        assert "twice.y" not in arena.aliases
+        check_arena(arena)
+
+
 def check_arena(arena) -> None:
     """No two buffers share memory while both live, all is read before it is overwritten, and nothing before it is."""
     schedule = arena.schedule
@@ -174,6 +187,8 @@ def check_arena(arena) -> None:
         in_place = {alias[name] for name in written if name in alias}
         for name in operation.reads:  # what an operation reads is there until it ends, but for what it may overwrite
             assert root(name).name in holding or alias.get(root(name).name, root(name).name) in in_place
+        owners = [alias.get(root(name).name, root(name).name) for name in operation.reads]
+        assert all(owners.count(owner) == 1 for owner in in_place)  # a second operand would be overwritten
     for name in (schedule.output, schedule.seed):
         assert name is None or root(name).name in holding
 
