@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import operator
+
 from gridnn.cost.machine import Machine
 from gridnn.layout.group import Group
 from gridnn.layout.layout import Layout, box_shape, box_size
@@ -22,20 +25,30 @@ def busiest(program: Program, machine: Machine, most: int = 4) -> list[int]:
     """The ranks of `sample` that can take longest on ``machine``, at most ``most``.
 
     Ranks whose boxes of all tensors have the same shapes, and whose row, column and neighbours are as far away, compute
-    and move the same: the first of them stands for all. Those that reach farthest come first, then the largest boxes.
+    and move the same: the first of them stands for all, and for those that have no larger box and reach no farther.
+    Those that reach farthest come first, then the largest boxes.
     """
     counted: dict[Layout, int] = {}
+    halos = False
     for step in program.steps:
         for layout in (step.output, *(edge.layout for edge in step.edges)):
             counted[layout] = counted.get(layout, 0) + 1
+        transfers = [edge.transfer for edge in step.edges if edge.transfer is not None]
+        halos = halos or any(stage.kind == "neighbours" for transfer in transfers for stage in transfer.stages)
     first: dict[tuple, tuple[int, int, int]] = {}
     for index in sample(program):
         boxes = [layout.box(index) for layout in counted]
         load = sum(count * box_size(box) for count, box in zip(counted.values(), boxes, strict=True))
-        levels = tuple(machine.level_of(group, program.plan.grid).level for group in _around(program, index))
-        key = (levels, *map(box_shape, boxes))
-        first.setdefault(key, (-sum(levels), -load, index))
-    return [index for *_, index in sorted(first.values())[:most]]
+        groups = _around(program, index) if halos else _around(program, index)[:2]
+        levels = [machine.level_of(group, program.plan.grid).level for group in groups]
+        size = (*levels, *(-1,) * (4 - len(levels)), *itertools.chain.from_iterable(map(box_shape, boxes)))
+        first.setdefault(size, (-sum(levels), -load, index))
+    ordered = sorted(first, key=first.__getitem__)
+    chosen: list[tuple[int, ...]] = []
+    for size in ordered:
+        if not any(all(map(operator.ge, other, size)) for other in chosen):
+            chosen.append(size)
+    return [first[size][-1] for size in chosen[:most]]
 
 
 def _around(program: Program, index: int) -> list[Group]:

@@ -78,13 +78,14 @@ def layer_prices(
                 computing[layer if layer in computing else programs[0].steps[0].name][priced.operation.phase] += seconds
             for layer, movement in priced.movements:
                 _enter(movements[layer], movement)
+    bounds = _bounds(programs)
     return tuple(
         LayerPrice(
             step.name,
             str(step.split),
             *computing[step.name].values(),
             tuple(movements[step.name].values()),
-            _bound(step.name, programs),
+            bounds[step.name],
             memory.get(step.name, 0),
         )
         for step in programs[0].steps
@@ -98,18 +99,10 @@ def _enter(rows: dict[tuple[str, str, str], Movement], movement: Movement) -> No
     rows[movement[:3]] = Movement(*movement[:3], *sums)
 
 
-def _bound(name: str, programs: Sequence[Program]) -> float | None:
-    """The bounds of a layer in all passes and rounds."""
-    total = 0.0
-    for program in programs:
-        for one in _runs(name, program):
-            bound = layer_bound(one.node.layer, one.shapes, one.split.ranks)
-            if bound is None:
-                return None
-            total += bound
-    return total
-
-
-def _runs(name: str, program: Program) -> list[Step]:
-    """The layer, once for every section in which it runs."""
-    return [step for piece in program.pieces for step in piece.steps if step.name == name]
+def _bounds(programs: Sequence[Program]) -> dict[str, float | None]:
+    """The bounds of all layers, in all passes and rounds together."""
+    totals: dict[str, float | None] = {}
+    for step in (step for program in programs for piece in program.pieces for step in piece.steps):
+        before, bound = totals.get(step.name, 0.0), layer_bound(step.node.layer, step.shapes, step.split.ranks)
+        totals[step.name] = None if before is None or bound is None else before + bound
+    return totals

@@ -15,6 +15,8 @@ from gridnn.layout.split import digits_of, index_of
 
 Box = tuple[Interval, ...]
 
+KEPT = 64  # boxes that a layout remembers
+
 
 def box_shape(box: Box) -> tuple[int, ...]:
     """The number of elements along every dimension of ``box``."""
@@ -130,13 +132,25 @@ class Layout:
         return place
 
     @cached_property
+    def _boxes(self) -> dict[int, Box]:
+        """The boxes of the ranks asked for last: a schedule asks for its rank's again and again."""
+        return {}
+
+    @cached_property
     def _strides(self) -> tuple[int, ...]:
         """How far apart ranks are that differ by one in a digit."""
         return tuple(math.prod(self.mesh[digit + 1 :]) for digit in range(len(self.mesh)))
 
     def box(self, index: int) -> Box:
         """The part of the tensor that rank ``index`` holds."""
-        return tuple([dim.partition.interval(self.part(index, dim) if dim.digits else 0) for dim in self.dims])
+        found = self._boxes.get(index)
+        if found is None:
+            parts = [self.part(index, dim) if dim.digits else 0 for dim in self.dims]
+            found = tuple([dim.partition.interval(part) for dim, part in zip(self.dims, parts, strict=True)])
+            if len(self._boxes) >= KEPT:
+                self._boxes.clear()
+            self._boxes[index] = found
+        return found
 
     def summed(self) -> Layout:
         """This layout with its partial sums replaced by replicas of their sum."""

@@ -184,6 +184,8 @@ def _placed(names: Sequence[str], ranges: Mapping[str, Range], sizes: Mapping[st
             gap = low - end
             if gap >= size and (waste is None or gap < waste):
                 best, waste = end, gap
+                if not waste:
+                    break
             if high > end:
                 end = high
         offset = end if best is None else best

@@ -17,7 +17,7 @@ from gridnn.layout.group import Group
 from gridnn.layout.layout import Layout, box_size
 from gridnn.layout.partition import Even
 from gridnn.layout.split import Split
-from gridnn.layout.transfer import plan_transfer
+from gridnn.layout.transfer import Transfer, plan_transfer
 from gridnn.network import INPUT, Network, Node
 from gridnn.planning.plan import Plan
 from gridnn.planning.splitbrain import stack_start
@@ -69,6 +69,7 @@ class Program:
         self._stack: Stack | None = None
         self._gradient = {INPUT: False}
         self._layouts: dict[str, Layout] = {}
+        self._transfers: dict[tuple[Layout, Layout], Transfer] = {}
 
     def _add_stack(self, stack: Stack, turn: Dealt) -> None:
         """Add the layers that run in rounds, for the samples of one of these."""
@@ -100,8 +101,15 @@ class Program:
         layout = layout_of(split, self._cuts(node.layer.cut_input(index, shapes, split)))
         if source == INPUT:
             return Edge(source, layout, None, False)
-        transfer = plan_transfer(self._layouts[source], layout, self.rows, self.plan.full_sum, self.plan.halo)
-        return Edge(source, layout, transfer, self._gradient[source])
+        transfer = self._transfer(self._layouts[source], layout)
+        return Edge(source, transfer.target, transfer, self._gradient[source])
+
+    def _transfer(self, source: Layout, target: Layout) -> Transfer:
+        """Layers that are alike share theirs, and what it remembers."""
+        if (source, target) not in self._transfers:
+            made = plan_transfer(source, target, self.rows, self.plan.full_sum, self.plan.halo)
+            self._transfers[source, target] = made
+        return self._transfers[source, target]
 
     def _cuts(self, cuts: tuple[Cut, ...]) -> tuple[Cut, ...]:
         """``cuts`` with the samples of a round as they were dealt, not evenly."""
