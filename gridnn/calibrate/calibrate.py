@@ -95,12 +95,15 @@ def assemble(
     compute: Compute,
     memory: float,
     overlap: float,
+    device: str,
     facts: Mapping,
 ) -> tuple[Machine, list[Residual]]:
     """The machine, its raw points and residuals in its provenance; without points its links are assumed.
 
     Parameters
     ----------
+    device : str
+        ``cpu`` or ``gpu``.
     facts : mapping
         The provenance: host, date, MPI, ...
     """
@@ -108,11 +111,11 @@ def assemble(
         assumed = load_machine(ASSUMED)
         why = f"one rank has no links: those of {assumed.name} are assumed"
         estimates = tuple(f"levels.{level.name}" for level in assumed.levels)
-        return Machine(name, assumed.levels, compute, memory, estimates, {"links": why, **facts}), []
+        return Machine(name, assumed.levels, compute, memory, estimates, {"links": why, **facts}, device=device), []
     made = fitted(levels, points)
     errors = residuals(points, made)
     kept = {"residuals": _listed(errors), "points": _listed(points)}
-    return Machine(name, made, compute, memory, (), {**facts, **kept}, overlap), errors
+    return Machine(name, made, compute, memory, (), {**facts, **kept}, overlap, device), errors
 
 
 def doubted(

@@ -9,11 +9,10 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from gridnn.cli.console import console, table
+from gridnn.cli.console import console, opened, table
 from gridnn.cli.options import NETWORK, STEPS, TRANSPORT, WEIGHTS, configured
 from gridnn.cli.train import before_mpi, prepare
 from gridnn.comm.job import FAILED, Job, run
-from gridnn.errors import writing
 from gridnn.train.config import RunConfig
 from gridnn.train.log import valid
 
@@ -31,7 +30,7 @@ def _audit(job: Job, config: RunConfig, path: str | None) -> int:
     from gridnn.train.audit import audit as measure
 
     prepare(job, config)
-    file = job.only_first(lambda: _open(path))
+    file = job.only_first(lambda: opened("--json", path))
     result = measure(config, job)
     if job.rank == 0:
         show(result, console())
@@ -39,13 +38,6 @@ def _audit(job: Job, config: RunConfig, path: str | None) -> int:
             with file:
                 json.dump(valid({"equal": result.equal, **asdict(result)}), file, indent=2, allow_nan=False)
     return 0 if result.equal else FAILED
-
-
-def _open(path: str | None) -> Any:
-    if path is None:
-        return None
-    with writing("--json", path):
-        return open(path, "w", encoding="utf-8")
 
 
 def show(result: Any, out: Console) -> None:

@@ -78,7 +78,8 @@ def _calibrate(job: Job, asked: Any) -> None:
     if job.rank == 0:
         facts = _facts(job, asked, grid, timed)
         name = asked.name or _stem(asked.output)
-        machine, errors = assemble(name, levels, points, compute_of(timed, overhead), limit, overlap, facts)
+        device = "gpu" if grid.backend.device else "cpu"
+        machine, errors = assemble(name, levels, points, compute_of(timed, overhead), limit, overlap, device, facts)
         facts["seconds"] = round(time.perf_counter() - started, 1)
         machine.provenance["seconds"] = facts["seconds"]
         machine, poor = doubted(machine, points, errors, limit / 8)

@@ -15,6 +15,7 @@ from gridnn.cli.explain import explain
 from gridnn.cli.models import models
 from gridnn.cli.plan import plan
 from gridnn.cli.price import compare, price
+from gridnn.cli.profile import profile
 from gridnn.cli.reproduce import reproduce, runs_alone
 from gridnn.cli.train import train
 from gridnn.comm.job import MISUSED, Job, run
@@ -26,6 +27,7 @@ ALONE = ("plan", "price", "explain", "compare", "models")
 app = typer.Typer(name="gridnn", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.command()(train)
 app.command()(audit)
+app.command()(profile)
 app.command()(plan)
 app.command()(price)
 app.command()(explain)

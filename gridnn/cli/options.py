@@ -115,6 +115,9 @@ KEPT = tuple(name for name in NETWORK if name not in DIVIDING)
 MachineName = Annotated[str, typer.Option("--machine", metavar="NAME|FILE", help="what the plan is priced on")]
 Memory = Annotated[str | None, typer.Option("--memory", metavar="16GB", help="bytes that a rank may use at the most")]
 Json = Annotated[str | None, typer.Option("--json", metavar="FILE", help="write the prices as JSON")]
+PredictOn = Annotated[
+    str | None, typer.Option("--predict-on", metavar="NAME|FILE", help="machine of the predicted seconds")
+]
 Pictures = Annotated[str | None, typer.Option("--pictures", metavar="DIR", help="draw them as PNG in this directory")]
 PlanFile = Annotated[str, typer.Argument(metavar="PLAN", help="what gridnn plan -o wrote")]
 Batch = Annotated[int | None, typer.Option("--batch", metavar="B", min=1, help="default: that of the plan")]

@@ -18,6 +18,8 @@ Sweep = Annotated[bool, typer.Option("--sweep", help="price every strategy on ev
 Csv = Annotated[str | None, typer.Option("--csv", metavar="FILE", help="write the sweep as CSV")]
 Sensitivity = Annotated[bool, typer.Option("--sensitivity", help="choose again with the machine's constants 2x off")]
 
+Schedule = Annotated[bool, typer.Option("--schedule", help="print every operation of a step, and the critical path")]
+Rank = Annotated[int | None, typer.Option("--rank", metavar="R", min=0, help="of --schedule; default: the slowest one")]
 Verify = Annotated[bool, typer.Option("--verify", help="try every choice (small networks): optimal, layerwise")]
 
 VERIFIED = ("optimal", "layerwise")
@@ -34,6 +36,8 @@ def plan(
     csv: Csv = None,
     sensitivity: Sensitivity = False,
     verify: Verify = False,
+    schedule: Schedule = False,
+    rank: Rank = None,
     json: Json = None,
     pictures: Pictures = None,
 ) -> None:
@@ -41,6 +45,7 @@ def plan(
 
     Without --dataset samples are as the network was published for, or --shape and --classes.
     """
+    from gridnn.cli.schedule import show_schedule
     from gridnn.cli.show import show_sensitivity, show_verified
     from gridnn.train.planning import make_priced_plan
 
@@ -52,6 +57,10 @@ def plan(
             raise UserError(f"--verify is for a search: --strategy {' or '.join(VERIFIED)}, not {made_by}")
         if verify and memory:
             raise UserError(f"--verify tries every choice, whatever its memory: leave --memory {memory} out")
+        if rank is not None and not schedule:
+            raise UserError(f"--rank {rank} is of --schedule: add it")
+        if rank is not None and rank >= ranks:
+            raise UserError(f"--rank {rank}: {ranks} ranks are numbered from 0 to {ranks - 1}")
         made = make_priced_plan(config, ranks, machine, memory, KEPT)
         if output:
             with writing("--output", output):
@@ -59,6 +68,8 @@ def plan(
         show_layers(made.price, console())
         show_totals(made.price, made.request.machine, console())
         _show_comparison(made, config.model, sweep_all, csv, json, pictures)
+        if schedule:
+            show_schedule(made.price if rank is None else made.request.price(made.plan, rank), console())
         if sensitivity:
             show_sensitivity(made, console())
         if verify:

@@ -41,10 +41,9 @@ def show_layers(price: Any, out: Console) -> None:
 
 def show_totals(price: Any, machine: Any, out: Console) -> None:
     """Print what a step takes, of what, on which machine; and what of the machine is estimated."""
-    hidden = price.serial - price.seconds
     out.print(
         f"step {duration(price.seconds)}: computing {duration(price.compute)}, communication "
-        f"{duration(price.communication)}, of which {duration(max(0.0, hidden))} behind computing; "
+        f"{duration(price.communication)}, of which {duration(price.timeline.hidden)} behind computing; "
         f"{price.batch / price.seconds:,.4g} samples/s",
         markup=False,
     )

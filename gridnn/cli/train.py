@@ -7,36 +7,48 @@ from typing import Annotated
 
 import typer
 
-from gridnn.cli.console import console
-from gridnn.cli.options import NETWORK, TRAINING, TRANSPORT, WEIGHTS, configured
+from gridnn.cli.console import console, opened
+from gridnn.cli.options import NETWORK, TRAINING, TRANSPORT, WEIGHTS, PredictOn, configured
 from gridnn.comm.job import Job, run
 from gridnn.comm.launcher import launch
-from gridnn.errors import within_memory
+from gridnn.errors import UserError, within_memory
 from gridnn.train.config import RunConfig
 
 Log = Annotated[str | None, typer.Option("--log", metavar="FILE.jsonl", help="one JSON object a step and an epoch")]
+TraceFile = Annotated[
+    str | None, typer.Option("--trace", metavar="FILE.json", help="some steps of all ranks, for ui.perfetto.dev")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="show nothing but errors")]
 
 
 @configured({**NETWORK, **TRANSPORT, **WEIGHTS, **TRAINING})
-def train(config: RunConfig, log: Log = None, quiet: Quiet = False) -> None:
+def train(
+    config: RunConfig, log: Log = None, trace: TraceFile = None, predict_on: PredictOn = None, quiet: Quiet = False
+) -> None:
     """Train a network on a Pr x Pc grid of ranks."""
     before_mpi(config)
-    run(lambda job: _train(job, config, log, quiet))
+    run(lambda job: _train(job, config, log, trace, predict_on, quiet))
 
 
-def _train(job: Job, config: RunConfig, log: str | None, quiet: bool) -> None:
+def _train(
+    job: Job, config: RunConfig, log: str | None, trace: str | None, predict_on: str | None, quiet: bool
+) -> None:
     from gridnn.train.report import Reporter
     from gridnn.train.trainer import Trainer
 
     prepare(job, config)
     signalled = job.hold_signals() if config.checkpoint else lambda: 0
+    if predict_on and not trace:
+        raise UserError(f"--predict-on {predict_on} is of --trace FILE: add it")
+    file = job.only_first(lambda: opened("--trace", trace))
     warning = job.overload()
     reporter = job.only_first(lambda: Reporter(console(quiet), log, append=config.resume))
     if warning and reporter:
         reporter.note(warning)
     with within_memory():
         trainer = Trainer(config, job, reporter, signalled)
+    if trace:
+        trainer.trace(file, predict_on or config.machine)
     trainer.train()
     trainer.session.grid.free()
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from gridnn.layout.gridshape import GridShape
 from gridnn.layout.group import Group
+from gridnn.program.schedule import Policy, cpu_policy, gpu_policy
 
 # The movements that have a price of their own; "started all-reduce" is the non-blocking form of the gradient sums.
 MOVEMENTS = ("all-gather", "reduce-scatter", "all-reduce", "started all-reduce", "all-to-all", "neighbours")
@@ -135,6 +136,8 @@ class Machine:
     overlap : float
         How fast a started movement goes on while the processor works, as a share of its speed when the processor waits:
         1 where an adapter or a spare core moves it, 0 where nothing moves before it is waited for.
+    device : str
+        What a rank computes on: ``cpu`` or ``gpu``.
     estimates : tuple of str
         The constants that are estimates, by their path in the file (``levels.network.alpha``).
     provenance : mapping
@@ -148,6 +151,11 @@ class Machine:
     estimates: tuple[str, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
     overlap: float = 1.0
+    device: str = "cpu"
+
+    def policy(self, itemsize: int = 4) -> Policy:
+        """How a rank of this machine runs a schedule whose activations have so many bytes an element."""
+        return gpu_policy(itemsize) if self.device == "gpu" else cpu_policy(itemsize)
 
     def estimated(self) -> str:
         """One line that names what is estimated, for every output that the machine stands behind; empty: nothing."""

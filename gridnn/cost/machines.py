@@ -15,6 +15,7 @@ from gridnn.cost.machine import MOVEMENTS, WORK, Compute, Level, Machine, Range,
 from gridnn.errors import UserError, unknown, writing
 
 VERSION = 1
+DEVICES = ("cpu", "gpu")
 MADE_BY = "mpirun -n P gridnn calibrate -o FILE makes a machine file"
 
 
@@ -67,6 +68,8 @@ def fingerprint(machine: Machine) -> str:
     content = content_of(machine)
     for name in ("name", "version", "estimates", "provenance"):
         del content[name]
+    if machine.device == DEVICES[0]:  # files from before there were others keep their fingerprint
+        del content["device"]
     return records.fingerprint(content)[:12]
 
 
@@ -83,6 +86,7 @@ def content_of(machine: Machine) -> dict[str, Any]:
         },
         "memory": None if machine.memory is None else float(machine.memory),
         "overlap": float(machine.overlap),
+        "device": machine.device,
         "estimates": list(machine.estimates),
         "provenance": dict(machine.provenance),
     }
@@ -91,7 +95,8 @@ def content_of(machine: Machine) -> dict[str, Any]:
 def machine_of(content: Any, source: str) -> Machine:
     """The machine of a JSON object that was read from ``source``; raises like `load_machine`."""
     read = Reader(source)
-    read.fields(content, "", ("version", "name", "levels", "compute"), ("memory", "overlap", "estimates", "provenance"))
+    optional = ("memory", "overlap", "device", "estimates", "provenance")
+    read.fields(content, "", ("version", "name", "levels", "compute"), optional)
     if content["version"] != VERSION:
         raise read.wrong("version", content["version"], f"this gridnn reads version {VERSION}; {MADE_BY}")
     memory, name = content.get("memory"), read.text(content["name"], "name")
@@ -106,7 +111,10 @@ def machine_of(content: Any, source: str) -> Machine:
     overlap = read.number(content.get("overlap", 1.0), "overlap")
     if overlap > 1:
         raise read.wrong("overlap", overlap, "a share of a movement's speed, at most 1")
-    return Machine(name, levels, compute, memory, estimates, provenance, overlap)
+    device = content.get("device", DEVICES[0])
+    if device not in DEVICES:
+        raise read.wrong("device", device, f"one of {', '.join(DEVICES)}: what a rank computes on")
+    return Machine(name, levels, compute, memory, estimates, provenance, overlap, device)
 
 
 def _content(path: Path) -> Any:

@@ -99,7 +99,7 @@ def peak(
     accumulate : bool
         Whether the gradients of several passes are added up.
     policy : Policy, optional
-        Of the device; default: a CPU's.
+        Of the device (`Machine.policy`), with its itemsize; default: a CPU's.
     """
     policy = policy or Policy(itemsize)
     ends = [(True, False), (False, True)] if accumulate else [(True, True)]

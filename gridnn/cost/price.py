@@ -58,6 +58,11 @@ class Price:
     estimates: tuple[str, ...] = ()
 
     @property
+    def rank(self) -> int:
+        """The priced rank of the job."""
+        return self.plan.grid.rank(self.index % self.plan.grid.rows, self.index // self.plan.grid.rows)
+
+    @property
     def seconds(self) -> float:
         """The time of a step."""
         return self.timeline.seconds
@@ -123,9 +128,15 @@ class Price:
 
 
 def price(
-    programs: Sequence[Program], machine: Machine, *, itemsize: int = 4, slots: int = 1, overlap: float | None = None
+    programs: Sequence[Program],
+    machine: Machine,
+    *,
+    itemsize: int = 4,
+    slots: int = 1,
+    overlap: float | None = None,
+    index: int | None = None,
 ) -> Price:
-    """Price a step on ``machine``, on its busiest rank.
+    """Price a step on ``machine``.
 
     Parameters
     ----------
@@ -139,10 +150,13 @@ def price(
         Arrays that the optimizer keeps for every weight.
     overlap : float, optional
         How fast movements go on behind computation where the program lets them; default: as on the machine.
+    index : int, optional
+        The rank, counted down the columns of the grid; default: the one that takes longest.
     """
     overlap = machine.overlap if overlap is None else overlap
-    policy = Policy(itemsize)
-    candidates = [_timed(programs, machine, index, policy, slots, overlap) for index in busiest(programs[0], machine)]
+    policy = machine.policy(itemsize)
+    ranks = busiest(programs[0], machine) if index is None else [index]
+    candidates = [_timed(programs, machine, rank, policy, slots, overlap) for rank in ranks]
     index, schedules, passes, line = max(candidates, key=lambda one: one[3].seconds)
     batch, plan = sum(program.batch for program in programs), programs[0].plan
     return Price(plan, batch, machine.name, index, line, passes, schedules, itemsize, slots, machine.estimates)

@@ -15,10 +15,14 @@ from gridnn.cost.operations import Priced
 from gridnn.program.schedule import Begin, End
 
 COMPUTE = "compute"
+ROUNDING = 1e-9  # of all seconds: less is a sum's rounding
 
 
 class Event(NamedTuple):
-    """From ``start`` to ``stop`` seconds: computation, or a movement along a grid dimension."""
+    """From ``start`` to ``stop`` seconds: computation, or a movement along a grid dimension.
+
+    ``operation`` is the place in the list of all passes of what computes, waits, or began the movement.
+    """
 
     start: float
     stop: float
@@ -26,6 +30,17 @@ class Event(NamedTuple):
     layer: str
     phase: str
     kind: str = ""
+    operation: int = 0
+
+    @property
+    def seconds(self) -> float:
+        """How long it takes."""
+        return self.stop - self.start
+
+    @property
+    def label(self) -> str:
+        """What is moved: "all-gather of fc6 forward (column)"."""
+        return f"{self.kind} of {self.layer} {self.phase} ({self.resource})"
 
 
 @dataclass(frozen=True)
@@ -58,17 +73,45 @@ class Timeline:
     @property
     def exposed(self) -> float:
         """The seconds in which the processor waits for the network."""
-        return self.seconds - self.compute
+        return max(0.0, self.seconds - self.compute)
 
     @property
     def hidden(self) -> float:
         """The seconds of movements behind computation."""
-        return self.serial - self.seconds
+        hidden = self.serial - self.seconds
+        return hidden if hidden > ROUNDING * self.serial else 0.0
 
     @property
     def critical_path(self) -> tuple[Event, ...]:
         """What the step's end waits for: computation, and the movements that it waits for, in order of time."""
         return tuple(sorted([*(e for e in self.events if e.resource == COMPUTE), *self.waits]))
+
+    def computed(self) -> dict[str, float]:
+        """The seconds of computation, by layer and phase; the longest first."""
+        return _longest((f"{e.layer} {e.phase}".strip(), e.seconds) for e in self.events if e.resource == COMPUTE)
+
+    def waited_for(self) -> dict[str, float]:
+        """The seconds in which the processor waits, by movement; the longest first."""
+        return _longest((event.label, event.seconds) for event in self.waits)
+
+    def hidden_movements(self) -> dict[str, float]:
+        """The seconds of movements that go on behind computation, by movement; the longest first."""
+        return _longest((event.label, self._behind(event)) for event in self.events if event.resource != COMPUTE)
+
+    def _behind(self, event: Event) -> float:
+        """The seconds of a movement in which the processor does not wait, for it or for another one."""
+        return event.seconds - sum(
+            max(0.0, min(event.stop, wait.stop) - max(event.start, wait.start)) for wait in self.waits
+        )
+
+
+def _longest(pairs: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """Sums by name, in descending order, without those that are nothing but rounding."""
+    totals: dict[str, float] = {}
+    for name, seconds in pairs:
+        totals[name] = totals.get(name, 0.0) + seconds
+    least = ROUNDING * sum(map(abs, totals.values()))
+    return {name: value for name, value in sorted(totals.items(), key=lambda one: -one[1]) if value > least}
 
 
 def timeline(passes: Iterable[Sequence[Priced]], *, overlap: float = 1.0) -> Timeline:
@@ -82,6 +125,7 @@ def timeline(passes: Iterable[Sequence[Priced]], *, overlap: float = 1.0) -> Tim
         started: dict[int, int] = {}
         for priced in operations:
             operation = priced.operation
+            clock.operation += 1
             if isinstance(operation, Begin):
                 clock.compute(priced.seconds, operation.layer, operation.phase)
                 started[operation.number] = clock.start(priced.alone, priced.label)
@@ -103,7 +147,8 @@ class _Clock:
         self.events: list[Event] = []
         self.waits: list[Event] = []
         self.worked = self.moved = 0.0
-        self._flying: dict[int, list] = {}  # number -> [seconds left, start, label]
+        self.operation = -1  # the place of the one under way
+        self._flying: dict[int, list] = {}  # number -> [seconds left, start, rest of its event]
         self._count = 0
 
     def timeline(self) -> Timeline:
@@ -118,13 +163,13 @@ class _Clock:
                 self._land(self.overlap)
             self._progress(until, self.overlap)
             self.worked += seconds
-            self.events.append(Event(start, until, COMPUTE, layer, phase))
+            self.events.append(Event(start, until, COMPUTE, layer, phase, "", self.operation))
 
     def start(self, seconds: float, label: tuple[str, str, str, str]) -> int:
         """Start a movement, ``label`` is its (resource, layer, phase, kind); gives its number."""
         self._count += 1
         if seconds > 0:
-            self._flying[self._count] = [seconds, self.now, label]
+            self._flying[self._count] = [seconds, self.now, (*label, self.operation)]
             self.moved += seconds
         if not self.overlap:
             self.wait(self._count)
@@ -136,7 +181,7 @@ class _Clock:
             start, label = self.now, self._flying[number][2]
             while number in self._flying:
                 self._land(1.0)
-            self.waits.append(Event(start, self.now, *label))
+            self.waits.append(Event(start, self.now, *label[:-1], self.operation))
 
     def _next(self, pace: float) -> float:
         """When the next movement ends if no other starts, and all go on at ``pace``."""

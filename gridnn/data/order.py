@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -28,6 +29,12 @@ def batches(order: np.ndarray, batch: int, drop_last: bool = False) -> Iterator[
     stop = len(order) - len(order) % batch if drop_last else len(order)
     for start in range(0, stop, batch):
         yield order[start : start + batch]
+
+
+def first_batches(count: int, batch: int, seed: int, steps: int, drop_last: bool = False) -> Iterator[np.ndarray]:
+    """The first ``steps`` batches of training, over as many epochs as it takes."""
+    epochs = (batches(epoch_order(count, seed, epoch, True), batch, drop_last) for epoch in itertools.count(1))
+    return itertools.islice(itertools.chain.from_iterable(epochs), steps)
 
 
 def split_in_two(count: int) -> tuple[np.ndarray, np.ndarray]:

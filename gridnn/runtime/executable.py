@@ -30,6 +30,7 @@ from gridnn.runtime.capture import Capture
 from gridnn.runtime.context import LayerContext, Pass
 from gridnn.runtime.memory import Memory
 from gridnn.runtime.parameters import Parameters, join_groups
+from gridnn.runtime.trace import Trace
 
 Array = Any
 Call = Callable[[], Any]
@@ -91,7 +92,9 @@ class Executable:
 
     # -- running -----------------------------------------------------------------------------------------------
 
-    def run(self, fill: Filler, *, step: int = 0, number: int = 0, scale: float = 1.0) -> None:
+    def run(
+        self, fill: Filler, *, step: int = 0, number: int = 0, scale: float = 1.0, trace: Trace | None = None
+    ) -> None:
         """Run the pass.
 
         Parameters
@@ -102,8 +105,13 @@ class Executable:
             Of the training step and of its pass: they name random numbers.
         scale : float
             What the gradient of the summed loss is multiplied by.
+        trace : Trace, optional
+            Where the seconds of every operation go; nothing is launched as a graph then.
         """
         self._start(fill, step, number, scale)
+        if trace:
+            trace.run(self.schedule, self._calls, step, number)
+            return
         if self._capture:
             self._capture.run(self.schedule.operations, self._calls)
             return

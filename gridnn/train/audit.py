@@ -8,7 +8,7 @@ from typing import Any
 
 from gridnn.comm.ledger import PHASES, Key, Ledger
 from gridnn.cost.count import count
-from gridnn.data.order import batches, epoch_order
+from gridnn.data.order import first_batches
 from gridnn.errors import within_memory
 from gridnn.train.config import RunConfig
 from gridnn.train.session import Session
@@ -55,9 +55,10 @@ def audit(config: RunConfig, job: Any) -> AuditResult:
     """
     with within_memory():
         session = Session(config, job)
+    first = first_batches(len(session.data.train), session.batch, config.seed, config.steps or 1)
     predicted = Ledger()
     session.ledger.clear()
-    for number, indices in enumerate(_batches(session, config), 1):
+    for number, indices in enumerate(first, 1):
         predicted.merge(count(session.schedules(indices)))
         session.step(indices, number)
     tallies = dict(session.ledger.steps())
@@ -65,18 +66,6 @@ def audit(config: RunConfig, job: Any) -> AuditResult:
     rows = tuple(_rows(session.grid.all.gather_values(mine), session))
     session.grid.free()
     return AuditResult(session.resolved, job.size, rows)
-
-
-def _batches(session: Session, config: RunConfig) -> Iterator[Any]:
-    """The first batches of training."""
-    left, epoch = config.steps or 1, 1
-    while left:
-        for indices in batches(epoch_order(len(session.data.train), config.seed, epoch, True), session.batch):
-            yield indices
-            left -= 1
-            if not left:
-                return
-        epoch += 1
 
 
 def _rows(ranks: list[tuple[dict, dict, dict]], session: Session) -> Iterator[Row]:

@@ -24,6 +24,7 @@ from gridnn.runtime.executable import Executable
 from gridnn.runtime.memory import Memory
 from gridnn.runtime.optimizers import OptimizerState
 from gridnn.runtime.parameters import Parameters
+from gridnn.runtime.trace import Trace
 from gridnn.train.loss_scale import make_loss_scale
 from gridnn.train.reader import Batch, Filler, Reader
 
@@ -72,6 +73,8 @@ class Runner:
         Of a run in float16.
     finite : bool
         Whether the gradients of the last step are finite on all ranks; if not, `update` leaves them out.
+    trace : Trace or None
+        Where the seconds of every operation go from now on.
     """
 
     remedy = "lower the learning rate, or clip the gradient"  # what helps where a loss is not finite
@@ -98,6 +101,7 @@ class Runner:
         self._memory, self._capture = Memory(backend), capture
         self._executables: dict[tuple, Executable] = {}
         self._result = backend.zeros((3,), "float64")  # summed loss, right answers, who asks
+        self.trace: Trace | None = None
         self._when = ""
         self._last: tuple[Executable, Batch] | None = None  # what ran last
         self.reader = Reader(backend, self.parameters.wide)
@@ -180,7 +184,7 @@ class Runner:
         after = None if upcoming is None else Batch(data, self.parts(upcoming)[0], step + 1)
         self._when = f"at step {step}"
         for number, (executable, fill) in enumerate(self._passes(batches, "training", after)):
-            executable.run(fill, step=step, number=number, scale=scale)
+            executable.run(fill, step=step, number=number, scale=scale, trace=self.trace)
         means = self._means(len(indices))
         if self.loss_scale:
             if not self.finite and self.loss_scale.least:
@@ -216,9 +220,13 @@ class Runner:
     @on_device
     def update(self, optimizer: OptimizerState, lr: float) -> None:
         """Let the parameters follow their gradients, where these are finite."""
+        call = partial(self._update, optimizer, lr)
         if self.finite:
-            optimizer.update(self.parameters.values, self.parameters.gradients, lr)
-            self.parameters.refresh()
+            self.trace.run_update(call) if self.trace else call()
+
+    def _update(self, optimizer: OptimizerState, lr: float) -> None:
+        optimizer.update(self.parameters.values, self.parameters.gradients, lr)
+        self.parameters.refresh()
 
     @QUIET
     @on_device
@@ -235,7 +243,7 @@ class Runner:
         whole = (np.arange(start, min(start + size, len(data))) for start in range(0, len(data), size))
         batches = [Batch(data, part) for one in whole for part in self.parts(one)]
         for executable, fill in self._passes(batches, "evaluation"):
-            executable.run(fill)
+            executable.run(fill, trace=self.trace)
         means = self._means(len(data))
         self.ledger.evaluating = False
         return means

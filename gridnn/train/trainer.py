@@ -7,10 +7,11 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import IO, Any
 
 from gridnn.comm.ledger import PHASES, Where
 from gridnn.comm.threads import libraries
+from gridnn.cost.machines import load_machine
 from gridnn.data.order import batches, epoch_order
 from gridnn.layout.counts import DIMENSIONS
 from gridnn.train.checkpoints import Checkpoints
@@ -20,6 +21,7 @@ from gridnn.train.resume import Progress
 from gridnn.train.schedules import make_schedule
 from gridnn.train.session import Session
 from gridnn.train.setup import make_optimizer
+from gridnn.train.tracing import Tracer, price_runner
 
 CLIP = Where("(clip)", "update")
 
@@ -59,10 +61,23 @@ class Trainer:
         self.schedule = make_schedule(config, self.steps_per_epoch, self.total)
         parameters = self.session.parameters
         self.optimizer = make_optimizer(config).start(parameters.backend, parameters.values.size, parameters.wide)
+        self.tracer: Tracer | None = None
         self.progress, self.notes = Progress(), [*self.session.notes, *self._warnings()]
         self.checkpoints = Checkpoints(self.session, self.optimizer) if config.checkpoint else None
         if self.checkpoints and config.resume:
             self.notes += self.checkpoints.resume(self.progress)
+
+    def trace(self, file: IO[str] | None, machine: str) -> None:
+        """Write a trace of some steps to ``file`` (on rank 0), beside what is predicted on a machine; before `train`.
+
+        Raises
+        ------
+        UserError
+            If there is no such machine.
+        """
+        session, slots = self.session, len(make_optimizer(self.config).names())
+        predicted = price_runner(session, load_machine(machine), session.batch, slots)
+        self.tracer = Tracer(session, predicted, file, self.done, self.total)
 
     @property
     def done(self) -> int:
@@ -85,6 +100,8 @@ class Trainer:
                 self._tell(f"nothing is left to do: {self.done} of {self.total} steps are made")
             while not self._finished() and not self.session.asked:
                 self._epoch()
+            if self.tracer:
+                self.tracer.finish()
             if self.checkpoints and self.checkpoints.saved != self.done:
                 self._save()
             if self.session.asked:
@@ -139,11 +156,16 @@ class Trainer:
         """One update, while the ``upcoming`` batch is read."""
         session, started = self.session, time.perf_counter()
         talked = session.ledger.seconds
-        loss, right = session.step(indices, self.done + 1, upcoming)
+        number = self.done + 1
+        if self.tracer:
+            self.tracer.begin(number)
+        loss, right = session.step(indices, number, upcoming)
         if self.config.clip and session.finite:
             self._clip()
         lr = self.schedule(self.done)
         session.update(self.optimizer, lr)
+        if self.tracer:
+            self.tracer.end(number)
         self.progress.add(loss, right, len(indices))
         if not session.finite:
             value = session.loss_scale.value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 
 import pytest
@@ -72,6 +73,34 @@ def test_passes_of_a_batch_are_all_counted(tmp_path):
     measured = sum(row["measured_words"] for row in content["rows"] if row["dimension"] == "column")
     # passes of 5, 5 and 6 samples: one column has 2 + 2 + 3 of them, the one that is shown 3 + 3 + 3
     assert measured == pytest.approx(4 * column * 8 / 9, rel=0.01)
+
+
+def test_it_prints_a_step_from_top_to_bottom():
+    """Every operation of a rank with its words, as many as the table of layers has; passes that are alike once."""
+    options = ("--ranks", "4", "--grid", "2x2", "--accumulate", "4", *LENET)
+    done = plan(*options, "--schedule", "--rank", "3")
+    assert done.returncode == 0, done.stderr
+    head, *passes = re.split(r"pass \d of 4", done.stdout)
+    assert [text.split(":")[1].split()[:3] for text in passes if text.startswith(":")] == [["as", "pass", "2"]]
+    assert "rank 3" in passes[0] and "conv1.forward" not in done.stdout
+    lines = [line for line in done.stdout.splitlines() if re.match(r" *\d+ +(forward|backward|update)", line)]
+    assert sum("begin" in line for line in lines) == sum("end " in line for line in lines) > 10
+    assert [int(line.split()[0]) for line in lines[:5]] == [0, 1, 2, 3, 4]
+    assert "critical path" in done.stdout and "waiting for: " in done.stdout and "hidden behind" in done.stdout
+    slowest = plan(*options, "--schedule")
+    assert re.search(r"pass 1 of 4 on rank \d, of a grid 2x2 in column order", slowest.stdout)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--rank", "1"), "--rank 1 is of --schedule: add it"),
+        (("--schedule", "--rank", "4"), "--rank 4: 4 ranks are numbered from 0 to 3"),
+    ],
+)
+def test_a_rank_that_is_not_there_is_refused(options, told):
+    done = plan("--ranks", "4", "--grid", "2x2", *LENET, *options)
+    assert (done.returncode, done.stderr) == (2, f"gridnn: {told}\n")
 
 
 def test_under_mpirun_it_speaks_once():

@@ -22,9 +22,11 @@ from gridnn import layers as L
 from gridnn.cost.busiest import busiest, sample
 from gridnn.cost.count import count, predict
 from gridnn.cost.machine import Compute, Level, Machine, Range
+from gridnn.cost.memory import peak
 from gridnn.cost.movements import Movement
 from gridnn.cost.operations import price_operations
 from gridnn.cost.price import Price, price
+from gridnn.cost.rows import rows as operation_rows
 from gridnn.cost.timeline import COMPUTE, timeline
 from gridnn.cost.work import local_flops, seconds, work
 from gridnn.layers.base import Shapes
@@ -170,6 +172,66 @@ def test_the_processor_does_one_thing_at_a_time(strategy, rows, cols, options):
     assert not sums or max(sums) <= min(updates) + 1e-12
 
 
+@pytest.mark.parametrize(("strategy", "rows", "cols", "options"), PLANS)
+def test_rows_and_the_critical_path_add_up(strategy, rows, cols, options):
+    """What is printed of every operation is the step: words, seconds of the processor, and when it waits."""
+    made = price([planned(strategy, rows, cols, **options)] * 2, MACHINE)
+    shown = [row for _, listed in operation_rows(made) for row in listed]
+    assert [row.number for row in shown] == list(range(sum(map(len, made.passes))))
+    assert sum(row.words for row in shown) == sum(made.words().values())
+    assert sum(row.computing for row in shown) == pytest.approx(made.compute)
+    assert sum(row.moving for row in shown) == pytest.approx(made.communication)
+    assert sum(row.waiting for row in shown) == pytest.approx(made.timeline.exposed)
+    for before, after in itertools.pairwise(shown):
+        assert before.start <= after.start + 1e-12
+    line = made.timeline
+    assert sum(event.seconds for event in line.critical_path) == pytest.approx(made.seconds)
+    for before, after in itertools.pairwise(line.critical_path):
+        assert before.stop == pytest.approx(after.start)
+    assert sum(line.computed().values()) == pytest.approx(line.compute)
+    assert sum(line.waited_for().values()) == pytest.approx(line.exposed)
+    assert sum(line.hidden_movements().values()) >= line.hidden * (1 - 1e-9)
+
+
+def three_layers() -> Program:
+    net = Network((1024,))
+    for name in ("fc1", "fc2", "fc3"):
+        net.add(name, L.Linear(1024, bias=False))
+    net.add("loss", L.MeanSquaredError())
+    return Program(net, make_plan("batch", net, GridShape(1, 2), 2), 2)
+
+
+def by_hand() -> Machine:
+    """A second for a product of 1024 x 1024, 0.75 seconds a message, nothing else."""
+    rate = 2.0 * 1024 * 1024
+    return Machine("hand", (Level("network", None, 0.75, 0.0),), Compute({"gemm": ((1.0, rate),)}, 1e30))
+
+
+def test_what_is_hidden_is_named():
+    """The sums of `test_three_layers_by_hand`."""
+    made = price([three_layers()], by_hand())
+    assert made.timeline.waited_for() == pytest.approx(
+        {
+            "all-reduce of loss forward (row)": 1.5,
+            "all-reduce of fc2 update (row)": 1.0,
+            "all-reduce of fc1 update (row)": 1.0,
+        }
+    )
+    assert made.timeline.hidden_movements() == pytest.approx(
+        {"all-reduce of fc3 update (row)": 1.5, "all-reduce of fc2 update (row)": 1.0}
+    )
+
+
+@pytest.mark.parametrize(("device", "fuses"), [("cpu", False), ("gpu", True)])
+def test_a_machine_is_priced_by_the_policy_of_its_device(device, fuses):
+    machine = dataclasses.replace(MACHINE, device=device)
+    program = planned("integrated", 2, 2)
+    made = price([program], machine)
+    policy = made.schedules[0].policy
+    assert policy == machine.policy(4) and policy.fuses == fuses
+    assert made.memory.total == peak(program, made.index, policy=policy).total
+
+
 def test_three_layers_by_hand():
     """Layers of 1024 x 1024 on two ranks: a second for every product, a second and a half for every sum.
 
@@ -177,13 +239,7 @@ def test_three_layers_by_hand():
     sum of fc2 has half a second to go then: it shares the network with that of fc1 until 9, which ends at 10. The sum
     of the loss comes last.
     """
-    net = Network((1024,))
-    for name in ("fc1", "fc2", "fc3"):
-        net.add(name, L.Linear(1024, bias=False))
-    net.add("loss", L.MeanSquaredError())
-    rate = 2.0 * 1024 * 1024
-    machine = Machine("hand", (Level("network", None, 0.75, 0.0),), Compute({"gemm": ((1.0, rate),)}, 1e30))
-    program = Program(net, make_plan("batch", net, GridShape(1, 2), 2), 2)
+    program, machine = three_layers(), by_hand()
     made = price([program], machine)
     assert made.seconds == pytest.approx(11.5)
     assert (made.compute, made.communication) == (pytest.approx(8), pytest.approx(6))

@@ -76,7 +76,8 @@ def _leanest(model: CostModel) -> Peak:
     choice = min((_keeping_least(model, most) for most in _thresholds(model)), key=lambda one: one[0])[1]
     splits = propagate(model.network, model.splits(choice), model.ranks, model.batch, copies=True)
     program = Program(model.network, Plan("optimal", GridShape(1, model.ranks), splits), model.batch)
-    return peak(program, 0, itemsize=model.options.itemsize, slots=model.options.slots)
+    options = model.options
+    return peak(program, 0, slots=options.slots, policy=options.machine.policy(options.itemsize))
 
 
 def _thresholds(model: CostModel) -> list[float]:

@@ -139,7 +139,8 @@ class Search:
         """Whether the memory holds a plan, as far as its last rank tells, which has the largest parts."""
         request = self.request
         program, several = Program(request.network, plan, max(request.passes)), len(request.passes) > 1
-        found = peak(program, request.ranks - 1, accumulate=several, **request.sizes)
+        policy = request.machine.policy(request.itemsize)
+        found = peak(program, request.ranks - 1, slots=request.slots, accumulate=several, policy=policy)
         return self._seen(found) <= self.memory
 
     def _seen(self, found: Peak) -> int:

@@ -85,9 +85,10 @@ class PlanRequest:
         """Factors of a split that the search compares: see `gridnn.planning.search.space.configurations`."""
         return FEW if self.axes == "few" else None
 
-    def price(self, plan: Plan) -> Price:
-        """The price of a step of ``plan``, by the event simulation."""
-        return price(pass_programs(self.network, plan, self.passes), self.machine, **self.sizes)
+    def price(self, plan: Plan, rank: int | None = None) -> Price:
+        """The price of a step of ``plan``, on rank ``rank`` of the job; default: the slowest one."""
+        index = None if rank is None else plan.grid.index(rank)
+        return price(pass_programs(self.network, plan, self.passes), self.machine, index=index, **self.sizes)
 
 
 class PricedPlan(NamedTuple):
