@@ -3,21 +3,54 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from gridnn.errors import UserError
+from gridnn.errors import UserError, unknown
 from gridnn.layers.base import Layer, Loss, Shape, Shapes
+from gridnn.layers.computation import ACTIVATION
 
 INPUT = "input"
+INTEGERS = "int64"
+
+
+class Input(NamedTuple):
+    """What a network reads, of one sample.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Without the batch.
+    dtype : {"activation", "int64"}
+        Numbers of the type of the activations, or integers such as the ids of tokens, which have no gradient.
+    """
+
+    shape: Shape
+    dtype: str = ACTIVATION
 
 
 @dataclass(frozen=True)
 class Node:
-    """One layer of a network, by name, with the names of the nodes that feed it."""
+    """One layer of a network.
+
+    Attributes
+    ----------
+    inputs : tuple of str
+        The layers, or inputs of the network, that feed it.
+    samples : tuple of bool
+        Which of these are inputs of the network.
+    """
 
     name: str
     layer: Layer
     inputs: tuple[str, ...]
+    samples: tuple[bool, ...]
+
+    @property
+    def reads_samples(self) -> bool:
+        """Whether it reads an input of the network, which every rank reads as it needs it."""
+        return any(self.samples)
 
 
 class Network:
@@ -25,8 +58,17 @@ class Network:
 
     Parameters
     ----------
-    input_shape : tuple of int
-        The shape of one sample, NHWC without the N: ``(h, w, c)`` or ``(features,)``.
+    inputs : tuple of int, or mapping of str to `Input` or tuple of int
+        The shape of one sample, NHWC without the N: ``(h, w, c)`` or ``(features,)``; of several inputs by name.
+
+    Attributes
+    ----------
+    inputs : dict of str to Input
+        By name; the only one is called ``input`` where it was given none.
+    outputs : tuple of str
+        The layers whose outputs a prediction gives: the last one before the loss, or those of `give`.
+    shapes : dict of str to tuple of int
+        Of one sample, of all inputs and outputs of layers.
 
     Examples
     --------
@@ -40,11 +82,20 @@ class Network:
     (100,)
     """
 
-    def __init__(self, input_shape: Shape):
-        if not input_shape or any(size < 1 for size in input_shape):
-            raise UserError(f"a sample has the shape {tuple(input_shape)}, but every size must be at least 1")
-        self.shapes: dict[str, Shape] = {INPUT: tuple(input_shape)}
+    def __init__(self, inputs: Shape | Mapping[str, Input | Shape]) -> None:
+        named = inputs if isinstance(inputs, Mapping) else {INPUT: inputs}
+        if not named:
+            raise UserError("a network without inputs: give the shape of a sample, or shapes by name")
+        self.inputs = {name: one if isinstance(one, Input) else Input(tuple(one)) for name, one in named.items()}
+        for name, one in self.inputs.items():
+            what = f"{name!r} of a sample" if isinstance(inputs, Mapping) else "a sample"
+            if not one.shape or any(size < 1 for size in one.shape):
+                raise UserError(f"{what} has the shape {tuple(one.shape)}, but every size must be at least 1")
+            if one.dtype not in (ACTIVATION, INTEGERS):
+                raise unknown("type of input", one.dtype, (ACTIVATION, INTEGERS))
+        self.shapes: dict[str, Shape] = {name: tuple(one.shape) for name, one in self.inputs.items()}
         self.nodes: tuple[Node, ...] = ()
+        self._given: tuple[str, ...] = ()
 
     def add(self, name: str, layer: Layer, *inputs: str) -> str:
         """Append ``layer``, fed by ``inputs`` (default: the layer added last), and give back its name.
@@ -62,20 +113,44 @@ class Network:
         for source in inputs:
             if source not in self.shapes:
                 raise UserError(f"layer {name!r} is fed by {source!r}, which does not exist (yet)")
+            if source in self.inputs and self.inputs[source].dtype == INTEGERS and not layer.reads_integers:
+                kind = type(layer).__name__
+                raise UserError(f"layer {name!r}: {kind} reads numbers, but input {source!r} has integers ({INTEGERS})")
         try:
             shape = layer.infer(*(self.shapes[source] for source in inputs))
         except UserError as error:
             raise UserError(f"layer {name!r}: {error}") from error
         if not all(isinstance(size, int) and size > 0 for size in shape):
             raise UserError(f"layer {name!r}: {layer} gives the shape {tuple(shape)}; give whole numbers above 0")
-        self.nodes += (Node(name, layer, tuple(inputs)),)
+        self.nodes += (Node(name, layer, tuple(inputs), tuple(source in self.inputs for source in inputs)),)
         self.shapes[name] = tuple(shape)
         return name
 
+    def give(self, *names: str) -> None:
+        """Let predictions give the outputs of these layers, in this order; no layer needs to read them.
+
+        Raises
+        ------
+        UserError
+            If there is no such layer.
+        """
+        known = [node.name for node in self.nodes if not isinstance(node.layer, Loss)]
+        for name in names:
+            if name not in known:
+                raise unknown("layer", name, known)
+        self._given = tuple(dict.fromkeys(names))
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        if self._given or not self.nodes:
+            return self._given
+        last = self.nodes[-1]
+        return last.inputs[:1] if isinstance(last.layer, Loss) else (last.name,)
+
     @property
     def output(self) -> str:
-        """The name of the layer added last."""
-        return self.nodes[-1].name if self.nodes else INPUT
+        """The name of the layer added last, before there is one of the first input."""
+        return self.nodes[-1].name if self.nodes else next(iter(self.inputs))
 
     @property
     def loss(self) -> Node:
@@ -89,6 +164,14 @@ class Network:
         if not self.nodes or not isinstance(self.nodes[-1].layer, Loss):
             raise UserError(f"the network ends in {self.output!r}, which is no loss: add SoftmaxCrossEntropy() last")
         return self.nodes[-1]
+
+    def feeding(self, names: Iterable[str]) -> frozenset[str]:
+        """The layers, and inputs, that the outputs of the layers ``names`` depend on; these among them."""
+        found = set(names)
+        for node in reversed(self.nodes):
+            if node.name in found:
+                found.update(node.inputs)
+        return frozenset(found)
 
     def sizes(self, node: Node, batch: int) -> Shapes:
         """The global shapes around ``node`` for a batch of ``batch`` samples."""

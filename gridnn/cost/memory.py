@@ -147,7 +147,7 @@ def _elements(program: Program, index: int, kind: str) -> int:
 def _read_ahead(schedule: Schedule) -> int:
     """Samples and targets of the next batch, as they are read."""
     itemsize = schedule.policy.itemsize
-    size = sum(wide(itemsize) * box_size(box) for box in schedule.input_boxes)
+    size = sum(box_size(part.box) * (WIDTHS.get(part.dtype) or wide(itemsize)) for part in schedule.inputs)
     if schedule.target_box is None:
         return size
     return size + WIDTHS["int64"] * schedule.buffers["target"].elements  # or float64: see `gridnn.train.reader`

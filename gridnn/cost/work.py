@@ -71,7 +71,7 @@ def local_flops(layer: Layer, shapes: Shapes, local: Shapes) -> float:
     flops = layer.flops(shapes) * math.prod(local.output)
     whole = math.prod(shapes.output)
     axes = layer.input_axes(0, shapes)
-    for axis in layer.contracted(shapes):
+    for axis in set(layer.contracted(shapes)) & set(axes):
         place = axes.index(axis)
         flops, whole = flops * local.inputs[0][place], whole * shapes.inputs[0][place]
     return flops / whole

@@ -37,6 +37,10 @@ class Dataset(ABC):
     def __len__(self) -> int:
         """The number of samples."""
 
+    def of(self, source: str) -> Dataset:
+        """What the input ``source`` of a network reads of the samples: of a set with one array of them, that."""
+        return self
+
     @abstractmethod
     def read(self, indices: np.ndarray, box: Box, out: np.ndarray, step: int = 0) -> None:
         """Write the part ``box`` (one range per dimension of a sample) of the samples ``indices`` into ``out``.

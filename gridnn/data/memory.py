@@ -2,22 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from gridnn.data.base import Dataset
+from gridnn.data.base import Box, Dataset
 from gridnn.data.stored import Stored
-from gridnn.errors import UserError
+from gridnn.errors import UserError, unknown
 
 
-def from_arrays(x: np.ndarray, y: np.ndarray | Sequence, classes: int | None = None, name: str = "arrays") -> Dataset:
+class Named(Dataset):
+    """Samples of several parts, by the names of the inputs that read them.
+
+    Parameters
+    ----------
+    parts : mapping of str to Dataset
+        As many samples each; the targets are those of the first one.
+
+    """
+
+    def __init__(self, name: str, parts: Mapping[str, Dataset]) -> None:
+        self.name, self.parts = name, dict(parts)
+        self.first = next(iter(self.parts.values()))
+        self.sample_shape, self.target_shape, self.classes = (
+            self.first.sample_shape,
+            self.first.target_shape,
+            self.first.classes,
+        )
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    def of(self, source: str) -> Dataset:
+        """The part that the input ``source`` reads.
+
+        Raises
+        ------
+        UserError
+            If there is none of this name.
+        """
+        if source not in self.parts:
+            raise unknown("input", source, self.parts)
+        return self.parts[source]
+
+    def read(self, indices: np.ndarray, box: Box, out: np.ndarray, step: int = 0) -> None:
+        self.first.read(indices, box, out, step)
+
+    def targets(self, indices: np.ndarray, box: Box | None = None) -> np.ndarray:
+        return self.first.targets(indices, box)
+
+
+def from_arrays(
+    x: np.ndarray | Mapping[str, np.ndarray],
+    y: np.ndarray | Sequence,
+    classes: int | None = None,
+    name: str = "arrays",
+) -> Dataset:
     """Samples ``x`` and targets ``y`` as a data set; nothing is copied but what a rank reads.
 
     Parameters
     ----------
-    x : array
-        (n, features), or space and channels: (n, w, c), (n, h, w, c) or (n, d, h, w, c).
+    x : array, or mapping of str to array
+        (n, features), or space and channels: (n, w, c), (n, h, w, c) or (n, d, h, w, c); of several inputs by name.
     y : array
         Integers are labels, of shape (n,) or (n, *space); floating-point numbers are numbers to be predicted.
     classes : int, optional
@@ -30,6 +76,8 @@ def from_arrays(x: np.ndarray, y: np.ndarray | Sequence, classes: int | None = N
     UserError
         If they do not fit each other, or a label is out of range.
     """
+    if isinstance(x, Mapping):
+        return Named(name, {key: from_arrays(part, y, classes, f"{name}: {key}") for key, part in x.items()})
     x, y = np.asarray(x), np.asarray(y)
     for what, array in (("samples", x), ("targets", y)):
         if array.dtype.kind not in "fiub":

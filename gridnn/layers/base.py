@@ -106,6 +106,7 @@ class Context(Protocol):
     fused: Fusion
     mask: Any  # of a fused ReLU, in the form of the kernels that made it; see `Fusion.masked`
     parameters: Mapping[str, Array]  # this rank's parts
+    parameter_boxes: Mapping[str, Box]  # where these lie in the whole tensors
     gradients: Mapping[str, Array]  # to be overwritten by the tasks that store gradients
     state: Mapping[str, Array]  # kept between steps and in checkpoints (running statistics), updated in place
     result: Array  # [3], float64: a loss adds (summed loss, right answers) to the first two
@@ -130,6 +131,7 @@ class Layer:
     has_epilogue: ClassVar[bool] = False  # whether it can apply an activation to its output
     is_tiled: ClassVar[bool] = False  # whether forward can compute a region of the output: the interior before a halo
     is_global: ClassVar[bool] = False  # whether it may ask for sums over ranks
+    reads_integers: ClassVar[bool] = False  # whether an input may hold integers, such as ids
     activation: ClassVar[str] = "none"  # the one that it is, where another layer can apply it
     memory_passes: ClassVar[tuple[float, float]] = (1.0, 1.0)  # how often forward, backward stream their arrays (CPU)
 
@@ -151,8 +153,15 @@ class Layer:
         """The axis of every dimension of the output."""
         return tensor_axes(len(shapes.output), "co")
 
+    def extents(self, shapes: Shapes) -> dict[str, int]:
+        """The global size of every axis that a split may divide: in the output if it is there, else in the inputs."""
+        sizes: dict[str, int] = {}
+        for index, shape in reversed(list(enumerate(shapes.inputs))):
+            sizes.update(zip(self.input_axes(index, shapes), shape, strict=True))
+        return sizes | dict(zip(self.output_axes(shapes), shapes.output, strict=True))
+
     def axes(self, shapes: Shapes) -> tuple[str, ...]:
-        """The axes that a split of this layer may divide."""
+        """The axes that a split of this layer may divide; it may name some for itself."""
         return tuple(dict.fromkeys((*self.output_axes(shapes), *self.contracted(shapes))))
 
     def multiplies(self, shapes: Shapes) -> bool:

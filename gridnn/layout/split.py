@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from gridnn.errors import UserError
 
-AXES = ("n", "d", "h", "w", "co", "ci")
+AXES = ("n", "d", "h", "w", "co", "ci")  # those of images and volumes; a layer may have others, by names of its own
 COPIES = "copies"
+NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
 @dataclass(frozen=True)
@@ -22,8 +25,8 @@ class Split:
     Attributes
     ----------
     factors : tuple of (axis, parts)
-        The axes are ``n`` sample, ``d h w`` space, ``co`` out-channel, ``ci`` in-channel and ``copies``, the ranks that
-        repeat the same work.  Their product is P.
+        The axes are ``n`` sample, ``d h w`` space, ``co`` out-channel, ``ci`` in-channel, those that a layer names for
+        itself, and ``copies``, the ranks that repeat the same work.  Their product is P.
 
     Examples
     --------
@@ -38,8 +41,8 @@ class Split:
 
     def __post_init__(self) -> None:
         for axis, parts in self.factors:
-            if axis not in AXES and axis != COPIES:
-                raise UserError(f"split {self}: unknown axis {axis!r}; the axes are {', '.join(AXES)} and {COPIES}")
+            if not NAME.fullmatch(axis):
+                raise UserError(f"split {self}: {axis!r} is no name of an axis, such as {', '.join(AXES)} or {COPIES}")
             if parts < 1:
                 raise UserError(f"split {self}: {axis}={parts}, but an axis has at least one part")
 
@@ -125,3 +128,11 @@ def index_of(digits: tuple[int, ...], mesh: tuple[int, ...]) -> int:
     for digit, radix in zip(digits, mesh, strict=True):
         index = index * radix + digit
     return index
+
+
+def ordered_axes(axes: Iterable[str]) -> tuple[str, ...]:
+    """Axes in the order in which splits are listed: the usual ones first, then a layer's own, copies last."""
+    known = dict.fromkeys(axes)
+    usual = [axis for axis in AXES if axis in known]
+    own = [axis for axis in known if axis not in AXES and axis != COPIES]
+    return (*usual, *own, *((COPIES,) if COPIES in known else ()))

@@ -107,6 +107,11 @@ def _check(name: str, network: Any, input_shape: Shape, outputs: int) -> None:
         raise UserError(f"--model {name} gives a {type(network).__name__} back, not a gridnn.network.Network")
     if not network.nodes:
         raise UserError(f"--model {name} gives a network without layers back")
+    if list(network.inputs) != [INPUT]:
+        raise UserError(
+            f"--model {name} gives a network of the inputs {', '.join(network.inputs)} back, but a data set has one: "
+            "train it from Python, with gridnn.compile and arrays by name"
+        )
     if network.shapes[INPUT] != tuple(input_shape):
         raise UserError(
             f"--model {name} gives a network for samples of shape {network.shapes[INPUT]} back, but those of the "

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from gridnn.layers import Flatten
 from gridnn.layers.base import Shape
-from gridnn.network import INPUT, Network
+from gridnn.network import Network
 
 
 @dataclass(frozen=True)
@@ -70,4 +70,4 @@ def summarize(name: str, network: Network, batch: int = 1) -> Summary:
         field: sum(getattr(row, field) for row in rows)
         for field in ("layers", "parameters", "weights", "flops", "activations")
     }
-    return Summary(name=name, kind="Network", shape=network.shapes[INPUT], **sums)
+    return Summary(name=name, kind="Network", shape=next(iter(network.inputs.values())).shape, **sums)

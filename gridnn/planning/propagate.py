@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from gridnn.errors import UserError
 from gridnn.layers.base import SPACE_AXES, Shapes
 from gridnn.layout.split import COPIES, Split
-from gridnn.network import INPUT, Network, Node
+from gridnn.network import Network, Node
 
 
 class TooFineError(UserError):
@@ -46,7 +46,7 @@ def propagate(
             if node.name in chosen:
                 split = chosen[node.name].over(ranks)
             else:
-                known = [splits[source] for source in node.inputs if source != INPUT]
+                known = [splits[source] for source in node.inputs if source in splits]
                 split = _inherited(node, known[0] if known else _asked_next(network, node, chosen, ranks), shapes)
             node.layer.check(shapes, split)
             splits[node.name] = split
@@ -78,10 +78,7 @@ def _asked_next(network: Network, node: Node, chosen: Mapping[str, Split], ranks
 
 def _limited(node: Node, shapes: Shapes, split: Split, copies: bool) -> Split:
     """``split`` with no more parts of an axis than it has elements, or a refusal."""
-    layer = node.layer
-    sizes = dict(zip(layer.input_axes(0, shapes), shapes.inputs[0], strict=True))
-    sizes.update(zip(layer.output_axes(shapes), shapes.output, strict=True))
-    factors = []
+    sizes, factors = node.layer.extents(shapes), []
     for axis, parts in split.factors:
         if axis == COPIES or split.parts(axis) <= sizes[axis]:
             factors.append((axis, parts))

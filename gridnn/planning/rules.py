@@ -16,7 +16,7 @@ from gridnn.errors import UserError, unknown
 from gridnn.layers.base import SPACE_AXES, Layer, Shapes
 from gridnn.layout.gridshape import GridShape
 from gridnn.layout.split import Split
-from gridnn.network import INPUT, Network, Node
+from gridnn.network import Network, Node
 from gridnn.planning.plan import Plan
 from gridnn.planning.propagate import propagate
 from gridnn.planning.splitbrain import check_dealt, stack_start
@@ -165,7 +165,7 @@ def _case(network: Network, node: Node, batch: int, grid: GridShape, domain: Dom
     shapes = network.sizes(node, batch)
     axes = node.layer.axes(shapes)
     space = tuple(axis for axis in SPACE_AXES if axis in axes)
-    return Case(grid, domain, node.layer, shapes, space, INPUT in node.inputs)
+    return Case(grid, domain, node.layer, shapes, space, node.reads_samples)
 
 
 def _times(domain: Domain, between: str = "x") -> str:

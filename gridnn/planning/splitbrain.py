@@ -14,7 +14,7 @@ from gridnn.errors import UserError
 from gridnn.layers import Linear
 from gridnn.layout.gridshape import GridShape
 from gridnn.layout.split import Split
-from gridnn.network import INPUT, Network
+from gridnn.network import Network
 
 
 def stack_start(network: Network) -> int:
@@ -30,7 +30,7 @@ def stack_start(network: Network) -> int:
     direct = False
     for place, node in enumerate(network.nodes):
         if isinstance(node.layer, Linear) and _follows(network, place):
-            if INPUT not in node.inputs:
+            if not node.reads_samples:
                 _refuse_statistics(network, place)
                 return place
             direct = True

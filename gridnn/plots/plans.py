@@ -17,6 +17,7 @@ from gridnn.plots.style import COLOURS, Bars, save, stacked
 from gridnn.units import duration, time_unit
 
 FACTORS = dict(zip((*AXES, COPIES), (*COLOURS[:6], "#dddddd"), strict=True))
+OTHER = "#555555"  # an axis that a layer names for itself
 PHASES = {
     "forward": COLOURS[0],
     "recompute": COLOURS[4],
@@ -86,7 +87,9 @@ def split_map(figure: Any, splits: Mapping[str, Split], ranks: int) -> None:
         for axis, parts in split.factors:
             width = math.log(parts) / math.log(max(2, ranks))
             label = None if axis in shown else axis
-            axes.barh(place, width, left=left, height=0.9, color=FACTORS[axis], edgecolor="white", label=label)
+            axes.barh(
+                place, width, left=left, height=0.9, color=FACTORS.get(axis, OTHER), edgecolor="white", label=label
+            )
             shown.add(axis)
             if len(splits) <= NAMES:
                 axes.text(left + width / 2, place, f"{axis} {parts}", ha="center", va="center_baseline", fontsize=7)

@@ -89,7 +89,7 @@ def live_ranges(schedule: Schedule) -> tuple[dict[str, Range], dict[str, str]]:
             root = roots[name]
             start.setdefault(root, number)
             stop[root] = number
-    for name in (schedule.output, schedule.seed):  # read by whoever runs the schedule
+    for name in (*schedule.outputs.values(), schedule.seed):  # read by whoever runs the schedule
         if name is not None:
             stop[roots[name]] = len(schedule.operations)
     return {name: Range(first, stop[name]) for name, first in start.items()}, roots

@@ -65,23 +65,26 @@ class _Builder:
         self.list = Listing(program, rank, policy)
         self.inputs, self.loads = Inputs(self.list), Loads(self.list, kind != "prediction")
         self.waiting: list[End] = []  # sums of gradients under way
+        self._wanted = program.network.outputs if kind == "prediction" else (program.steps[-1].name,)
+        self._needed = program.network.feeding(self._wanted)
         self._made: dict[tuple[int, int], tuple[LayerPart, Computation]] = {}
 
     # -- the order of a pass -----------------------------------------------------------------------------------
 
     def build(self) -> Schedule:
         front, *rounds = self.program.pieces
-        sections = [Section(one, self.rank, n, self.policy.fuses) for n, one in enumerate((front, *rounds))]
+        pieces, fuses = enumerate((front, *rounds)), self.policy.fuses
+        sections = [Section(one, self.rank, n, fuses, self._needed) for n, one in pieces]
         first, *stack = sections
-        boxes, target = self.loads.load(sections)
+        parts, target = self.loads.load(sections)
         steps = self.program.steps
         has_loss = isinstance(steps[-1].node.layer, Loss)
-        output = seed = None
+        outputs, seed = {}, None
         self._forward(first)
         if stack:
             self._rounds(first, stack)
         if not has_loss or self.kind == "prediction":
-            output = self._result(sections[-1])
+            outputs = {name: sections[-1].output(name, FORWARD) for name in self._wanted}
         if self.training:
             if not has_loss:
                 seed = self.loads.seed(sections[-1])
@@ -96,9 +99,9 @@ class _Builder:
             self.kind,
             tuple(self.list.operations),
             self.list.buffers,
-            boxes,
+            parts,
             target,
-            output,
+            outputs,
             seed,
             tuple(sections),
         )
@@ -130,11 +133,10 @@ class _Builder:
         for place in self._places(section):
             self._layer_forward(section, place, FORWARD)
 
-    def _places(self, section: Section) -> range:
-        """All layers, without the loss where only its input is wanted."""
+    def _places(self, section: Section, among: Sequence[int] | None = None) -> list[int]:
+        """The layers that what is wanted depends on."""
         steps = section.program.steps
-        without = self.kind == "prediction" and isinstance(steps[-1].node.layer, Loss)
-        return range(len(steps) - without)
+        return [place for place in among or range(len(steps)) if steps[place].name in self._needed]
 
     def _backward(self, section: Section, first: bool, last: bool) -> None:
         program = section.program
@@ -145,7 +147,7 @@ class _Builder:
         for number in reversed(range(len(program.segments))):
             segment = program.segments[number]
             run = FORWARD if number == len(program.segments) - 1 else number
-            for place in segment if run != FORWARD else ():
+            for place in self._places(section, segment) if run != FORWARD else ():
                 self._layer_forward(section, place, run)
             for place in reversed(segment):
                 step = program.steps[place]
@@ -168,10 +170,6 @@ class _Builder:
             self.list.pair(name, "forward", movement, (), (), (), ())
         if self.training:
             self.list.emit(Update("", "update", (), ()))
-
-    def _result(self, section: Section) -> str:
-        places = self._places(section)
-        return section.output(section.program.steps[places[-1]].name, FORWARD)
 
     # -- one layer ---------------------------------------------------------------------------------------------
 

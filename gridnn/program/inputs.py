@@ -7,7 +7,6 @@ from typing import NamedTuple
 from gridnn.layers.computation import Index
 from gridnn.layers.computation import inputs as input_names
 from gridnn.layout.layout import box_shape
-from gridnn.network import INPUT
 from gridnn.program.listing import Listing
 from gridnn.program.schedule import Add, Copy, Operation
 from gridnn.program.section import FORWARD, WHOLE, Feed, Section
@@ -36,7 +35,7 @@ class Inputs:
         step = section.program.steps[place]
         key = step.reading(index)
         feed = section.feeds[key]
-        if feed.edge.source == INPUT:
+        if feed.edge.transfer is None:  # an input of the network
             return section.arrays[key, FORWARD], None
         if (key, run) in section.arrays:
             return section.arrays[key, run], None

@@ -8,7 +8,7 @@ from gridnn.layers.base import Loss
 from gridnn.layout.layout import Box, box_shape
 from gridnn.network import INPUT
 from gridnn.program.listing import Listing
-from gridnn.program.schedule import Copy, Load
+from gridnn.program.schedule import Copy, InputPart, Load
 from gridnn.program.section import FORWARD, Section
 
 
@@ -18,24 +18,27 @@ class Loads:
     def __init__(self, listing: Listing, with_target: bool) -> None:
         self.list, self.rank, self.with_target = listing, listing.rank, with_target
 
-    def load(self, sections: Sequence[Section]) -> tuple[tuple[Box, ...], Box | None]:
+    def load(self, sections: Sequence[Section]) -> tuple[tuple[InputPart, ...], Box | None]:
         """Begin the pass: gives what of samples and targets this rank holds."""
         front, loss = sections[0], self.list.program.steps[-1]
-        names, boxes = [], []
+        names, parts, known = [], [], self.list.program.network.inputs
         for key, feed in front.feeds.items():
-            if feed.edge.source == INPUT:
-                name = self.list.new(f"{INPUT} {len(names)}" if names else INPUT, feed.shape, kind="input", layer=INPUT)
+            source = feed.edge.source
+            if source in known:
+                again = sum(part.source == source for part in parts)  # other layers that read it in another way
+                name, dtype = f"{source} {again}" if again else source, known[source].dtype
+                self.list.new(name, feed.shape, dtype, "input", source)
                 front.arrays[key, FORWARD] = name
                 names.append(self.list.inside(name, feed))
-                boxes.append(feed.box)
-                self.list.ghosts(feed, name, INPUT, "forward")
+                parts.append(InputPart(source, feed.box, dtype))
+                self.list.ghosts(feed, name, source, "forward")
         box = None
         if isinstance(loss.node.layer, Loss) and self.with_target:
             box = self._target_box(sections[-1])
             spec = loss.node.layer.target(box_shape(box))
             names.append(self.list.new("target", spec.shape, spec.dtype, "input", INPUT))
         self.list.operations.insert(0, Load(INPUT, "forward", (), tuple(names)))
-        return tuple(boxes), box
+        return tuple(parts), box
 
     def _target_box(self, section: Section) -> tuple:
         """The part of the targets that this rank compares with, in all rounds together."""

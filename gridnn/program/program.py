@@ -18,7 +18,7 @@ from gridnn.layout.layout import Layout, box_size
 from gridnn.layout.partition import Even
 from gridnn.layout.split import Split
 from gridnn.layout.transfer import Transfer, plan_transfer
-from gridnn.network import INPUT, Network, Node
+from gridnn.network import Network, Node
 from gridnn.planning.plan import Plan
 from gridnn.planning.splitbrain import stack_start
 from gridnn.program.rounds import Dealt, Stack
@@ -54,11 +54,12 @@ class Program:
             source = network.nodes[start].inputs[0]
             self._stack = Stack(start, source, self._layouts[source], self._gradient[source], plan.rounds)
             self._add_stack(self._stack, max(self._stack.turns, key=lambda turn: turn.size))
-        read = {source for node in network.nodes for source in node.inputs}
+        read = {source for node in network.nodes for source in node.inputs} | set(network.outputs)
         for node in network.nodes[:-1]:
             if node.name not in read:
                 raise UserError(
-                    f"layer {node.name!r}: no layer reads its output, and it is not the last one; remove it"
+                    f"layer {node.name!r}: no layer reads its output, and it is not the last one; remove it, or let "
+                    "Network.give name it"
                 )
 
     def _begin(self, network: Network, plan: Plan, batch: int) -> None:
@@ -67,7 +68,7 @@ class Program:
         self.steps: list[Step] = []
         self.turn: Dealt | None = None  # the samples of the layers that run in rounds
         self._stack: Stack | None = None
-        self._gradient = {INPUT: False}
+        self._gradient = dict.fromkeys(network.inputs, False)
         self._layouts: dict[str, Layout] = {}
         self._transfers: dict[tuple[Layout, Layout], Transfer] = {}
 
@@ -99,7 +100,7 @@ class Program:
 
     def _edge(self, node: Node, index: int, source: str, shapes: Shapes, split: Split) -> Edge:
         layout = layout_of(split, self._cuts(node.layer.cut_input(index, shapes, split)))
-        if source == INPUT:
+        if node.samples[index]:
             return Edge(source, layout, None, False)
         transfer = self._transfer(self._layouts[source], layout)
         return Edge(source, transfer.target, transfer, self._gradient[source])

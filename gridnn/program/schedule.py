@@ -232,6 +232,14 @@ class Update(Operation):
     """The update of all parameters."""
 
 
+class InputPart(NamedTuple):
+    """What of an input of the network a rank reads: the box of the whole batch, and the type of its array."""
+
+    source: str
+    box: Box
+    dtype: str
+
+
 @dataclass(frozen=True)
 class Schedule:
     """What one rank does in one pass over one batch or microbatch.
@@ -250,12 +258,12 @@ class Schedule:
         In the order in which they run.
     buffers : mapping of str to Buffer
         By name.
-    input_boxes : tuple of Box
-        What of the samples the writes of `Load` hold.
+    inputs : tuple of InputPart
+        What of the samples the writes of `Load` hold, one after the other.
     target_box : Box or None
         What of the targets.
-    output : str or None
-        Of a program without a loss: the last layer's output.
+    outputs : mapping of str to str
+        Of a prediction, or a program without a loss: the buffers with what it gives, by layer.
     seed : str or None
         Of a training pass without a loss: where the gradient of that output is loaded.
     """
@@ -266,9 +274,9 @@ class Schedule:
     kind: str
     operations: tuple[Operation, ...]
     buffers: Mapping[str, Buffer] = field(repr=False)
-    input_boxes: tuple[Box, ...] = ()
+    inputs: tuple[InputPart, ...] = ()
     target_box: Box | None = None
-    output: str | None = None
+    outputs: Mapping[str, str] = field(default_factory=dict)
     seed: str | None = None
     sections: tuple = ()
 

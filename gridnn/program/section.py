@@ -39,16 +39,16 @@ class Feed:
 
 
 class Section:
-    """Layers that run with one set of samples: all of a program, or of its stack in one round."""
+    """Layers that run with one set of samples: those ``needed`` of a program, or of its stack in one round."""
 
-    def __init__(self, program: Program, rank: int, number: int, fuses: bool) -> None:
-        self.program, self.number = program, number
+    def __init__(self, program: Program, rank: int, number: int, fuses: bool, needed: frozenset[str]) -> None:
+        self.program, self.number, self.needed = program, number, needed
         self.suffix = f" #{number}" if number else ""
         self.segment = {place: s for s, segment in enumerate(program.segments) for place in segment}
         self.home = {step.name: self.segment[place] for place, step in enumerate(program.steps)}
         self.fused, self.makers = fused_layers(program) if fuses else ({}, {})
         self.feeds: dict[tuple, Feed] = {}
-        for step in program.steps:
+        for step in (step for step in program.steps if step.name in needed):
             for i in range(len(step.edges)):
                 key = step.reading(i)
                 if key not in self.feeds:

@@ -9,6 +9,7 @@ from typing import Any
 from gridnn.comm.grid import Grid
 from gridnn.layers.base import UNFUSED, Fusion, Layer
 from gridnn.layout.layout import Box
+from gridnn.layout.split import AXES
 from gridnn.program.step import Step, group_of
 from gridnn.runtime.parameters import Parameters, layer_key
 
@@ -69,12 +70,13 @@ class LayerContext:
         # of the ranks that repeat the same work, the first one's numbers are counted
         self.counts = group_of(step.output, step.output.copies, grid.index)[0] == grid.index
         self.parameters = parameters.used(step.name)
+        self.parameter_boxes = {name: layout.box(grid.index) for name, (_, layout) in step.weights.items()}
         self.gradients = parameters.of(step.name, parameters.gradients)
         self.state = parameters.states.get(step.name, {})
         self.mask: Array | None = None
         self.maker: LayerContext | None = None  # of the mask that this layer reads
         self._run, self._seed, self._name = run, seed, layer_key(step.name)
-        self._parts = {axis: step.part(grid.index, axis) for axis in ("ci", "co", "n", "d", "h", "w")}
+        self._parts = {axis: step.part(grid.index, axis) for axis in (*AXES, *step.node.layer.axes(step.shapes))}
 
     @property
     def key(self) -> tuple[int, ...]:

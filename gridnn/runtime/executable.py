@@ -126,9 +126,14 @@ class Executable:
             self._bind()
 
     @property
+    def outputs(self) -> dict[str, Array]:
+        """This rank's part of what a pass gives, by layer, until another pass runs."""
+        return {layer: self.array(name) for layer, name in self.schedule.outputs.items()}
+
+    @property
     def output(self) -> Array:
-        """Of a program without a loss: this rank's part of the output, until another pass runs."""
-        return self.array(self.schedule.output)
+        """This rank's part of the last of the `outputs`."""
+        return list(self.outputs.values())[-1]
 
     @property
     def captured(self) -> Capture | None:
@@ -253,7 +258,7 @@ class Executable:
         return _nothing
 
     def _load(self, arrays: Sequence[Array]) -> None:
-        inputs = len(self.schedule.input_boxes)
+        inputs = len(self.schedule.inputs)
         self._fill(arrays[:inputs], arrays[inputs] if len(arrays) > inputs else None)
 
     def _compute(self, operation: Compute) -> Call:

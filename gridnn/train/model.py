@@ -24,7 +24,8 @@ from gridnn.runtime.parameters import Parameters
 from gridnn.train.checkpoint import Tensor, load, open_header, save, tensors_of
 from gridnn.train.runner import Runner
 
-Batch = tuple[np.ndarray, np.ndarray]
+Samples = np.ndarray | Mapping[str, np.ndarray]
+Batch = tuple[Samples, np.ndarray]
 
 
 class Result(NamedTuple):
@@ -126,7 +127,8 @@ class Model:
         Parameters
         ----------
         batch : (array, array)
-            Samples (n, ...) and targets of the whole batch, the same on all ranks; of each a rank reads its own box.
+            Samples (n, ...), of several inputs by name, and targets of the whole batch, the same on all ranks; of each
+            a rank reads its own box.
         optimizer : Optimizer
             ``gn.optim.SGD`` or ``gn.optim.AdamW``; its state is kept from step to step.
         lr : float, optional
@@ -149,37 +151,50 @@ class Model:
         loss, right = self._runner.evaluate_on(data, min(batch, len(data)))
         return Result(loss, right if data.classes else None)
 
-    def predict(self, x: np.ndarray, batch: int = 256) -> np.ndarray:
-        """What the layer before the loss gives for the samples ``x`` (n, ...), whole, on every rank.
+    def predict(self, x: Samples, batch: int = 256) -> Any:
+        """What the network gives for the samples ``x`` (n, ...), whole, on every rank.
 
         Parameters
         ----------
-        x : array
-            The same on all ranks.
+        x : array, or mapping of str to array
+            The same on all ranks; of several inputs by name.
         batch : int
             Samples of a pass.
-        """
-        return np.concatenate([self._predicted(x[start : start + batch]) for start in range(0, len(x), batch)])
 
-    def _predicted(self, x: np.ndarray) -> np.ndarray:
+        Returns
+        -------
+        array, or dict of str to array
+            The output of the layer before the loss; of several layers, that `Network.give` names, by name.
+        """
+        inputs = x if isinstance(x, Mapping) else {next(iter(self.network.inputs)): x}
+        count = len(next(iter(inputs.values())))
+        parts = [self._predicted(inputs, start, min(start + batch, count)) for start in range(0, count, batch)]
+        made = {name: np.concatenate([part[name] for part in parts]) for name in self.network.outputs}
+        return made if len(made) > 1 else next(iter(made.values()))
+
+    def _predicted(self, inputs: Mapping[str, np.ndarray], start: int, stop: int) -> dict[str, np.ndarray]:
         runner, backend = self._runner, self.grid.backend
-        executable = runner.executable(len(x), "prediction")
+        executable = runner.executable(stop - start, "prediction")
         schedule = executable.schedule
 
         def fill(arrays: Sequence[Any], _: Any) -> None:
-            for array, box in zip(arrays, schedule.input_boxes, strict=True):
-                part = np.ascontiguousarray(x[tuple(slice(*interval) for interval in box)], array.dtype)
-                backend.from_host(part, array)
+            for array, one in zip(arrays, schedule.inputs, strict=True):
+                whole = np.asarray(inputs[one.source])[start:stop]
+                part = whole[tuple(slice(*interval) for interval in one.box)]
+                backend.from_host(np.ascontiguousarray(part, array.dtype), array)
 
         runner.ledger.evaluating = True
         executable.run(fill)
-        layout = schedule.program.steps[-2].output
-        whole = Transfer(self.grid, layout, Layout.whole(layout.shape, layout.mesh), str(executable.output.dtype))
-        made = backend.to_host(whole.forward(executable.output)).copy()
+        layouts = {step.name: step.output for step in schedule.program.steps}
+        made = {name: self._whole(layouts[name], array) for name, array in executable.outputs.items()}
         runner.ledger.evaluating = False
         return made
 
-    def _dataset(self, x: np.ndarray, y: np.ndarray) -> Dataset:
+    def _whole(self, layout: Layout, array: Any) -> np.ndarray:
+        move = Transfer(self.grid, layout, Layout.whole(layout.shape, layout.mesh), str(array.dtype))
+        return self.grid.backend.to_host(move.forward(array)).copy()
+
+    def _dataset(self, x: Samples, y: np.ndarray) -> Dataset:
         classes = self.network.shapes[self.network.output][-1] if np.asarray(y).dtype.kind in "iub" else None
         return from_arrays(x, y, classes=classes)
 

@@ -12,8 +12,9 @@ import numpy as np
 from gridnn.data.base import Dataset
 from gridnn.errors import UserError
 from gridnn.kernels.backend import Backend
+from gridnn.layers.computation import ACTIVATION
 from gridnn.layout.layout import Box, box_shape
-from gridnn.program.schedule import Schedule
+from gridnn.program.schedule import InputPart, Schedule
 from gridnn.train.staging import DeviceRoom, HostRoom, make_room
 
 Array = Any
@@ -47,7 +48,7 @@ class Batch:
 class Places:
     """Where this rank's part of a batch goes: what it reads of the samples, for every input, and of the targets."""
 
-    boxes: list[Box]
+    parts: tuple[InputPart, ...]
     inputs: list[HostRoom | DeviceRoom]
     target_box: Box
     targets: HostRoom | DeviceRoom
@@ -111,8 +112,9 @@ class Reader:
     def _read(self, batch: Batch, places: Places) -> Read:
         data, mistake = batch.data, None
         try:
-            for room, (samples, *box) in zip(places.inputs, places.boxes, strict=True):
-                data.read(batch.indices[slice(*samples)], tuple(box), room.open(), batch.step)
+            for room, part in zip(places.inputs, places.parts, strict=True):
+                samples, *box = part.box
+                data.of(part.source).read(batch.indices[slice(*samples)], tuple(box), room.open(), batch.step)
             samples, *box = places.target_box
             places.targets.put(data.targets(batch.indices[slice(*samples)], tuple(box)))
         except UserError as error:
@@ -124,11 +126,14 @@ class Reader:
 
     def _places(self, schedule: Schedule, batch: Batch) -> Places:
         """Where a batch goes; there is one place for each shape, of full and of short batches."""
-        boxes = list(schedule.input_boxes)
-        inputs = [self._room(number, box_shape(box), self.dtype) for number, box in enumerate(boxes)]
+        parts = schedule.inputs
+        kinds = (self.dtype if part.dtype == ACTIVATION else part.dtype for part in parts)
+        inputs = [
+            self._room(n, box_shape(part.box), kind) for n, (part, kind) in enumerate(zip(parts, kinds, strict=True))
+        ]
         target = schedule.target_box[: 1 + len(batch.data.target_shape)]
         schedule.program.loss.node.layer.check_target(box_shape(schedule.target_box), box_shape(target))
-        return Places(boxes, inputs, target, self._room("targets", box_shape(target), self._kind(batch.data)))
+        return Places(parts, inputs, target, self._room("targets", box_shape(target), self._kind(batch.data)))
 
     def _kind(self, data: Dataset) -> str:
         """The type of the targets on a device: it holds what any data set has."""

@@ -123,7 +123,9 @@ class Runner:
         key = (samples, kind, first, last)
         if key not in self._executables:
             with within_memory():
-                program = Program(self.network, self.plan, samples)
+                # SplitBrain's rounds are for what training keeps: a prediction has the whole output at once
+                plan = replace(self.plan, rounds=1) if kind == "prediction" else self.plan
+                program = Program(self.network, plan, samples)
                 schedule = build(program, self.grid.index, self.policy, kind=kind, first=first, last=last)
                 options = {
                     "seed": self.seed,

@@ -80,7 +80,7 @@ def test_it_prints_a_step_from_top_to_bottom():
     options = ("--ranks", "4", "--grid", "2x2", "--accumulate", "4", *LENET)
     done = plan(*options, "--schedule", "--rank", "3")
     assert done.returncode == 0, done.stderr
-    head, *passes = re.split(r"pass \d of 4", done.stdout)
+    _, *passes = re.split(r"pass \d of 4", done.stdout)
     assert [text.split(":")[1].split()[:3] for text in passes if text.startswith(":")] == [["as", "pass", "2"]]
     assert "rank 3" in passes[0] and "conv1.forward" not in done.stdout
     lines = [line for line in done.stdout.splitlines() if re.match(r" *\d+ +(forward|backward|update)", line)]

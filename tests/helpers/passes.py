@@ -60,8 +60,9 @@ class Passes:
         asarray = self.grid.backend.asarray
 
         def fill(inputs, array):
-            for box, place in zip(self.schedule.input_boxes, inputs, strict=True):
-                place[...] = asarray(np.ascontiguousarray(x[part(box)]))
+            for one, place in zip(self.schedule.inputs, inputs, strict=True):
+                whole = x[one.source] if isinstance(x, dict) else x
+                place[...] = asarray(np.ascontiguousarray(whole[part(one.box)]))
             if target is not None:
                 mine = target[part(self.schedule.target_box)[: target.ndim]]
                 array[...] = asarray(np.ascontiguousarray(mine))

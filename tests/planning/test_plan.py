@@ -125,7 +125,12 @@ def test_copies_stand_in_where_a_layer_is_too_small():
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("n=4;co=2", "cannot read"), ("n", "write axis=parts"), ("m=2", "unknown axis 'm'"), ("n=0", "at least one part")],
+    [
+        ("n=4;co=2", "cannot read"),
+        ("n", "write axis=parts"),
+        ("M=2", "'M' is no name of an axis"),
+        ("n=0", "at least one part"),
+    ],
 )
 def test_wrong_splits_are_refused(text, message):
     with pytest.raises(UserError, match=message):

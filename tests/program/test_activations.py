@@ -189,7 +189,7 @@ def check_arena(arena) -> None:
             assert root(name).name in holding or alias.get(root(name).name, root(name).name) in in_place
         owners = [alias.get(root(name).name, root(name).name) for name in operation.reads]
         assert all(owners.count(owner) == 1 for owner in in_place)  # a second operand would be overwritten
-    for name in (schedule.output, schedule.seed):
+    for name in (*schedule.outputs.values(), schedule.seed):
         assert name is None or root(name).name in holding
 
 

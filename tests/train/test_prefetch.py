@@ -13,6 +13,7 @@ from gridnn.data.base import Dataset, extents, whole
 from gridnn.errors import UserError
 from gridnn.kernels import get_backend
 from gridnn.layers.losses import MeanSquaredError
+from gridnn.program.schedule import InputPart
 from gridnn.train.config import RunConfig
 from gridnn.train.reader import Batch, Reader
 from gridnn.train.session import Session
@@ -47,7 +48,7 @@ class Told(Dataset):
 
 def schedule(samples=4, box=((0, 3), (0, 4), (0, 1))):
     loss = SimpleNamespace(node=SimpleNamespace(layer=MeanSquaredError()))
-    boxes = {"input_boxes": (((0, samples), *box),), "target_box": ((0, samples), (0, 1))}
+    boxes = {"inputs": (InputPart("input", ((0, samples), *box), "activation"),), "target_box": ((0, samples), (0, 1))}
     return SimpleNamespace(program=SimpleNamespace(loss=loss), **boxes)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from gridnn.layers.base import Cut, Loss, Shapes
 from gridnn.layout.partition import Partition
 from gridnn.layout.split import COPIES, Split
-from gridnn.network import INPUT, Node
+from gridnn.network import Node
 from gridnn.planning.search.groups import LayerGroup
 from gridnn.planning.search.space import divisors
 
@@ -26,7 +26,7 @@ AXES = ("n", "d", "h", "w", "co")  # the mesh axes of the devices, the slowest f
 def has_configuration(node: Node, shapes: Shapes) -> bool:
     """Whether a layer leads a group: all but those that work element by element, or only change the form (Flatten)."""
     layer = node.layer
-    if len(node.inputs) > 1 or INPUT in node.inputs or isinstance(layer, Loss):
+    if len(node.inputs) > 1 or node.reads_samples or isinstance(layer, Loss):
         return True
     return bool(layer.windows(shapes) or layer.contracted(shapes))
 

@@ -12,7 +12,7 @@ from gridnn.errors import UserError
 from gridnn.layers import Flatten
 from gridnn.layers.base import Layer, Loss, Shapes
 from gridnn.layout.split import Split
-from gridnn.network import INPUT, Network, Node
+from gridnn.network import Network, Node
 from gridnn.planning.search.space import divisors
 
 
@@ -45,10 +45,8 @@ class GroupLayer:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """The global extent of every axis of the first input and of the output."""
-        layer, shapes = self.layer, self.shapes
-        sizes = dict(zip(layer.input_axes(0, shapes), shapes.inputs[0], strict=True))
-        return sizes | dict(zip(layer.output_axes(shapes), shapes.output, strict=True))
+        """The global extent of every axis."""
+        return self.layer.extents(self.shapes)
 
     def can_have(self, split: Split) -> bool:
         """Whether the layer does not refuse ``split``."""
@@ -104,26 +102,26 @@ def group_layers(network: Network, batch: int, has_choice: Callable[[Node, Shape
     layers: dict[str, list[GroupLayer]] = {}
     names: dict[str, list[str]] = {}
     home: dict[str, tuple[str, int]] = {}
-    trained = {INPUT: False}
+    trained = dict.fromkeys(network.inputs, False)
     edges = []
     for node in network.nodes:
         shapes = network.sizes(node, batch)
         is_leader = has_choice(node, shapes)
         group, source = (node.name, None) if is_leader else home[node.inputs[0]]
         gradients = tuple(trained[name] for name in node.inputs)
-        layer = GroupLayer(node.layer, shapes, source, INPUT in node.inputs, gradients)
+        layer = GroupLayer(node.layer, shapes, source, node.reads_samples, gradients)
         trained[node.name] = layer.has_gradient
         layers.setdefault(group, []).append(layer)
         names.setdefault(group, []).append(node.name)
         home[node.name] = group, len(layers[group]) - 1
         if is_leader:
-            edges += [GroupEdge(*home[name], group, i) for i, name in enumerate(node.inputs) if name != INPUT]
+            edges += [GroupEdge(*home[name], group, i) for i, name in enumerate(node.inputs) if not node.samples[i]]
     groups = {name: LayerGroup(tuple(members)) for name, members in layers.items()}
     return GroupGraph(groups, tuple(edges), {name: tuple(members) for name, members in names.items()})
 
 
 def _divides_by_choice(node: Node, shapes: Shapes) -> bool:
-    if len(node.inputs) > 1 or INPUT in node.inputs or isinstance(node.layer, Flatten | Loss):
+    if len(node.inputs) > 1 or node.reads_samples or isinstance(node.layer, Flatten | Loss):
         return True
     return node.layer.multiplies(shapes)
 

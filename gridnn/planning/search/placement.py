@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gridnn.layout.split import AXES, COPIES
+from gridnn.layout.split import COPIES, ordered_axes
 from gridnn.planning.search.groups import LayerGroup
 from gridnn.planning.search.space import MeshAxis, Space
 
@@ -17,12 +17,13 @@ def placements(group: LayerGroup, space: Space) -> list[Placement]:
     found: list[Placement] = []
     for one in group.layers:
         if one.source is None:
-            found.append(dict(space.mesh_axes))
+            own = one.layer.axes(one.shapes)
+            found.append({**space.mesh_axes, **{axis: UNDIVIDED for axis in own if axis not in space.mesh_axes}})
             continue
         placement = dict(found[one.source])
         placement["co"], placement["ci"] = merge_axes(placement["co"], placement["ci"]), UNDIVIDED
         axes = one.layer.axes(one.shapes)
-        placement.update({axis: UNDIVIDED for axis in AXES if axis not in axes})
+        placement.update({axis: UNDIVIDED for axis in (*placement, *axes) if axis not in axes and axis != COPIES})
         found.append(placement)
     return found
 
@@ -39,4 +40,6 @@ def merge_axes(*axes: MeshAxis) -> MeshAxis:
 
 def replica_axes(placement: Placement, used: tuple[str | None, ...]) -> tuple[MeshAxis, ...]:
     """The mesh axes of all axes that are not ``used``, that of the replicas among them."""
-    return tuple(placement[axis] for axis in (*AXES, COPIES) if axis not in used and (placement[axis].parts > 1).any())
+    return tuple(
+        placement[axis] for axis in ordered_axes(placement) if axis not in used and (placement[axis].parts > 1).any()
+    )

@@ -15,9 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gridnn.layout.split import AXES, COPIES, Split
+from gridnn.layout.split import AXES, COPIES, Split, ordered_axes
 
-ORDER = ("n", "d", "h", "w", "co", "ci", COPIES)
 FEW = 2  # factors of a split in the fast search: at most two axes divided, or one and copies
 
 
@@ -63,9 +62,10 @@ class Space:
 
         Factors of one axis are taken as neighbours; of several factors called copies the slowest one says where.
         """
-        start = np.ones((len(AXES) + 1, len(self)), np.int64)
+        named = (axis for split in self.splits for axis, _ in split.factors)
+        rows = {name: row for row, name in enumerate(ordered_axes((*AXES, *named, COPIES)))}
+        start = np.ones((len(rows), len(self)), np.int64)
         parts = np.ones_like(start)
-        rows = {name: row for row, name in enumerate((*AXES, COPIES))}
         for place, split in enumerate(self.splits):
             before = 1
             for axis, count in split.factors:
@@ -105,7 +105,7 @@ def configurations(ranks: int, allowed: Mapping[str, frozenset[int]], at_most: i
     at_most : int or None
         Factors of a split, copies included. None: any number of axes, and copies beside at most one of them.
     """
-    axes = [axis for axis in ORDER if allowed.get(axis, frozenset()) - {1}]
+    axes = [axis for axis in ordered_axes(allowed) if allowed[axis] - {1}]
     found = []
     for factors in _factorings(ranks, axes, allowed, len(axes) if at_most is None else at_most):
         left = ranks
@@ -121,7 +121,7 @@ def configurations(ranks: int, allowed: Mapping[str, frozenset[int]], at_most: i
 
 def most_parts(ranks: int, allowed: Mapping[str, frozenset[int]]) -> int:
     """The most parts, a divisor of ``ranks``, into which all axes together can be divided."""
-    axes = [axis for axis in ORDER if axis in allowed]
+    axes = ordered_axes(allowed)
     return max(math.prod(parts for _, parts in one) for one in _factorings(ranks, axes, allowed, len(axes)))
 
 

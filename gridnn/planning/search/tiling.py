@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from gridnn.cost.machine import Machine
 from gridnn.errors import UserError
 from gridnn.layout.gridshape import GridShape
-from gridnn.layout.split import AXES, Split
+from gridnn.layout.split import Split
 from gridnn.network import Network
 from gridnn.planning.plan import Plan
 from gridnn.planning.propagate import propagate
@@ -49,7 +49,7 @@ def plan_tiling(
     batch: int,
     machine: Machine | None = None,
     *,
-    axes: tuple[str, ...] = AXES,
+    axes: tuple[str, ...] | None = None,
     **options: Any,
 ) -> Plan:
     """The plan of SoyBean's cuts.
@@ -80,7 +80,7 @@ def plan_tiling(
     return Plan("tiling", _grid(network, tiled, batch, ranks), splits, **options)
 
 
-def tile(network: Network, ranks: int, batch: int, axes: tuple[str, ...] = AXES) -> Tiled:
+def tile(network: Network, ranks: int, batch: int, axes: tuple[str, ...] | None = None) -> Tiled:
     """Cut after cut, the largest prime factors of P first."""
     layers, edges = cut_layers(network, batch)
     cuts, sides, total = [], 1, 0.0
@@ -102,7 +102,7 @@ def cut_layers(network: Network, batch: int) -> tuple[dict[str, CutLayer], tuple
 
 
 def cut_graph(
-    layers: Mapping[str, CutLayer], edges: Sequence[GroupEdge], factor: int, axes: tuple[str, ...] = AXES
+    layers: Mapping[str, CutLayer], edges: Sequence[GroupEdge], factor: int, axes: tuple[str, ...] | None = None
 ) -> tuple[CostGraph, dict[str, tuple[str, ...]]]:
     """The costs of one cut by what every layer divides, and the choices of every layer."""
     choices = {name: layer.choices(factor, axes) for name, layer in layers.items()}
