@@ -58,8 +58,7 @@ class Training:
         self.backend, self.number, self.copied = session.grid.backend, 0, 0
         session.reader = resident(session)
         self.indices = np.arange(session.batch)
-        values = session.parameters.values
-        self.optimizer = make_optimizer(config).start(self.backend, values.size, values.dtype)
+        self.optimizer = make_optimizer(config).start(session.parameters)
         self.lr = config.lr
 
     def steps(self, count: int) -> float:

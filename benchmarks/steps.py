@@ -42,10 +42,7 @@ def times(job, model: str, options: argparse.Namespace) -> dict[str, list[float]
         config = RunConfig(model=model, dataset="synthetic", samples=256, batch=options.batch, kernels=kernels)
         config.validate()
         session = Session(config, job)
-        values = session.parameters.values
-        runs.append(
-            (kernels, session, make_optimizer(config).start(session.parameters.backend, values.size, "float32"))
-        )
+        runs.append((kernels, session, make_optimizer(config).start(session.parameters)))
     seconds: dict[str, list[float]] = {kernels: [] for kernels in KERNELS}
     for number in range(options.rounds + 1):
         for kernels, session, optimizer in runs:

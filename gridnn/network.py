@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from gridnn.errors import UserError, unknown
-from gridnn.layers.base import Layer, Loss, Shape, Shapes
+from gridnn.layers.base import Layer, Loss, Parameter, Shape, Shapes
 from gridnn.layers.computation import ACTIVATION
 
 INPUT = "input"
@@ -30,6 +30,24 @@ class Input(NamedTuple):
     dtype: str = ACTIVATION
 
 
+class Shared(NamedTuple):
+    """A parameter of an earlier layer that another layer computes with, its axes reversed if ``transposed``."""
+
+    layer: str
+    name: str
+    transposed: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> Shared:
+        """``layer.tensor``, or ``layer.tensor.T``."""
+        plain = text.removesuffix(".T")
+        layer, _, name = plain.rpartition(".")
+        return cls(layer, name, plain != text)
+
+    def __str__(self) -> str:
+        return f"{self.layer}.{self.name}{'.T' if self.transposed else ''}"
+
+
 @dataclass(frozen=True)
 class Node:
     """One layer of a network.
@@ -40,12 +58,15 @@ class Node:
         The layers, or inputs of the network, that feed it.
     samples : tuple of bool
         Which of these are inputs of the network.
+    shared : mapping of str to Shared
+        The parameters that are those of other layers.
     """
 
     name: str
     layer: Layer
     inputs: tuple[str, ...]
     samples: tuple[bool, ...]
+    shared: Mapping[str, Shared] = field(default_factory=dict)
 
     @property
     def reads_samples(self) -> bool:
@@ -65,6 +86,8 @@ class Network:
     ----------
     inputs : dict of str to Input
         By name; the only one is called ``input`` where it was given none.
+    frozen : frozenset of str
+        The parameters that are not trained (`freeze`), as ``layer.tensor``.
     outputs : tuple of str
         The layers whose outputs a prediction gives: the last one before the loss, or those of `give`.
     shapes : dict of str to tuple of int
@@ -95,15 +118,21 @@ class Network:
                 raise unknown("type of input", one.dtype, (ACTIVATION, INTEGERS))
         self.shapes: dict[str, Shape] = {name: tuple(one.shape) for name, one in self.inputs.items()}
         self.nodes: tuple[Node, ...] = ()
+        self.frozen: frozenset[str] = frozenset()
         self._given: tuple[str, ...] = ()
 
-    def add(self, name: str, layer: Layer, *inputs: str) -> str:
+    def add(self, name: str, layer: Layer, *inputs: str, share: Mapping[str, str] | None = None) -> str:
         """Append ``layer``, fed by ``inputs`` (default: the layer added last), and give back its name.
+
+        Parameters
+        ----------
+        share : mapping of str to str, optional
+            Its parameters that are those of an earlier layer, ``{"weight": "embed.weight.T"}``; ``.T`` reverses axes.
 
         Raises
         ------
         UserError
-            If the name is taken, an input is unknown, or the layer does not fit its inputs.
+            If the name is taken, an input is unknown, or the layer does not fit its inputs or what it shares.
         """
         if not isinstance(name, str) or not isinstance(layer, Layer):
             raise UserError(f"add({name!r}, {layer!r}): give a name and a layer, as in add('conv1', Conv2d(8, 3))")
@@ -122,9 +151,52 @@ class Network:
             raise UserError(f"layer {name!r}: {error}") from error
         if not all(isinstance(size, int) and size > 0 for size in shape):
             raise UserError(f"layer {name!r}: {layer} gives the shape {tuple(shape)}; give whole numbers above 0")
-        self.nodes += (Node(name, layer, tuple(inputs), tuple(source in self.inputs for source in inputs)),)
         self.shapes[name] = tuple(shape)
+        shared = {own: Shared.parse(text) for own, text in (share or {}).items()}
+        node = Node(name, layer, tuple(inputs), tuple(source in self.inputs for source in inputs), shared)
+        try:
+            self._check_shared(node)
+        except UserError as error:
+            del self.shapes[name]
+            raise UserError(f"layer {name!r}: {error}") from error
+        self.nodes += (node,)
         return name
+
+    def _check_shared(self, node: Node) -> None:
+        mine, others = node.layer.weights(self.sizes(node, 1)), self._parameters()
+        for own, shared in node.shared.items():
+            if own not in mine:
+                raise unknown("parameter", own, mine)
+            key = f"{shared.layer}.{shared.name}"
+            if key not in others:
+                raise unknown("parameter", key, others)
+            shape, needed = others[key].shape, mine[own].shape
+            if (shape[::-1] if shared.transposed else shape) != needed:
+                raise UserError(f"{own} has the shape {needed}, but {key} has {shape}; {key}.T reverses its axes")
+
+    def _parameters(self) -> dict[str, Parameter]:
+        """The parameters that layers have for themselves, as ``layer.tensor``."""
+        return {
+            f"{node.name}.{name}": parameter
+            for node in self.nodes
+            for name, parameter in node.layer.weights(self.sizes(node, 1)).items()
+            if name not in node.shared
+        }
+
+    def freeze(self, *names: str) -> None:
+        """Leave parameters as they are: ``layer.tensor``, or all of a ``layer``. Statistics of norms still follow.
+
+        Raises
+        ------
+        UserError
+            If there is no such layer or parameter.
+        """
+        known = self._parameters()
+        for name in names:
+            found = {key for key in known if name in (key, key.rpartition(".")[0])}
+            if not found:
+                raise unknown("parameter", name, known)
+            self.frozen |= found
 
     def give(self, *names: str) -> None:
         """Let predictions give the outputs of these layers, in this order; no layer needs to read them.
@@ -183,7 +255,7 @@ class Network:
     @property
     def parameter_count(self) -> int:
         """The number of trained numbers."""
-        return sum(math.prod(p.shape) for node in self.nodes for p in node.layer.weights(self.sizes(node, 1)).values())
+        return sum(math.prod(p.shape) for key, p in self._parameters().items() if key not in self.frozen)
 
     def flops(self, batch: int) -> int:
         """The floating-point operations of one forward pass over ``batch`` samples."""

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from gridnn.runtime.optimizers import SGD, AdamW, Optimizer
+from gridnn.runtime.optimizers import SGD, AdamW, Optimizer, ParameterGroup
 
-__all__ = ["SGD", "AdamW", "Optimizer"]
+__all__ = ["SGD", "AdamW", "Optimizer", "ParameterGroup"]

@@ -112,10 +112,10 @@ def peak_of(schedules: Sequence[Schedule], *, slots: int = 1) -> Peak:
     arenas = [plan_arena(schedule) for schedule in schedules]
     arena = max(arenas, key=lambda one: one.size)
     program, index, itemsize = arena.schedule.program, arena.schedule.rank, arena.schedule.policy.itemsize
-    kept, trained = wide(itemsize), _elements(program, index, "weights")
+    kept, trained = wide(itemsize), _elements(program, index, "trained")
     at = arena.schedule.operations[min(arena.at, len(arena.schedule.operations) - 1)]
     return Peak(
-        weights=(kept + rounded(itemsize)) * trained,
+        weights=(kept + rounded(itemsize)) * _elements(program, index, "weights"),
         gradients=kept * trained,
         states=kept * _elements(program, index, "states"),
         optimizer=slots * kept * trained,
@@ -139,7 +139,7 @@ def _shares(arena: Arena, attribute: str) -> dict[str, int]:
 
 
 def _elements(program: Program, index: int, kind: str) -> int:
-    """The elements of the rank's parts of all ``weights`` or ``states``."""
+    """The elements of the rank's parts of all ``weights``, of those ``trained``, or of ``states``."""
     tensors = (layout for step in program.steps for _, layout in getattr(step, kind).values())
     return sum(box_size(layout.box(index)) for layout in tensors)
 

@@ -124,7 +124,7 @@ class _Pricing:
         inputs = tuple(box_shape(edge.layout.box(self.rank)) for edge in step.edges)
         local = Shapes(inputs, box_shape(step.output.box(self.rank)))
         asked = any(edge.needs_gradient for edge in step.edges)
-        size = sum(box_size(layout.box(self.rank)) for _, layout in step.weights.values())
+        size = sum(box_size(layout.box(self.rank)) for layout in step.layouts.values())
         key = (step.node.layer, step.shapes, local, size, asked)
         if key not in self._works:
             self._works[key] = work(step.node.layer, step.shapes, local, size, asked, self.itemsize)
@@ -134,7 +134,7 @@ class _Pricing:
         """The update of every layer."""
         found = []
         for step in self.schedule.program.steps:
-            size = sum(box_size(layout.box(self.rank)) for _, layout in step.weights.values())
+            size = sum(box_size(layout.box(self.rank)) for _, layout in step.trained.values())
             if size:
                 found.append((step.name, update_seconds(self.machine.compute, size, self.slots, self.itemsize)))
         return found

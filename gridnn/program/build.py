@@ -10,6 +10,7 @@ from gridnn.layers.computation import inputs as input_names
 from gridnn.layout.counts import all_reduce, bucket
 from gridnn.layout.group import Group
 from gridnn.layout.layout import box_shape
+from gridnn.network import Shared
 from gridnn.program.inputs import Inputs, Pending
 from gridnn.program.listing import Listing
 from gridnn.program.loads import Loads
@@ -26,6 +27,7 @@ from gridnn.program.schedule import (
     Movement,
     Policy,
     Schedule,
+    Sum,
     Update,
 )
 from gridnn.program.section import FORWARD, Section
@@ -67,6 +69,9 @@ class _Builder:
         self.waiting: list[End] = []  # sums of gradients under way
         self._wanted = program.network.outputs if kind == "prediction" else (program.steps[-1].name,)
         self._needed = program.network.feeding(self._wanted)
+        self._stored: set[tuple[str, str]] = set()  # parameters that have a gradient already
+        shared = (one[0] for step in program.steps for one in step.shared.values())
+        self._several = {(whose.layer, whose.name) for whose in shared}  # parameters of several layers
         self._made: dict[tuple[int, int], tuple[LayerPart, Computation]] = {}
 
     # -- the order of a pass -----------------------------------------------------------------------------------
@@ -89,7 +94,7 @@ class _Builder:
             if not has_loss:
                 seed = self.loads.seed(sections[-1])
                 first.gradients[steps[-1].name] = [seed]
-            self._backward(first, self.first, self.last)
+            self._backward(first, self.last)
         self.list.operations = overlap(self.list.operations, self.policy, self.list.root)
         self._finish(has_loss)
         return Schedule(
@@ -121,8 +126,7 @@ class _Builder:
             self._forward(section)
             if not self.training:
                 continue
-            starts, ends = section is stack[0], section is stack[-1]
-            self._backward(section, self.first and starts, self.last and ends)
+            self._backward(section, self.last and section is stack[-1])
             if returned:
                 place = self.list.view(f"{source}.dy{section.suffix}", returned, part, (dealt,))
                 self.list.emit(Add(source, "backward", tuple(section.gradients[source]), (place,)))
@@ -138,7 +142,7 @@ class _Builder:
         steps = section.program.steps
         return [place for place in among or range(len(steps)) if steps[place].name in self._needed]
 
-    def _backward(self, section: Section, first: bool, last: bool) -> None:
+    def _backward(self, section: Section, last: bool) -> None:
         program = section.program
         loss = program.steps[-1]
         if isinstance(loss.node.layer, Loss):
@@ -152,8 +156,8 @@ class _Builder:
             for place in reversed(segment):
                 step = program.steps[place]
                 arrived = section.gradients.pop(step.name, [])
-                if arrived and (step.weights or any(edge.needs_gradient for edge in step.edges)):
-                    self._layer_backward(section, place, run, arrived, first)
+                if arrived and (step.learns or any(edge.needs_gradient for edge in step.edges)):
+                    self._layer_backward(section, place, run, arrived)
                 for movement in sums.get(step.name, ()):
                     self._begin_sum(movement)
 
@@ -213,7 +217,7 @@ class _Builder:
                 self._compute(section, place, call, names, phase, pending=pending)
                 pending = None
 
-    def _layer_backward(self, section: Section, place: int, run: int, arrived: list[str], first: bool) -> None:
+    def _layer_backward(self, section: Section, place: int, run: int, arrived: list[str]) -> None:
         step, (part, made) = section.program.steps[place], self._declares(section, place)
         names = self._names(section, place, run, part, made)
         inputs = input_names(len(step.edges))
@@ -233,13 +237,14 @@ class _Builder:
                 self.list.reduce(step, call, names, "backward")
                 continue
             useless = [w for w in call.writes if w.startswith("d") and w[1:] in inputs and w not in wanted]
-            if useless and not call.stores_gradients:
+            learns = call.stores_gradients and step.learns
+            if not learns and (useless or not call.writes):
                 continue
-            gradients = self._parameter_gradients(step, call, first)
+            gradients, sums = self._parameter_gradients(step) if call.stores_gradients else ((), {})
             half = "weights" if call.stores_gradients else "input"
             self._compute(section, place, call, names, "backward", gradients=gradients, half=half)
-            if gradients:
-                self.list.emit(Accumulate(step.name, "backward", gradients, (), tuple(step.weights)))
+            if sums:
+                self.list.emit(Accumulate(step.name, "backward", tuple(sums), (), tuple(sums.values())))
             for name in wanted:
                 if name in call.writes:
                     returned.add(name)
@@ -285,7 +290,7 @@ class _Builder:
         phase: str,
         *,
         pending: Pending | None = None,
-        gradients: tuple[str, ...] = (),
+        gradients: tuple[tuple[str, str], ...] = (),
         half: str = "forward",
     ) -> None:
         step = section.program.steps[place]
@@ -296,7 +301,7 @@ class _Builder:
         def call(region: Index | None, used: tuple[str, ...]) -> Compute:
             held = used[: len(task.reads)], writes if region is None else used[len(task.reads) :]
             where = (place, section.number, gradients, region, half)
-            return Compute(step.name, phase, held[0], (*held[1], *gradients), task, used, *where)
+            return Compute(step.name, phase, held[0], (*held[1], *dict(gradients).values()), task, used, *where)
 
         if pending is None:
             self.list.emit(call(None, arrays))
@@ -321,16 +326,27 @@ class _Builder:
         label = ",".join(f"{part.start}:{part.stop}" for part in index)
         return self.list.view(f"{name}[{label}]", name, extents, index)
 
-    def _parameter_gradients(self, step: Step, task: Task, first: bool) -> tuple[str, ...]:
-        """Where the gradients of a layer's parameters go if they are added to those of earlier passes."""
-        if first or not task.stores_gradients:
-            return ()
-        names = []
-        for name, (_, layout) in step.weights.items():
+    def _parameter_gradients(self, step: Step) -> tuple[tuple[tuple[str, str], ...], dict[str, Sum]]:
+        """Arrays for those gradients of a layer's parameters that are not simply stored, and what is done with them.
+
+        The first gradient of a parameter that only one layer has is stored where the optimizer reads it; all others are
+        added to it. Those of frozen parameters go nowhere.
+        """
+        places, sums = [], {}
+        for name, layout in step.layouts.items():
+            whose = step.shared[name][0] if name in step.shared else Shared(step.name, name)
+            key = whose.layer, whose.name
+            stored, learns = key in self._stored or not self.first, name not in step.frozen
+            self._stored.add(key)
+            if learns and not stored and key not in self._several:
+                continue
             self.list.count += 1
-            shape = box_shape(layout.box(self.rank))
-            names.append(self.list.new(f"{step.name}.d{name} +{self.list.count}", shape, "wide", "gradient", step.name))
-        return tuple(names)
+            buffer = f"{step.name}.d{name} +{self.list.count}"
+            self.list.new(buffer, box_shape(layout.box(self.rank)), "wide", "gradient", step.name)
+            places.append((name, buffer))
+            if learns:
+                sums[buffer] = Sum(*key, whose.transposed, not stored)
+        return tuple(places), sums
 
     def _sum(self, step: Step, arrived: list[str], section: Section) -> str:
         """The gradient of a layer's output: the sum of what came from its readers."""

@@ -14,7 +14,7 @@ from functools import cached_property
 from gridnn.errors import UserError
 from gridnn.layers.base import Cut, Loss, Shapes
 from gridnn.layout.group import Group
-from gridnn.layout.layout import Layout, box_size
+from gridnn.layout.layout import Layout, box_size, common_mesh
 from gridnn.layout.partition import Even
 from gridnn.layout.split import Split
 from gridnn.layout.transfer import Transfer, plan_transfer
@@ -94,9 +94,29 @@ class Program:
             {name: (p, layout_of(split, parameter_cuts(p, split))) for name, p in tensors.items()}
             for tensors in (layer.weights(shapes), layer.states(shapes))
         )
+        shared = {name: (whose, *weights.pop(name)) for name, whose in node.shared.items()}
+        keys = {name: f"{node.name}.{name}" for name in weights}
+        keys |= {name: f"{whose.layer}.{whose.name}" for name, whose in node.shared.items()}
+        frozen = frozenset(name for name, key in keys.items() if key in self.network.frozen)
+        step = Step(node, split, shapes, output, edges, weights, states, shared, frozen)
+        self._check_shared(step)
         self._layouts[node.name] = output
-        self._gradient[node.name] = bool(weights) or any(self._gradient[source] for source in node.inputs)
-        self.steps.append(Step(node, split, shapes, output, edges, weights, states))
+        self._gradient[node.name] = step.learns or any(self._gradient[source] for source in node.inputs)
+        self.steps.append(step)
+
+    def _check_shared(self, step: Step) -> None:
+        """Refuse splits that cut a shared parameter otherwise than its owner's: every rank uses the part it has."""
+        for name, (whose, _, layout) in step.shared.items():
+            owner = next(other for other in self.steps if other.name == whose.layer)
+            own = owner.weights[whose.name][1]
+            there = Layout(own.mesh, own.dims[::-1]) if whose.transposed else own
+            mesh = common_mesh(layout.mesh, there.mesh)
+            if mesh is None or layout.refined(mesh) != there.refined(mesh):
+                raise UserError(
+                    f"layer {step.name!r}: its {name} is {whose}, but its split {step.split} and {owner.split} of "
+                    f"{owner.name!r} cut it in different ways: give both layers splits that leave it whole, or cut it "
+                    "alike (--plan)"
+                )
 
     def _edge(self, node: Node, index: int, source: str, shapes: Shapes, split: Split) -> Edge:
         layout = layout_of(split, self._cuts(node.layer.cut_input(index, shapes, split)))
@@ -162,7 +182,7 @@ class Program:
         open_buckets: dict[Group, list[Gradient]] = {}
         done: list[Bucket] = []
         for step in reversed(self.steps):
-            for name, (_, layout) in reversed(step.weights.items()):
+            for name, (_, layout) in reversed(step.trained.items()):
                 members = group_of(layout, layout.copies, index)
                 entries = open_buckets.setdefault(members, [])
                 entries.append(Gradient(step.name, name, box_size(layout.box(index))))

@@ -128,7 +128,7 @@ class Compute(Operation):
         The layer's place in its section.
     section : int
         Which run of a section with other samples: 0, or 1 to K for the rounds of SplitBrain.
-    gradients : tuple of str
+    gradients : tuple of (parameter, buffer)
         Where the gradients of its parameters go, if not to the flat array of all of them.
     region : tuple of slice, optional
         The part of the output that it computes; None: all of it.
@@ -140,7 +140,7 @@ class Compute(Operation):
     arrays: tuple[str, ...]
     place: int
     section: int = 0
-    gradients: tuple[str, ...] = ()
+    gradients: tuple[tuple[str, str], ...] = ()
     region: Index | None = None
     half: str = "forward"
 
@@ -166,11 +166,20 @@ class Add(Operation):
     """The sum of all reads, in ``writes[0]``, which may be the first of them."""
 
 
+class Sum(NamedTuple):
+    """Whose gradient an array is added to, or becomes the first part of: that of parameter ``name`` of ``layer``."""
+
+    layer: str
+    name: str
+    transposed: bool
+    is_first: bool
+
+
 @dataclass(frozen=True)
 class Accumulate(Operation):
-    """Add the gradients of a layer's parameters, the reads, to those of earlier passes."""
+    """Add gradients, the reads, to what earlier passes, or other layers with the same parameters, gave."""
 
-    names: tuple[str, ...]
+    targets: tuple[Sum, ...]
 
 
 class Movement(NamedTuple):

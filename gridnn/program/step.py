@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from gridnn.layers.base import Cut, Parameter, Shapes
@@ -12,7 +12,7 @@ from gridnn.layout.partition import Even, window_frame
 from gridnn.layout.split import Split
 from gridnn.layout.stage import Stage
 from gridnn.layout.transfer import Transfer
-from gridnn.network import Node
+from gridnn.network import Node, Shared
 
 Frame = tuple[tuple[int, int], ...]
 Region = tuple[slice, ...]
@@ -33,7 +33,17 @@ class Edge:
 
 @dataclass(frozen=True)
 class Step:
-    """One layer of the program."""
+    """One layer of the program.
+
+    Attributes
+    ----------
+    weights : dict
+        The parameters that it has for itself, with their layouts.
+    shared : dict
+        Those that are another layer's: which, with the layouts that they have here.
+    frozen : frozenset of str
+        Those of ``weights`` and ``shared`` that are not trained.
+    """
 
     node: Node
     split: Split
@@ -42,6 +52,23 @@ class Step:
     edges: tuple[Edge, ...]
     weights: dict[str, tuple[Parameter, Layout]]
     states: dict[str, tuple[Parameter, Layout]]
+    shared: dict[str, tuple[Shared, Parameter, Layout]] = field(default_factory=dict)
+    frozen: frozenset[str] = frozenset()
+
+    @property
+    def trained(self) -> dict[str, tuple[Parameter, Layout]]:
+        """Those of ``weights`` that are trained."""
+        return {name: one for name, one in self.weights.items() if name not in self.frozen}
+
+    @property
+    def layouts(self) -> dict[str, Layout]:
+        """Of all parameters that it computes with."""
+        return {name: one[-1] for name, one in (*self.weights.items(), *self.shared.items())}
+
+    @property
+    def learns(self) -> bool:
+        """Whether it has a gradient for some parameter."""
+        return not self.frozen.issuperset((*self.weights, *self.shared))
 
     @property
     def name(self) -> str:

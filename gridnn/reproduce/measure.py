@@ -49,9 +49,8 @@ class PlanRun:
     def __init__(self, case: Case, job: Any, machine: Machine) -> None:
         self.case, self.session, self.seconds, self._step = case, Session(case.config, job), [], 0
         session = self.session
-        values = session.parameters.values
         optimizer = make_optimizer(case.config)
-        self._state = optimizer.start(session.parameters.backend, values.size, values.dtype)
+        self._state = optimizer.start(session.parameters)
         order = epoch_order(len(session.data.train), case.config.seed, 1, True)
         self._batch = next(iter(batches(order, session.batch)))
         self._schedules = session.schedules(self._batch)

@@ -70,7 +70,7 @@ class LayerContext:
         # of the ranks that repeat the same work, the first one's numbers are counted
         self.counts = group_of(step.output, step.output.copies, grid.index)[0] == grid.index
         self.parameters = parameters.used(step.name)
-        self.parameter_boxes = {name: layout.box(grid.index) for name, (_, layout) in step.weights.items()}
+        self.parameter_boxes = {name: layout.box(grid.index) for name, layout in step.layouts.items()}
         self.gradients = parameters.of(step.name, parameters.gradients)
         self.state = parameters.states.get(step.name, {})
         self.mask: Array | None = None

@@ -24,6 +24,7 @@ from gridnn.program.schedule import (
     Load,
     Operation,
     Schedule,
+    Sum,
     Update,
 )
 from gridnn.runtime.capture import Capture
@@ -109,13 +110,22 @@ class Executable:
             Where the seconds of every operation go; nothing is launched as a graph then.
         """
         self._start(fill, step, number, scale)
+        calls = self._calls[: self._ending]
         if trace:
-            trace.run(self.schedule, self._calls, step, number)
+            trace.run(self.schedule, calls, step, number)
+        elif self._capture:
+            self._capture.run(self.schedule.operations[: self._ending], calls)
+        else:
+            for call in calls:
+                call()
+
+    def finish(self, update: Call, trace: Trace | None = None) -> None:
+        """Run what is left of the last pass of a batch: ``update``, which changes the parameters, and what follows."""
+        calls = [update, *self._calls[self._ending + 1 :]]
+        if trace:
+            trace.finish(calls)
             return
-        if self._capture:
-            self._capture.run(self.schedule.operations, self._calls)
-            return
-        for call in self._calls:
+        for call in calls:
             call()
 
     def _start(self, fill: Filler, step: int, number: int, scale: float) -> None:
@@ -221,6 +231,7 @@ class Executable:
             self._capture.clear()
         requests: dict[int, Request] = {}
         operations = self.schedule.operations
+        self._ending = next((n for n, one in enumerate(operations) if isinstance(one, Update)), len(operations))
         self._calls = []
         for number, operation in enumerate(operations):
             if isinstance(operation, Begin):
@@ -250,12 +261,15 @@ class Executable:
         if isinstance(operation, Add):
             return partial(_assign, writes[0], reads[0]) if len(reads) == 1 else partial(_add, xp, reads, writes[0])
         if isinstance(operation, Accumulate):
-            targets = self.parameters.of(operation.layer, self.parameters.gradients)
-            return partial(_accumulate, [targets[name] for name in operation.names], reads)
+            return partial(_accumulate, [self._gradient(one) for one in operation.targets], operation.targets, reads)
         if isinstance(operation, Load):
             return partial(self._load, writes)
         assert isinstance(operation, Update)
         return _nothing
+
+    def _gradient(self, one: Sum) -> Array:
+        array = self.parameters.of(one.layer, self.parameters.gradients)[one.name]
+        return array.transpose() if one.transposed else array
 
     def _load(self, arrays: Sequence[Array]) -> None:
         inputs = len(self.schedule.inputs)
@@ -269,9 +283,8 @@ class Executable:
             limits = [(low, part.indices(size)) for ((low, _), part), size in zip(box, sizes, strict=True)]
             context = context.replaced(output_box=tuple((low + start, low + stop) for low, (start, stop, _) in limits))
         if operation.gradients:
-            step = self.schedule.sections[operation.section].program.steps[operation.place]
-            arrays = map(self.array, operation.gradients)
-            context = context.replaced(gradients=dict(zip(step.weights, arrays, strict=True)))
+            gradients = {name: self.array(buffer) for name, buffer in operation.gradients}
+            context = context.replaced(gradients={**context.gradients, **gradients})
         method, task = getattr(context.layer, operation.task.method), operation.task
         return partial(method, context, *task.arguments, *map(self.array, operation.arrays))
 
@@ -311,9 +324,12 @@ def _add(xp: Any, reads: Sequence[Array], target: Array) -> None:
         target += array
 
 
-def _accumulate(targets: Sequence[Array], reads: Sequence[Array]) -> None:
-    for target, array in zip(targets, reads, strict=True):
-        target += array
+def _accumulate(targets: Sequence[Array], sums: Sequence[Sum], reads: Sequence[Array]) -> None:
+    for target, one, array in zip(targets, sums, reads, strict=True):
+        if one.is_first:
+            target[...] = array
+        else:
+            target += array
 
 
 def _both(first: Call, second: Call) -> None:

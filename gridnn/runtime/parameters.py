@@ -60,10 +60,12 @@ class Parameters:
     ----------
     dtype, wide : dtype
         Of the activations; of values, gradients and running statistics (see `Backend.wide`).
+    all_values : array
+        Flat: of the trained parameters first, then of the frozen ones.
     values, gradients : array
-        Flat.
+        Flat, of the trained ones; ``values`` is the first part of ``all_values``.
     rounded : array
-        The values in ``dtype`` as they were at the last `refresh`: the same memory where that is their own type.
+        ``all_values`` in ``dtype`` as they were at the last `refresh`: the same memory where that is their own type.
     """
 
     def __init__(self, program: Program, grid: Grid, dtype: Any, seed: int) -> None:
@@ -75,11 +77,15 @@ class Parameters:
             for step in program.steps
             for name, (p, layout) in step.weights.items()
         }
-        self.entries = [described[g.layer, g.name] for bucket in self.buckets for g in bucket.gradients]
+        self.entries = [described.pop((g.layer, g.name)) for bucket in self.buckets for g in bucket.gradients]
+        trained = sum(box_size(entry.box) for entry in self.entries)
+        self.entries += described.values()
         size = sum(box_size(entry.box) for entry in self.entries)
-        self.values = self.backend.zeros((size,), self.wide)
-        self.gradients = self.backend.zeros((size,), self.wide)
-        self.rounded = self.values if self.dtype == self.wide else self.backend.zeros((size,), self.dtype)
+        self.all_values = self.backend.zeros((size,), self.wide)
+        self.values = self.all_values[:trained]
+        self.gradients = self.backend.zeros((trained,), self.wide)
+        self.rounded = self.all_values if self.dtype == self.wide else self.backend.zeros((size,), self.dtype)
+        self._shared = {step.name: step.shared for step in program.steps}
         self._views: dict[str, slice] = {}
         self.ranges: list[slice] = []
         self._place()
@@ -89,15 +95,16 @@ class Parameters:
         self.refresh()
 
     def _place(self) -> None:
-        start, entries = 0, iter(self.entries)
+        start = 0
+        for entry in self.entries:
+            stop = start + box_size(entry.box)
+            self._views[entry.key] = slice(start, stop)
+            start = stop
+        start = 0
         for bucket in self.buckets:
-            first = start
-            for _ in bucket.gradients:
-                entry = next(entries)
-                stop = start + box_size(entry.box)
-                self._views[entry.key] = slice(start, stop)
-                start = stop
-            self.ranges.append(slice(first, start))
+            stop = start + sum(gradient.size for gradient in bucket.gradients)
+            self.ranges.append(slice(start, stop))
+            start = stop
 
     def _first_value(self, entry: Entry, seed: int) -> Array:
         parameter = entry.parameter
@@ -116,23 +123,33 @@ class Parameters:
         return states
 
     def value(self, entry: Entry) -> Array:
-        """This rank's part of a parameter, a view of `values`."""
-        return self.values[self._views[entry.key]].reshape(box_shape(entry.box))
+        """This rank's part of a parameter, a view of `all_values`."""
+        return self.all_values[self._views[entry.key]].reshape(box_shape(entry.box))
+
+    def spans(self) -> dict[str, slice]:
+        """Where the trained parameters lie in `values`, by name, in this order."""
+        return {e.key: self._views[e.key] for e in self.entries if self._views[e.key].stop <= len(self.values)}
 
     def of(self, layer: str, flat: Array) -> dict[str, Array]:
-        """The parameters of one layer by name, as views of ``flat`` (values, gradients, or an array like them)."""
-        return {e.name: flat[self._views[e.key]].reshape(box_shape(e.box)) for e in self.entries if e.layer == layer}
+        """The parameters of one layer by name, as views of ``flat``; without frozen ones in an array like `values`."""
+        own = (entry for entry in self.entries if entry.layer == layer and self._views[entry.key].stop <= len(flat))
+        return {entry.name: flat[self._views[entry.key]].reshape(box_shape(entry.box)) for entry in own}
 
     def used(self, layer: str) -> dict[str, Array]:
         """What a layer computes with: weights of products in the type of the activations, all others as they are."""
-        values, rounded = self.of(layer, self.values), self.of(layer, self.rounded)
+        values, rounded = self.of(layer, self.all_values), self.of(layer, self.rounded)
         factors = {e.name for e in self.entries if e.layer == layer and e.parameter.fan_in is not None}
-        return {name: rounded[name] if name in factors else value for name, value in values.items()}
+        used = {name: rounded[name] if name in factors else value for name, value in values.items()}
+        for name, (whose, parameter, _) in self._shared[layer].items():
+            flat = self.all_values if parameter.fan_in is None else self.rounded
+            array = self.of(whose.layer, flat)[whose.name]
+            used[name] = array.transpose() if whose.transposed else array
+        return used
 
     def refresh(self) -> None:
         """Round the values for the products that follow; whoever has changed `values` calls it."""
-        if self.rounded is not self.values:
-            self.backend.kernels.convert(self.values, self.rounded)
+        if self.rounded is not self.all_values:
+            self.backend.kernels.convert(self.all_values, self.rounded)
 
     def shares(self, bucket: Bucket) -> list[tuple[Where, int]]:
         """Whose gradients a bucket holds, for the ledger."""
@@ -159,5 +176,5 @@ class Parameters:
 def join_groups(program: Program, grid: Grid) -> None:
     """Make the communicators of the gradient sums: in the same order on all ranks, unlike their buckets."""
     for step in program.steps:
-        for _, layout in step.weights.values():
+        for _, layout in step.trained.values():
             grid.group(group_of(layout, layout.copies, grid.index))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from gridnn.program.schedule import Operation, Schedule, Update
+from gridnn.program.schedule import Operation, Schedule
 
 Call = Callable[[], Any]
 
@@ -35,22 +36,21 @@ class TracedPass:
         Of the training step; 0 of an evaluation.
     number : int
         Of the pass in its step.
+    stamps, ending : list
+        When the operations up to the update began, and the last one of them ended; and those from the update on.
     """
 
     step: int
     number: int
     schedule: Schedule
     stamps: list[Any]
-    update: tuple[Any, Any] | None = None
+    ending: list[Any] = field(default_factory=list)
 
     def spans(self) -> Iterator[Span]:
-        """Its operations; the update where there was one."""
-        for place, operation in enumerate(self.schedule.operations):
-            if isinstance(operation, Update):
-                if self.update:
-                    yield Span(operation, *self.update)
-            else:
-                yield Span(operation, self.stamps[place], self.stamps[place + 1])
+        """Its operations; the update, and what follows, where there was one."""
+        ends = itertools.chain(itertools.pairwise(self.stamps), itertools.pairwise(self.ending))
+        for operation, (start, stop) in zip(self.schedule.operations, ends, strict=False):
+            yield Span(operation, start, stop)
 
 
 class Trace:
@@ -73,18 +73,18 @@ class Trace:
 
     def run(self, schedule: Schedule, calls: Sequence[Call], step: int, number: int) -> None:
         """Run a pass, operation by operation."""
-        stamp = self._stamp
-        stamps = [stamp()]
+        self.passes.append(TracedPass(step, number, schedule, self._timed(calls)))
+
+    def finish(self, calls: Sequence[Call]) -> None:
+        """Run the update of the last pass, and what follows."""
+        self.passes[-1].ending = self._timed(calls)
+
+    def _timed(self, calls: Sequence[Call]) -> list[Any]:
+        stamps = [self._stamp()]
         for call in calls:
             call()
-            stamps.append(stamp())
-        self.passes.append(TracedPass(step, number, schedule, stamps))
-
-    def run_update(self, call: Call) -> None:
-        """Run the update that ends the last pass."""
-        start = self._stamp()
-        call()
-        self.passes[-1].update = (start, self._stamp())
+            stamps.append(self._stamp())
+        return stamps
 
     def settle(self) -> None:
         """Turn the marks of a device into seconds of the host's clock; it has come to the end of the last pass."""
@@ -93,7 +93,7 @@ class Trace:
         self.device.wait(self.device.mark())
         for one in self.passes:
             one.stamps = list(map(self._seconds, one.stamps))
-            one.update = one.update and tuple(map(self._seconds, one.update))
+            one.ending = list(map(self._seconds, one.ending))
 
     def _stamp(self) -> Any:
         return self.device.mark() if self.device else time.perf_counter()

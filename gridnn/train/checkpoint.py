@@ -67,12 +67,12 @@ def tensors_of(
     ``optimizer.array.layer.name``.
     """
     kept = optimizer.arrays if optimizer else {}
-    flats = {"": parameters.values, **{f"optimizer.{name}.": flat for name, flat in kept.items()}}
+    flats = {"": parameters.all_values, **{f"optimizer.{name}.": flat for name, flat in kept.items()}}
     found = {
         f"{prefix}{step.name}.{name}": Tensor(layout, parameters.of(step.name, flat)[name])
         for prefix, flat in flats.items()
         for step in steps
-        for name, (_, layout) in step.weights.items()
+        for name, (_, layout) in (step.trained if prefix else step.weights).items()
     }
     for step in steps:
         for name, (_, layout) in step.states.items():

@@ -202,7 +202,7 @@ class Model:
         """What the optimizer keeps: from step to step the same, whatever the learning rate."""
         kind, parameters = replace(optimizer, lr=0.0), self._runner.parameters
         if self._optimizer is None or self._optimizer.optimizer != kind:
-            self._optimizer = kind.start(parameters.backend, parameters.values.size, parameters.wide)
+            self._optimizer = kind.start(parameters)
         return self._optimizer
 
     # -- files and other plans ---------------------------------------------------------------------------------
@@ -256,7 +256,7 @@ class Model:
         self._runner = self._start(self.network, plan, self.grid.backend)
         if state is not None:
             parameters = self._runner.parameters
-            self._optimizer = state.optimizer.start(parameters.backend, parameters.values.size, parameters.wide)
+            self._optimizer = state.optimizer.start(parameters)
             self._optimizer.step = state.step
         for name, tensor in self._tensors(self._optimizer).items():
             before = old[name]

@@ -78,7 +78,7 @@ def profile(config: RunConfig, job: Any, machine: str | None = None) -> Profile:
     if session.batch > len(session.data.train):
         raise UserError(f"--batch {session.batch}: there are {len(session.data.train)} samples, less than one batch")
     steps, parameters, optimizer = config.steps or 1, session.parameters, make_optimizer(config)
-    state = optimizer.start(parameters.backend, parameters.values.size, parameters.wide)
+    state = optimizer.start(parameters)
     chosen = first_batches(len(session.data.train), session.batch, config.seed, WARM + steps, drop_last=True)
     trace = None
     for number, indices in enumerate(chosen, 1):

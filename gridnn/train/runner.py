@@ -222,9 +222,8 @@ class Runner:
     @on_device
     def update(self, optimizer: OptimizerState, lr: float) -> None:
         """Let the parameters follow their gradients, where these are finite."""
-        call = partial(self._update, optimizer, lr)
         if self.finite:
-            self.trace.run_update(call) if self.trace else call()
+            self._last[0].finish(partial(self._update, optimizer, lr), self.trace)
 
     def _update(self, optimizer: OptimizerState, lr: float) -> None:
         optimizer.update(self.parameters.values, self.parameters.gradients, lr)

@@ -182,7 +182,7 @@ def make_optimizer(config: RunConfig) -> Optimizer:
         If there is none of this name.
     """
     if config.optimizer == "sgd":
-        return SGD(config.momentum, config.nesterov, config.weight_decay)
+        return SGD(momentum=config.momentum, nesterov=config.nesterov, weight_decay=config.weight_decay)
     if config.optimizer == "adamw":
         return AdamW(weight_decay=config.weight_decay)
     raise unknown("optimizer", config.optimizer, ("sgd", "adamw"))

@@ -60,7 +60,7 @@ class Trainer:
         self.total = min(config.epochs * self.steps_per_epoch, config.steps or math.inf)
         self.schedule = make_schedule(config, self.steps_per_epoch, self.total)
         parameters = self.session.parameters
-        self.optimizer = make_optimizer(config).start(parameters.backend, parameters.values.size, parameters.wide)
+        self.optimizer = make_optimizer(config).start(parameters)
         self.tracer: Tracer | None = None
         self.progress, self.notes = Progress(), [*self.session.notes, *self._warnings()]
         self.checkpoints = Checkpoints(self.session, self.optimizer) if config.checkpoint else None

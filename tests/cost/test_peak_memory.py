@@ -152,8 +152,8 @@ def check(
         assert told.pool == run.memory.size == max(passes.arena.size for passes in run.passes), f"{message}: {told}"
         assert told.unused <= (MOST - 1) * told.activations, message
         assert sum(told.layers.values()) == sum(told.kinds.values()) == told.activations
-        values, rounded = run.parameters.values, run.parameters.rounded
-        assert told.gradients == values.nbytes
+        values, rounded = run.parameters.all_values, run.parameters.rounded
+        assert told.gradients == run.parameters.gradients.nbytes
         assert told.weights == values.nbytes + (rounded.nbytes if rounded is not values else 0)
         assert told.states == sum(a.nbytes for layer in run.parameters.states.values() for a in layer.values())
         workspaces = run.grid.backend._workspaces.values()

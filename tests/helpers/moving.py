@@ -11,7 +11,7 @@ from gridnn.layout.layout import Box, box_shape, common
 from gridnn.layout.transfer import Transfer
 from gridnn.program.inputs import Inputs
 from gridnn.program.listing import Listing
-from gridnn.program.schedule import Begin, Copy, Load, Policy, Schedule
+from gridnn.program.schedule import Begin, Copy, InputPart, Load, Policy, Schedule
 from gridnn.runtime.executable import Executable
 from gridnn.runtime.memory import Memory
 
@@ -56,7 +56,9 @@ class Moving:
             names.append(listing.new("out", box_shape(box), layer=LAYER))
             listing.emit(Copy(LAYER, phase, (place,), (names[-1],), (slice(None),) * len(box)))
         operations, buffers = tuple(listing.operations), listing.buffers
-        schedule = Schedule(program, grid.index, policy, "prediction", operations, buffers, (box,), output=names[-1])
+        inputs = (InputPart("input", box, "activation"),)
+        listed = (program, grid.index, policy, "prediction", operations, buffers, inputs)
+        schedule = Schedule(*listed, outputs={LAYER: names[-1]})
         parameters = SimpleNamespace(dtype=grid.backend.dtype("float64"), wide=grid.backend.dtype("float64"))
         return Executable(schedule, grid, parameters, self.memory)
 

@@ -87,8 +87,7 @@ def session_of(comm, **changes):
 def step(session, number):
     indices = np.arange(13)
     loss = session.step(indices, number)
-    backend, size = session.grid.backend, session.parameters.values.size
-    session.update(make_optimizer(session.config).start(backend, size, "float32"), 0.01)
+    session.update(make_optimizer(session.config).start(session.parameters), 0.01)
     return loss
 
 

@@ -94,8 +94,7 @@ def test_a_checkpoint_goes_from_one_backend_to_the_other(comm):
 
 def session_of(comm, **changes):
     session = Session(on_cupy(RUNS["lenet"], grid="1x1", **changes), job_of(comm))
-    backend, size = session.grid.backend, session.parameters.values.size
-    return session, make_optimizer(session.config).start(backend, size, "float64")
+    return session, make_optimizer(session.config).start(session.parameters)
 
 
 def step(session, optimizer, number):

@@ -1,18 +1,14 @@
-"""Networks of several inputs, integers among them, of several outputs, and with an axis that a layer names for itself."""
+"""Networks of several inputs, integers among them, and several outputs; axes of a layer's own."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import numpy as np
 import pytest
+from embedding import Embedding
 from running import job_of
 
 import gridnn as gn
 from gridnn.cost.count import predict
-from gridnn.layers.base import Parameter
-from gridnn.layers.computation import Computation, Task
 from gridnn.layout.split import Split
 from gridnn.planning.propagate import propagate
 
@@ -21,49 +17,6 @@ RNG = np.random.default_rng(1)
 X = {"ids": RNG.integers(0, WORDS, (20, LENGTH)), "numbers": RNG.normal(size=(20, 5))}
 Y = RNG.integers(0, 3, 20)
 SGD = gn.optim.SGD(lr=0.2, momentum=0.9)
-
-
-@dataclass(frozen=True)
-class Embedding(gn.layers.Layer):
-    """A row of a table for every id; the axis ``v`` of the table may be divided: then every rank has a partial sum."""
-
-    reads_integers: ClassVar[bool] = True
-    words: int
-    features: int
-
-    def infer(self, shape):
-        return (*shape, self.features)
-
-    def input_axes(self, index, shapes):
-        return ("n", "w")
-
-    def output_axes(self, shapes):
-        return ("n", "w", "co")
-
-    def contracted(self, shapes):
-        return ("v",)
-
-    def extents(self, shapes):
-        return {**super().extents(shapes), "v": self.words}
-
-    def weights(self, shapes):
-        return {"weight": Parameter((self.words, self.features), ("v", "co"), self.words)}
-
-    def computation(self, part):
-        backward = Task("backward", ("dy", "x"), stores_gradients=True)
-        return Computation((Task("forward", ("x",), ("y",)),), (backward,))
-
-    def forward(self, context, x, y):
-        start, stop = context.parameter_boxes["weight"][0]
-        mine = (x >= start) & (x < stop)
-        y[...] = np.where(mine[..., None], context.parameters["weight"][np.where(mine, x - start, 0)], 0)
-
-    def backward(self, context, dy, x):
-        start, stop = context.parameter_boxes["weight"][0]
-        table = context.gradients["weight"]
-        table[...] = 0
-        mine = (x >= start) & (x < stop)
-        np.add.at(table, x[mine] - start, dy[mine])
 
 
 def network() -> gn.Network:
