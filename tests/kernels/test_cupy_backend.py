@@ -164,7 +164,7 @@ def test_kernels_of_the_cpu():
     with pytest.raises(UserError, match=r"--kernels numba computes on the CPU.*auto"):
         get_backend("cupy", "numba")
     with pytest.raises(UserError, match="--kernels numba has no effect with --backend cupy"):
-        RunConfig(backend="cupy", kernels="numba").validate()
+        RunConfig.of(backend="cupy", kernels="numba").validate()
 
 
 def test_which_device_a_rank_takes():
