@@ -30,7 +30,7 @@ def _audit(job: Job, config: RunConfig, path: str | None) -> int:
     from gridnn.train.audit import audit as measure
 
     prepare(job, config)
-    file = job.only_first(lambda: opened("--json", path))
+    file = job.on_root(lambda: opened("--json", path))
     result = measure(config, job)
     if job.rank == 0:
         show(result, console())

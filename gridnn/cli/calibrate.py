@@ -63,7 +63,7 @@ def _calibrate(job: Job, asked: Any) -> None:
     job.check_ranks()
     job.use_threads(asked.threads)
     limit, levels, grid = _prepared(job, asked)
-    job.only_first(lambda: _writable(asked))
+    job.on_root(lambda: _writable(asked))
     tell = partial(out.print, markup=False, soft_wrap=True)
     for warning in filter(None, (job.overload(), _busy(job))):
         tell(f"warning: {warning}")

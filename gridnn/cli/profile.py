@@ -30,7 +30,7 @@ def _profile(job: Job, config: RunConfig, predict_on: str | None, path: str | No
     from gridnn.train.profile import profile as measure
 
     prepare(job, config)
-    file = job.only_first(lambda: opened("--json", path))
+    file = job.on_root(lambda: opened("--json", path))
     result = measure(config, job, predict_on)
     if job.rank == 0:
         show(result, console())

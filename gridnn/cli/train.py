@@ -40,9 +40,9 @@ def _train(
     signalled = job.hold_signals() if config.train.checkpoint else lambda: 0
     if predict_on and not trace:
         raise UserError(f"--predict-on {predict_on} is of --trace FILE: add it")
-    file = job.only_first(lambda: opened("--trace", trace))
+    file = job.on_root(lambda: opened("--trace", trace))
     warning = job.overload()
-    reporter = job.only_first(lambda: Reporter(console(quiet), log, append=config.train.resume))
+    reporter = job.on_root(lambda: Reporter(console(quiet), log, append=config.train.resume))
     if warning and reporter:
         reporter.note(warning)
     with within_memory():

@@ -13,7 +13,7 @@ from gridnn.comm.transports.choice import Transports
 from gridnn.data.base import Dataset
 from gridnn.kernels import get_backend
 from gridnn.program.program import Program
-from gridnn.train.agreement import refuse_differences, shared_devices, together
+from gridnn.train.agreement import collective_check, refuse_differences, shared_devices
 from gridnn.train.config import RunConfig
 from gridnn.train.runner import Runner
 from gridnn.train.setup import set_up
@@ -47,7 +47,7 @@ class Session(Runner):
     def __init__(self, config: RunConfig, job: Any, asking: Callable[[], bool] = lambda: False) -> None:
         self.config, device = config, config.device
         options = {"dtype": device.dtype, "local_rank": job.local_rank, "tf32": device.tf32, "conv": device.conv}
-        backend = together(job.comm, lambda: get_backend(device.backend, device.kernels, **options))
+        backend = collective_check(job.comm, lambda: get_backend(device.backend, device.kernels, **options))
         self.notes = shared_devices(job, backend)
         self._made = set_up(config, job.size)
         self.data, _, plan, self.batch, program = self._made
