@@ -52,14 +52,14 @@ class Training:
         from gridnn.train.session import Session
         from gridnn.train.setup import make_optimizer
 
-        config = RunConfig(**request["config"])
+        config = RunConfig.of(**request["config"])
         config.validate()
         self.session = session = Session(config, job)
         self.backend, self.number, self.copied = session.grid.backend, 0, 0
         session.reader = resident(session)
         self.indices = np.arange(session.batch)
-        self.optimizer = make_optimizer(config).start(session.parameters)
-        self.lr = config.lr
+        self.optimizer = make_optimizer(config.train).start(session.parameters)
+        self.lr = config.train.lr
 
     def steps(self, count: int) -> float:
         """The seconds of so many steps, the loss of each read as in training, between two events of the GPU."""
@@ -83,7 +83,7 @@ class Training:
         pool = self.backend.pool
         return {
             **self.backend.facts(),
-            "kernels": self.backend.kernels.described(self.session.config.dtype),
+            "kernels": self.backend.kernels.described(self.session.config.device.dtype),
             "transport": str(self.session.transports),
             "flops": flops(self.session.network, self.session.batch),
             "peak bytes": pool.peak,

@@ -39,10 +39,10 @@ def times(job, model: str, options: argparse.Namespace) -> dict[str, list[float]
     job.use_threads(1)
     runs = []
     for kernels in KERNELS:
-        config = RunConfig(model=model, dataset="synthetic", samples=256, batch=options.batch, kernels=kernels)
+        config = RunConfig.of(model=model, dataset="synthetic", samples=256, batch=options.batch, kernels=kernels)
         config.validate()
         session = Session(config, job)
-        runs.append((kernels, session, make_optimizer(config).start(session.parameters)))
+        runs.append((kernels, session, make_optimizer(config.train).start(session.parameters)))
     seconds: dict[str, list[float]] = {kernels: [] for kernels in KERNELS}
     for number in range(options.rounds + 1):
         for kernels, session, optimizer in runs:

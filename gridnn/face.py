@@ -19,9 +19,8 @@ from gridnn.planning.search.request import PlanRequest
 from gridnn.planning.search.strategies import plan_for
 from gridnn.program.program import pass_programs, pass_sizes
 from gridnn.train.model import Model
+from gridnn.train.sections import PlanOptions
 from gridnn.units import ITEMSIZES, parse_memory
-
-GENERIC = "generic-cpu"
 
 
 def init(threads: int | None = None) -> Job:
@@ -78,7 +77,7 @@ def plan(
     *,
     grid: str | None = None,
     strategy: str | None = None,
-    machine: Machine | str = GENERIC,
+    machine: Machine | str = PlanOptions.machine,
     memory: str | float | None = None,
     dtype: str = "float32",
     slots: int = 1,
@@ -125,7 +124,7 @@ def plan(
 def price(
     network: Network,
     plan: Plan,
-    machine: Machine | str = GENERIC,
+    machine: Machine | str = PlanOptions.machine,
     *,
     batch: int,
     accumulate: int = 1,

@@ -8,7 +8,6 @@ Samples are small, but leave the networks something to divide; layers that are t
 from __future__ import annotations
 
 import csv
-import dataclasses
 import sys
 import tempfile
 import time
@@ -48,12 +47,12 @@ def volumes(folder: Path) -> Path:
 
 def config(model: str, folder: Path) -> RunConfig:
     """One step on a batch of 6."""
-    base = RunConfig(model=model, batch=6, samples=12, steps=1, copies=True, kernels="reference")
+    base = RunConfig.of(model=model, batch=6, samples=12, steps=1, copies=True, kernels="reference")
     if model == "unet3d":
-        return dataclasses.replace(base, dataset=str(volumes(folder)), shape=None, classes=3)
+        return base.replaced(dataset=str(volumes(folder)), shape=None, classes=3)
     if model == "cosmoflow":
-        return dataclasses.replace(base, dataset="volumes", loss="mse", shape=SHAPES[model])
-    return dataclasses.replace(base, dataset="synthetic", shape=SHAPES.get(model, IMAGE))
+        return base.replaced(dataset="volumes", loss="mse", shape=SHAPES[model])
+    return base.replaced(dataset="synthetic", shape=SHAPES.get(model, IMAGE))
 
 
 def main() -> int:
@@ -67,13 +66,13 @@ def main() -> int:
                 rules = [rule for rule in RULES if (model, rule) != ("unet3d", "splitbrain")]  # which has none to shard
                 for strategy, parts in [*((rule, None) for rule in rules), *([("domain", domain)] if domain else [])]:
                     started = time.perf_counter()
-                    run = dataclasses.replace(config(model, Path(folder)), grid=grid, strategy=strategy, domain=parts)
+                    run = config(model, Path(folder)).replaced(grid=grid, strategy=strategy, domain=parts)
                     result = audit(run, job)
                     words = {d: sum(r.measured_words for r in result.rows if r.dimension == d) for d in DIMENSIONS}
                     rows.append(
                         {
                             "network": model,
-                            "sample": run.shape or "16x16x8x1",
+                            "sample": run.data.shape or "16x16x8x1",
                             "grid": grid,
                             "strategy": f"{strategy} {parts}" if parts else strategy,
                             **{f"{dimension} words": count for dimension, count in words.items()},

@@ -69,7 +69,7 @@ def main() -> None:
             write(path, options.side, options.gzip)
         comm.Barrier()
         model, grid = f"{__file__}:network", f"{comm.size}x1"
-        config = RunConfig(model=model, dataset=str(path), loss="mse", batch=BATCH, grid=grid, strategy="domain")
+        config = RunConfig.of(model=model, dataset=str(path), loss="mse", batch=BATCH, grid=grid, strategy="domain")
         session = Session(config, SimpleNamespace(comm=comm, size=comm.size, nodes=1, threads=1, library=""))
         seconds_a_step(session, True)
         turns = [(seconds_a_step(session, False), seconds_a_step(session, True)) for _ in range(options.turns)]

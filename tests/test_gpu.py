@@ -5,8 +5,6 @@ On the stand-in the same tests run, without those that want the real libraries.
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 from backends import make_backend, on_backend, transport_name
@@ -117,7 +115,7 @@ def test_kernels_are_captured(cupy):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_no_memory_is_taken_after_the_first_steps(comm, dtype):
-    config = dataclasses.replace(LENET, backend="cupy", transport="auto", grid="1x1", dtype=dtype)
+    config = LENET.replaced(backend="cupy", transport="auto", grid="1x1", dtype=dtype)
     session = Session(config, job_of(comm))
     pool, counts = session.grid.backend.pool, []
     for number in range(1, 6):
@@ -166,7 +164,7 @@ def test_training_by_the_transport(comm):
     """The losses of one rank of NumPy, in float64."""
     from mpi4py import MPI
 
-    reference = trained(dataclasses.replace(LENET, backend="numpy", transport="auto", epochs=1), MPI.COMM_SELF)
+    reference = trained(LENET.replaced(backend="numpy", transport="auto", epochs=1), MPI.COMM_SELF)
     for grid in dict.fromkeys((f"1x{comm.size}", f"{comm.size}x1")):
-        config = dataclasses.replace(LENET, backend="cupy", grid=grid, copies=True, strategy="grid", epochs=1)
+        config = LENET.replaced(backend="cupy", grid=grid, copies=True, strategy="grid", epochs=1)
         same(trained(config, comm), reference, grid)

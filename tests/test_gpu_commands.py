@@ -105,7 +105,7 @@ def test_options_and_kinds_are_those_of_gridnn():
             types = {"dtype": dtype.split("+")[0], "tf32": dtype.endswith("+tf32")}
             for how in CONTENDERS.values():
                 if isinstance(how, dict):
-                    RunConfig(**run_options({"model": model, **case, **types}, how)).validate()
+                    RunConfig.of(**run_options({"model": model, **case, **types}, how)).validate()
 
 
 def test_a_batch_that_does_not_fit_is_halved(monkeypatch):

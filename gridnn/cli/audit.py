@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from gridnn.cli.console import console, opened, table
-from gridnn.cli.options import NETWORK, STEPS, TRANSPORT, WEIGHTS, configured
+from gridnn.cli.options import configured
 from gridnn.cli.train import before_mpi, prepare
 from gridnn.comm.job import FAILED, Job, run
 from gridnn.train.config import RunConfig
@@ -19,7 +19,7 @@ from gridnn.train.log import valid
 Json = Annotated[str | None, typer.Option("--json", metavar="FILE", help="write the table as JSON")]
 
 
-@configured({**NETWORK, **TRANSPORT, **WEIGHTS, **STEPS}, steps=2)
+@configured("audit", steps=2)
 def audit(config: RunConfig, path: Json = None) -> None:
     """Run a few steps and compare words and messages with the prediction; exit 1 if an integer differs."""
     before_mpi(config)
@@ -30,7 +30,7 @@ def _audit(job: Job, config: RunConfig, path: str | None) -> int:
     from gridnn.train.audit import audit as measure
 
     prepare(job, config)
-    file = job.only_first(lambda: opened("--json", path))
+    file = job.on_root(lambda: opened("--json", path))
     result = measure(config, job)
     if job.rank == 0:
         show(result, console())

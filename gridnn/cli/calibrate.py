@@ -63,7 +63,7 @@ def _calibrate(job: Job, asked: Any) -> None:
     job.check_ranks()
     job.use_threads(asked.threads)
     limit, levels, grid = _prepared(job, asked)
-    job.only_first(lambda: _writable(asked))
+    job.on_root(lambda: _writable(asked))
     tell = partial(out.print, markup=False, soft_wrap=True)
     for warning in filter(None, (job.overload(), _busy(job))):
         tell(f"warning: {warning}")
@@ -142,7 +142,7 @@ def _overhead(job: Job, grid: Any, kernels: str) -> float:
     from gridnn.train.session import Session
 
     alone = SimpleNamespace(comm=job.comm.Split(job.rank, 0), size=1, local_rank=job.local_rank, node=job.node)
-    session = Session(RunConfig(**TINY, batch=4, samples=4, strategy="batch", grid="1x1", kernels=kernels), alone)
+    session = Session(RunConfig.of(**TINY, batch=4, samples=4, strategy="batch", grid="1x1", kernels=kernels), alone)
     batch, times = session.grid.backend.xp.arange(4), []
     grid.all.gather_values(None)  # all start together
     for step in range(1, STEPS + 1):

@@ -15,7 +15,7 @@ from gridnn.errors import UserError
 from gridnn.kernels import get_backend
 from gridnn.kernels.cuda.setup import driver_version, spoken
 from gridnn.layout.gridshape import GridShape
-from gridnn.train.agreement import shared_devices, together
+from gridnn.train.agreement import collective_check, shared_devices
 
 # What a run on GPUs uses, and the distributions that bring it.
 PACKAGES = {
@@ -39,7 +39,7 @@ def gpu_facts(job: Any) -> tuple[dict[str, str], list[str]]:
     problems: list[str] = []
     if all(job.comm.allgather(bool(found) or find_spec("cupy") is not None)):
         try:
-            backend = together(job.comm, lambda: get_backend("cupy", local_rank=job.local_rank))
+            backend = collective_check(job.comm, lambda: get_backend("cupy", local_rank=job.local_rank))
         except UserError as error:
             rows["--backend cupy"] = "cannot run here"
             problems += [str(error)] if found else []  # a node without GPUs needs no CuPy

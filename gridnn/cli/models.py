@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -17,7 +17,7 @@ from gridnn.models import MODELS, get_model
 from gridnn.models.own import is_own
 from gridnn.models.summary import Summary, summarize, summarize_layers
 from gridnn.network import Network
-from gridnn.train.config import RunConfig
+from gridnn.train.sections import ModelOptions
 
 BYTES = 4  # of a float32
 NUMBERS = ("parameters", "weights", "GFLOP", "activations", "MB")
@@ -84,8 +84,8 @@ def _layers(name: str, shape: str | None, outputs: int | None, batch: int) -> li
 
 
 def _network(name: str, shape: Shape, outputs: int) -> Network:
-    defaults: Any = RunConfig()
-    return get_model(name, shape, outputs, widths=defaults.hidden, dropout=defaults.dropout)
+    options = ModelOptions()
+    return get_model(name, shape, outputs, widths=options.hidden, dropout=options.dropout)
 
 
 def _shape(text: str) -> Shape:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from gridnn.cli.console import console, refusing
-from gridnn.cli.options import DEFAULT_MACHINE, KEPT, SHARED, Json, MachineName, Memory, Pictures, configured
+from gridnn.cli.options import DEFAULT_MACHINE, Json, MachineName, Memory, Pictures, configured
 from gridnn.cli.tables import show_comparison, show_layers, show_totals
 from gridnn.errors import UserError, writing
 from gridnn.train.config import RunConfig
@@ -25,7 +25,7 @@ Verify = Annotated[bool, typer.Option("--verify", help="try every choice (small 
 VERIFIED = ("optimal", "layerwise")
 
 
-@configured(SHARED, dataset=None)
+@configured("plan", dataset=None)
 def plan(
     config: RunConfig,
     ranks: Ranks,
@@ -52,8 +52,8 @@ def plan(
     with refusing():
         if csv and not sweep_all:
             raise UserError(f"--csv {csv} is for a sweep: add --sweep")
-        if verify and (config.plan or config.divider not in VERIFIED):
-            made_by = f"--plan {config.plan}" if config.plan else config.divider
+        if verify and (config.plan.plan or config.plan.divider not in VERIFIED):
+            made_by = f"--plan {config.plan.plan}" if config.plan.plan else config.plan.divider
             raise UserError(f"--verify is for a search: --strategy {' or '.join(VERIFIED)}, not {made_by}")
         if verify and memory:
             raise UserError(f"--verify tries every choice, whatever its memory: leave --memory {memory} out")
@@ -61,13 +61,13 @@ def plan(
             raise UserError(f"--rank {rank} is of --schedule: add it")
         if rank is not None and rank >= ranks:
             raise UserError(f"--rank {rank}: {ranks} ranks are numbered from 0 to {ranks - 1}")
-        made = make_priced_plan(config, ranks, machine, memory, KEPT)
+        made = make_priced_plan(config, ranks, machine, memory)
         if output:
             with writing("--output", output):
                 made.plan.save(output)
         show_layers(made.price, console())
         show_totals(made.price, made.request.machine, console())
-        _show_comparison(made, config.model, sweep_all, csv, json, pictures)
+        _show_comparison(made, config.model.model, sweep_all, csv, json, pictures)
         if schedule:
             show_schedule(made.price if rank is None else made.request.price(made.plan, rank), console())
         if sensitivity:

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from gridnn.cli.console import console, opened, table
-from gridnn.cli.options import NETWORK, STEPS, TRANSPORT, WEIGHTS, PredictOn, configured
+from gridnn.cli.options import PredictOn, configured
 from gridnn.cli.train import before_mpi, prepare
 from gridnn.comm.job import Job, run
 from gridnn.train.config import RunConfig
@@ -19,7 +19,7 @@ from gridnn.units import duration
 Json = Annotated[str | None, typer.Option("--json", metavar="FILE", help="write the tables as JSON")]
 
 
-@configured({**NETWORK, **TRANSPORT, **WEIGHTS, **STEPS}, steps=5)
+@configured("audit", steps=5)
 def profile(config: RunConfig, predict_on: PredictOn = None, path: Json = None) -> None:
     """Run a few steps and print predicted beside measured seconds, by kind of operation and by layer."""
     before_mpi(config)
@@ -30,7 +30,7 @@ def _profile(job: Job, config: RunConfig, predict_on: str | None, path: str | No
     from gridnn.train.profile import profile as measure
 
     prepare(job, config)
-    file = job.only_first(lambda: opened("--json", path))
+    file = job.on_root(lambda: opened("--json", path))
     result = measure(config, job, predict_on)
     if job.rank == 0:
         show(result, console())

@@ -83,5 +83,5 @@ def _measure(job: Job, paper: str, name: str, path: str | None, output: str, mac
     from gridnn.reproduce.measured import measure
 
     experiment = measure(job, paper, name, machine, rounds)
-    job.only_first(lambda: _publish(experiment, output, path, console()))
+    job.on_root(lambda: _publish(experiment, output, path, console()))
     return 0

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from gridnn.cli.console import console, opened
-from gridnn.cli.options import NETWORK, TRAINING, TRANSPORT, WEIGHTS, PredictOn, configured
+from gridnn.cli.options import PredictOn, configured
 from gridnn.comm.job import Job, run
 from gridnn.comm.launcher import launch
 from gridnn.errors import UserError, within_memory
@@ -21,7 +21,7 @@ TraceFile = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", help="show nothing but errors")]
 
 
-@configured({**NETWORK, **TRANSPORT, **WEIGHTS, **TRAINING})
+@configured("train")
 def train(
     config: RunConfig, log: Log = None, trace: TraceFile = None, predict_on: PredictOn = None, quiet: Quiet = False
 ) -> None:
@@ -37,18 +37,18 @@ def _train(
     from gridnn.train.trainer import Trainer
 
     prepare(job, config)
-    signalled = job.hold_signals() if config.checkpoint else lambda: 0
+    signalled = job.hold_signals() if config.train.checkpoint else lambda: 0
     if predict_on and not trace:
         raise UserError(f"--predict-on {predict_on} is of --trace FILE: add it")
-    file = job.only_first(lambda: opened("--trace", trace))
+    file = job.on_root(lambda: opened("--trace", trace))
     warning = job.overload()
-    reporter = job.only_first(lambda: Reporter(console(quiet), log, append=config.resume))
+    reporter = job.on_root(lambda: Reporter(console(quiet), log, append=config.train.resume))
     if warning and reporter:
         reporter.note(warning)
     with within_memory():
         trainer = Trainer(config, job, reporter, signalled)
     if trace:
-        trainer.trace(file, predict_on or config.machine)
+        trainer.trace(file, predict_on or config.plan.machine)
     trainer.train()
     trainer.session.grid.free()
 
@@ -56,7 +56,7 @@ def _train(
 def before_mpi(config: RunConfig) -> None:
     """What must be there when MPI starts: the context of this rank's GPU, where the launcher says which that is."""
     local_rank = launch(os.environ).local_rank
-    if config.backend == "cupy" and local_rank is not None:
+    if config.device.backend == "cupy" and local_rank is not None:
         from gridnn.kernels.cuda.setup import make_context
 
         make_context(local_rank)
@@ -66,4 +66,4 @@ def prepare(job: Job, config: RunConfig) -> None:
     """Refuse what can be refused before anything is allocated, and share the cores out."""
     job.check_ranks()
     config.validate()
-    job.use_threads(config.threads)
+    job.use_threads(config.device.threads)

@@ -98,7 +98,7 @@ class Job:
             "ranks wait for each other's cores; start fewer ranks or give fewer --threads"
         )
 
-    def only_first(self, function: Callable[[], Result]) -> Result | None:
+    def on_root(self, function: Callable[[], Result]) -> Result | None:
         """What ``function`` returns, on rank 0; None on the others. Its `UserError` is raised on every rank."""
         result, mistake = None, None
         if self.rank == 0:

@@ -30,15 +30,15 @@ class Case(NamedTuple):
     @property
     def grid(self) -> str:
         """Pr x Pc."""
-        return self.config.grid
+        return self.config.plan.grid
 
     @property
     def plan(self) -> str:
         """Strategy and grid."""
-        return f"{self.config.strategy} {self.config.grid}"
+        return f"{self.config.plan.strategy} {self.config.plan.grid}"
 
     def __str__(self) -> str:
-        return f"{self.config.model} {self.plan}"
+        return f"{self.config.model.model} {self.plan}"
 
 
 def grids(ranks: int) -> list[str]:
@@ -49,7 +49,7 @@ def grids(ranks: int) -> list[str]:
 def grids_of_figure_7(ranks: int) -> list[Case]:
     """AlexNet for CIFAR-10 on every grid: convolutions batch parallel, fully connected layers on Pr x Pc."""
     options = {**RUN, "model": "alexnet-cifar", "dropout": 0.0, "batch": max(32, 4 * ranks), "strategy": "integrated"}
-    return [Case(RunConfig(**options, grid=grid)) for grid in grids(ranks)]
+    return [Case(RunConfig.of(**options, grid=grid)) for grid in grids(ranks)]
 
 
 def many(ranks: int) -> list[Case]:
@@ -65,7 +65,7 @@ def _plans(network: dict, ranks: int) -> Iterator[Case]:
     asked += [("integrated", one) for one in every[1:]] + [("domain", every[-1]), ("grid", every[0])]
     seen = set()
     for strategy, grid in asked:
-        case = Case(RunConfig(**RUN, **network, strategy=strategy, grid=grid))
+        case = Case(RunConfig.of(**RUN, **network, strategy=strategy, grid=grid))
         try:
             splits = tuple(set_up(case.config, ranks).plan.splits.values())
         except UserError:

@@ -49,13 +49,12 @@ class PlanRun:
     def __init__(self, case: Case, job: Any, machine: Machine) -> None:
         self.case, self.session, self.seconds, self._step = case, Session(case.config, job), [], 0
         session = self.session
-        optimizer = make_optimizer(case.config)
-        self._state = optimizer.start(session.parameters)
-        order = epoch_order(len(session.data.train), case.config.seed, 1, True)
+        self._state = make_optimizer(case.config.train).start(session.parameters)
+        order = epoch_order(len(session.data.train), case.config.train.seed, 1, True)
         self._batch = next(iter(batches(order, session.batch)))
         self._schedules = session.schedules(self._batch)
         programs = [schedule.program for schedule in self._schedules]
-        slots = len(optimizer.names())
+        slots = len(self._state.arrays)
         self.predicted = price(programs, machine, itemsize=session.parameters.dtype.itemsize, slots=slots).seconds
         self._ledger = Ledger()
         session.ledger.clear()
@@ -68,7 +67,7 @@ class PlanRun:
             session.grid.all.gather_values(None)  # all start together
             started = time.perf_counter()
             session.step(self._batch, self._step)
-            session.update(self._state, self.case.config.lr)
+            session.update(self._state, self.case.config.train.lr)
             slowest = max(session.grid.all.gather_values(time.perf_counter() - started))
             self._ledger.merge(count(self._schedules))
             if keep:
@@ -103,9 +102,9 @@ def measure_plans(job: Any, cases: Sequence[Case], machine: Machine, rounds: int
     job.check_ranks()
     job.use_threads()
     found = []
-    for network in dict.fromkeys(case.config.model for case in cases):
+    for network in dict.fromkeys(case.config.model.model for case in cases):
         with within_memory():
-            runs = [PlanRun(case, job, machine) for case in cases if case.config.model == network]
+            runs = [PlanRun(case, job, machine) for case in cases if case.config.model.model == network]
         for number in range(rounds + 1):  # the first one warms up
             for one in runs:
                 one.run(keep=number > 0)

@@ -59,7 +59,8 @@ def measure_grids(job: Any, machine: str, rounds: int) -> Experiment:
             "measured; more than 5 % asked",
         ),
     ]
-    title = f"{found[0].case.config.model} on every grid of {job.size} ranks, layers as in Fig 7 of Gholami et al."
+    network = found[0].case.config.model.model
+    title = f"{network} on every grid of {job.size} ranks, layers as in Fig 7 of Gholami et al."
     return _experiment("gholami-7-measured", title, found, claims, model)
 
 
@@ -93,8 +94,8 @@ def measured_claims(found: Sequence[Measured]) -> Iterator[Claim]:
         correlation = spearman([one.predicted for one in found], [one.median for one in found])
         text = f"rank correlation (Spearman) of predicted and measured seconds, {len(found)} plans"
         yield Claim(text, f"over {CORRELATED} (aim)", f"{correlation:.3f}", correlation > CORRELATED)
-    for network in dict.fromkeys(one.case.config.model for one in found):
-        yield _regret(network, [one for one in found if one.case.config.model == network])
+    for network in dict.fromkeys(one.case.config.model.model for one in found):
+        yield _regret(network, [one for one in found if one.case.config.model.model == network])
 
 
 def _regret(network: str, found: Sequence[Measured]) -> Claim:
@@ -130,10 +131,10 @@ def _experiment(
 def _row(one: Measured, machine: Machine) -> dict[str, Any]:
     config = one.case.config
     return {
-        "model": config.model,
-        "B": config.batch,
-        "strategy": config.strategy,
-        "grid": config.grid,
+        "model": config.model.model,
+        "B": config.train.batch,
+        "strategy": config.plan.strategy,
+        "grid": config.plan.grid,
         "machine": machine.name,
         "predicted_words": one.words[0],
         "measured_words": one.words[1],
@@ -155,16 +156,16 @@ def _scatter(axes: Any, found: Sequence[Measured]) -> None:
     axes.plot(line, line, color=PAPER, lw=1)
     low, high = ([factor * end for end in line] for factor in (1 - MEDIAN_ERROR, 1 + MEDIAN_ERROR))
     axes.fill_between(line, low, high, color=PAPER, alpha=0.12, label="within 15 %")
-    for colour, network in zip(COLOURS, dict.fromkeys(one.case.config.model for one in found), strict=False):
+    for colour, network in zip(COLOURS, dict.fromkeys(one.case.config.model.model for one in found), strict=False):
         axes.plot([], [], "s", color=colour, label=network)
-        for one in (one for one in found if one.case.config.model == network):
-            marker = MARKERS.get(one.case.config.strategy, "o")
+        for one in (one for one in found if one.case.config.model.model == network):
+            marker = MARKERS.get(one.case.config.plan.strategy, "o")
             spread = [[one.median - one.seconds[0]], [one.seconds[-1] - one.median]]
             style = {"color": colour, "ms": 7, "mec": "white", "mew": 0.6, "lw": 0.8}
             axes.errorbar(one.median, one.predicted, xerr=spread, fmt=marker, **style)
             place = (one.median, one.predicted)
             axes.annotate(one.case.grid, place, (6, -8), textcoords="offset points", fontsize=7, color=colour)
-    for strategy in dict.fromkeys(one.case.config.strategy for one in found):
+    for strategy in dict.fromkeys(one.case.config.plan.strategy for one in found):
         axes.plot([], [], MARKERS.get(strategy, "o"), color=PAPER, label=strategy)
     axes.set(xscale="log", yscale="log", xlim=line, ylim=line)
     axes.set(xlabel="measured seconds of a step (median; fastest to slowest)", ylabel="predicted seconds of a step")

@@ -16,7 +16,7 @@ from gridnn.train.setup import SetUp
 Result = TypeVar("Result")
 
 
-def together(comm: Any, make: Callable[[], Result]) -> Result:
+def collective_check(comm: Any, make: Callable[[], Result]) -> Result:
     """What ``make`` returns on this rank; all ranks of ``comm`` call it.
 
     Raises

@@ -46,7 +46,7 @@ class AuditResult:
 
 
 def audit(config: RunConfig, job: Any) -> AuditResult:
-    """Run ``config.steps`` steps without updates and compare the ledger of every rank with the program's prediction.
+    """Run ``steps`` steps without updates and compare the ledger of every rank with the program's prediction.
 
     Raises
     ------
@@ -55,7 +55,7 @@ def audit(config: RunConfig, job: Any) -> AuditResult:
     """
     with within_memory():
         session = Session(config, job)
-    first = first_batches(len(session.data.train), session.batch, config.seed, config.steps or 1)
+    first = first_batches(len(session.data.train), session.batch, config.train.seed, config.train.steps or 1)
     predicted = Ledger()
     session.ledger.clear()
     for number, indices in enumerate(first, 1):

@@ -38,8 +38,8 @@ class Checkpoints:
     """
 
     def __init__(self, session: Any, optimizer: Any) -> None:
-        self.config, self.session, self.optimizer, self.grid = session.config, session, optimizer, session.grid
-        self.directory, self.keep = session.config.checkpoint, session.config.keep or KEEP
+        self.config, self.session, self.optimizer, self.grid = session.config.train, session, optimizer, session.grid
+        self.directory, self.keep = self.config.checkpoint, self.config.keep or KEEP
         self._prepare()
         found = self._first_does(self._found)
         if found and not self.config.resume:

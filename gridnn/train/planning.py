@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
-from dataclasses import asdict, fields, replace
+from dataclasses import replace
 from typing import Any
 
 from gridnn.cost.machine import Machine
@@ -14,38 +13,39 @@ from gridnn.errors import UserError
 from gridnn.planning.plan import OPTIONS, Plan, read_plan, read_provenance
 from gridnn.planning.provenance import Provenance
 from gridnn.planning.search.request import PricedPlan
-from gridnn.train.config import RunConfig
+from gridnn.train.config import RUN_OPTIONS, RunConfig
+from gridnn.train.sections import CHOOSING
 from gridnn.train.setup import SetUp, request_of, set_up
 from gridnn.units import parse_memory, shown
 
+# What a plan keeps of the options that it was made with: those of the network and of how it is run.
+DIVIDING = (*CHOOSING, "grid", "strategy", "domain", "group", "plan", "copies")
+KEPT = tuple(name for name, one in RUN_OPTIONS.items() if one.command == "plan" and name not in DIVIDING)
 
-def make_priced_plan(
-    config: RunConfig, ranks: int, machine: str, memory: str | None, keep: Collection[str] = ()
-) -> PricedPlan:
+
+def make_priced_plan(config: RunConfig, ranks: int, machine: str, memory: str | None) -> PricedPlan:
     """Make the plan that the options ask for, and price it.
 
     Parameters
     ----------
     machine, memory : str
         What the plan is priced on, and the bytes that it may take.
-    keep : collection of str
-        The options that the plan's provenance has where they are no defaults: those that make the network.
 
     Raises
     ------
     ValueError
         If options, network, ranks, machine and memory do not fit each other.
     """
-    config = replace(config, **({"machine": machine, "memory": memory} if config.chooses else {}))
+    config = config.replaced(machine=machine, memory=memory) if config.plan.chooses else config
     config.validate()
     loaded = load_machine(machine)
     made = set_up(config, ranks)
-    defaults = asdict(RunConfig(dataset=None))
-    options = {name: value for name, value in asdict(config).items() if name in keep and value != defaults[name]}
+    given, defaults = config.flat, RunConfig.of(dataset=None).flat
+    options = {name: given[name] for name in KEPT if given[name] != defaults[name]}
     known = {"machine": loaded.name, "machine_fingerprint": fingerprint(loaded), "options": options}
     plan = replace(made.plan, provenance=Provenance.of(made.network, made.batch, **known))
     found = _priced(config, made, plan, loaded)
-    if memory is not None and not config.chooses:
+    if memory is not None and not config.plan.chooses:
         _check_memory(found.price, parse_memory(memory))
     return found
 
@@ -65,10 +65,9 @@ def open_priced_plan(path: str, batch: int | None, machine: str | None) -> Price
             f"plan {path} does not say for which network it was made: price it by gridnn plan --plan {path} --ranks P "
             "--model NAME --batch B, and -o writes one that does"
         )
-    known = {field.name for field in fields(RunConfig)}
-    options = {name: value for name, value in provenance.options.items() if name in known}
+    options = {name: value for name, value in provenance.options.items() if name in RUN_OPTIONS}
     try:
-        config = RunConfig(**{"dataset": None, **options, "batch": batch or provenance.batch, "plan": path})
+        config = RunConfig.of(**{"dataset": None, **options, "batch": batch or provenance.batch, "plan": path})
         config.validate()
     except (TypeError, AttributeError) as error:
         raise UserError(f"plan {path}: its provenance has an option of the wrong type ({error}): plan again") from None
@@ -93,7 +92,7 @@ def _ranks(path: str, grid: Any) -> int:
 
 def _known_machine(path: str, provenance: Provenance) -> str:
     """The machine that a plan was made for, if it is one that comes with gridnn and is still what it was."""
-    name = provenance.machine or RunConfig().machine
+    name = provenance.machine or RUN_OPTIONS["machine"].default
     if name not in shipped():
         raise UserError(f"plan {path} was made for machine {name!r}, which was a file: name it by --machine FILE")
     known, now = provenance.machine_fingerprint, fingerprint(load_machine(name))

@@ -61,7 +61,7 @@ class Profile:
 
 
 def profile(config: RunConfig, job: Any, machine: str | None = None) -> Profile:
-    """Run ``config.steps`` steps after some others, with a clock at every operation.
+    """Run ``steps`` steps after some others, with a clock at every operation.
 
     Parameters
     ----------
@@ -74,12 +74,12 @@ def profile(config: RunConfig, job: Any, machine: str | None = None) -> Profile:
         If the configuration does not fit the data, the network or the ranks.
     """
     with within_memory():
-        loaded, session = load_machine(machine or config.machine), Session(config, job)
+        loaded, session = load_machine(machine or config.plan.machine), Session(config, job)
     if session.batch > len(session.data.train):
         raise UserError(f"--batch {session.batch}: there are {len(session.data.train)} samples, less than one batch")
-    steps, parameters, optimizer = config.steps or 1, session.parameters, make_optimizer(config)
-    state = optimizer.start(parameters)
-    chosen = first_batches(len(session.data.train), session.batch, config.seed, WARM + steps, drop_last=True)
+    steps, optimizer = config.train.steps or 1, make_optimizer(config.train)
+    state = optimizer.start(session.parameters)
+    chosen = first_batches(len(session.data.train), session.batch, config.train.seed, WARM + steps, drop_last=True)
     trace = None
     for number, indices in enumerate(chosen, 1):
         if number == WARM + 1:

@@ -3,35 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
 from gridnn.errors import UserError
-from gridnn.train.config import RunConfig, flag
-
-# How the same numbers are computed, where from, and how long: another machine may well want other values.
-FREE = {
-    *(
-        "grid",
-        "order",
-        "strategy",
-        "machine",
-        "memory",
-        "domain",
-        "group",
-        "axes",
-        "plan",
-        "copies",
-        "gather_backward",
-        "halo",
-        "recompute",
-    ),
-    *("backend", "kernels", "conv", "transport", "tf32", "graphs", "threads", "data_dir", "weights"),
-    *("checkpoint", "resume", "keep", "save_every"),
-}
-# What changes the rest of the run, and is changed on purpose: it is told, not refused.
-ADJUSTABLE = {"epochs", "steps", "lr", "schedule", "warmup", "step_every", "gamma", "clip", "weight_decay"}
+from gridnn.train.config import RUN_OPTIONS
+from gridnn.train.option import ADJUSTABLE, FIXED, FREE, flag
 
 
 @dataclass
@@ -79,14 +57,14 @@ def changed_options(path: str, stored: Mapping[str, Any], now: Mapping[str, Any]
     UserError
         If one of them decides what the network, the data or their order are.
     """
-    defaults = {field.name: field.default for field in fields(RunConfig)}
     told, refused = [], []
-    for name in sorted({*stored, *now} - FREE):
-        then, new = stored.get(name, defaults.get(name)), now.get(name, defaults.get(name))
+    for name in sorted({*stored, *now}):
+        kind, default = (RUN_OPTIONS[name].resume, RUN_OPTIONS[name].default) if name in RUN_OPTIONS else (FIXED, None)
+        then, new = stored.get(name, default), now.get(name, default)
         if name in ("dataset", "model"):  # a path may be another one on another machine
             then, new = PurePath(str(then)).name, PurePath(str(new)).name
-        if then != new:
-            (told if name in ADJUSTABLE else refused).append(f"{flag(name)} {then} -> {new}")
+        if then != new and kind != FREE:
+            (told if kind == ADJUSTABLE else refused).append(f"{flag(name)} {then} -> {new}")
     if refused:
         raise UserError(
             f"checkpoint {path} is of a run with other options: {', '.join(refused)}; "

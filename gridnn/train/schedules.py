@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from gridnn.errors import unknown
-from gridnn.train.config import RunConfig
+from gridnn.train.sections import TrainOptions
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Cosine(Schedule):
         return 0.5 * (1.0 + math.cos(math.pi * (done - warm) / (total - warm)))
 
 
-def make_schedule(config: RunConfig, steps_per_epoch: int, total: int) -> Callable[[int], float]:
+def make_schedule(options: TrainOptions, steps_per_epoch: int, total: int) -> Callable[[int], float]:
     """The schedule of a run of ``total`` updates: a function of the updates done.
 
     Raises
@@ -66,10 +66,10 @@ def make_schedule(config: RunConfig, steps_per_epoch: int, total: int) -> Callab
         If there is no schedule of this name.
     """
     schedules = {
-        "constant": Schedule(config.lr, config.warmup),
-        "step": Step(config.lr, config.warmup, config.step_every, config.gamma),
-        "cosine": Cosine(config.lr, config.warmup),
+        "constant": Schedule(options.lr, options.warmup),
+        "step": Step(options.lr, options.warmup, options.step_every, options.gamma),
+        "cosine": Cosine(options.lr, options.warmup),
     }
-    if config.schedule not in schedules:
-        raise unknown("schedule", config.schedule, schedules)
-    return partial(schedules[config.schedule], steps_per_epoch=steps_per_epoch, total=total)
+    if options.schedule not in schedules:
+        raise unknown("schedule", options.schedule, schedules)
+    return partial(schedules[options.schedule], steps_per_epoch=steps_per_epoch, total=total)

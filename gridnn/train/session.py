@@ -13,7 +13,7 @@ from gridnn.comm.transports.choice import Transports
 from gridnn.data.base import Dataset
 from gridnn.kernels import get_backend
 from gridnn.program.program import Program
-from gridnn.train.agreement import refuse_differences, shared_devices, together
+from gridnn.train.agreement import collective_check, refuse_differences, shared_devices
 from gridnn.train.config import RunConfig
 from gridnn.train.runner import Runner
 from gridnn.train.setup import set_up
@@ -45,27 +45,23 @@ class Session(Runner):
     """
 
     def __init__(self, config: RunConfig, job: Any, asking: Callable[[], bool] = lambda: False) -> None:
-        self.config = config
-        options = {"dtype": config.dtype, "local_rank": job.local_rank, "tf32": config.tf32, "conv": config.conv}
-        backend = together(job.comm, lambda: get_backend(config.backend, config.kernels, **options))
+        self.config, device = config, config.device
+        options = {"dtype": device.dtype, "local_rank": job.local_rank, "tf32": device.tf32, "conv": device.conv}
+        backend = collective_check(job.comm, lambda: get_backend(device.backend, device.kernels, **options))
         self.notes = shared_devices(job, backend)
         self._made = set_up(config, job.size)
         self.data, _, plan, self.batch, program = self._made
         shape = plan.grid
-        self.transports = Transports.choose(config.transport, job, backend.device, shape) if backend.device else None
+        self.transports = Transports.choose(device.transport, job, backend.device, shape) if backend.device else None
         options = {"order": shape.order, "backend": backend, "transports": self.transports}
         grid = Grid(job.comm, shape.rows, shape.cols, **options)
         refuse_differences(self._made, grid)
-        options = {
-            "dtype": config.dtype,
-            "seed": config.seed,
-            "capture": config.graphs,
-            "accumulate": config.accumulate,
-        }
+        options = {"dtype": device.dtype, "capture": device.graphs}
+        options |= {"seed": config.train.seed, "accumulate": config.train.accumulate}
         super().__init__(program, grid, asking=asking, **options)
-        self.remedy = f"lower --lr {config.lr}, or use --clip or --warmup"
-        if config.weights:
-            fill_weights(self.parameters, program, config.model, config.weights)
+        self.remedy = f"lower --lr {config.train.lr}, or use --clip or --warmup"
+        if config.model.weights:
+            fill_weights(self.parameters, program, config.model.model, config.model.weights)
             self.parameters.refresh()
 
     @property
@@ -77,7 +73,7 @@ class Session(Runner):
     def steps_per_epoch(self) -> int:
         """The updates of one epoch."""
         samples = len(self.data.train)
-        return samples // self.batch if self.config.drop_last else math.ceil(samples / self.batch)
+        return samples // self.batch if self.config.train.drop_last else math.ceil(samples / self.batch)
 
     @property
     def samples_per_epoch(self) -> int:

@@ -21,6 +21,7 @@ from gridnn.planning.splitbrain import group_grid
 from gridnn.program.program import Program, pass_sizes
 from gridnn.runtime.optimizers import SGD, AdamW, Optimizer
 from gridnn.train.config import RunConfig
+from gridnn.train.sections import DataOptions, ModelOptions, PlanOptions, TrainOptions
 from gridnn.train.weights import check_weights
 from gridnn.units import ITEMSIZES
 
@@ -51,65 +52,64 @@ def set_up(config: RunConfig, ranks: int) -> SetUp:
     UserError
         If data, network, grid and plan do not fit each other.
     """
-    if config.dataset is None:
-        data, batch, network = None, config.batch, _published(config)
+    if config.data.dataset is None:
+        data, batch, network = None, config.train.batch, _published(config)
     else:
-        data = _open(config)
-        batch = min(config.batch, len(data.train))
+        data = _open(config.data, config.train.seed)
+        batch = min(config.train.batch, len(data.train))
         network = _network(config, data.train)
-    plan = _plan(config, network, ranks, _shape(config, ranks), batch)
-    return SetUp(data, network, plan, batch, Program(network, plan, min(pass_sizes(batch, config.accumulate))))
+    plan = _plan(config, network, ranks, batch)
+    return SetUp(data, network, plan, batch, Program(network, plan, min(pass_sizes(batch, config.train.accumulate))))
 
 
-def _open(config: RunConfig) -> Data:
+def _open(options: DataOptions, seed: int) -> Data:
     return open_dataset(
-        config.dataset,
-        data_dir=config.data_dir,
-        shape=config.sample_shape,
-        classes=config.classes,
-        samples=config.samples,
-        seed=config.seed,
-        targets=config.targets,
-        called=config.array_names,
-        resize=config.resize,
-        crop=config.crop,
-        flip=config.flip,
+        options.dataset,
+        data_dir=options.data_dir,
+        shape=options.sample_shape,
+        classes=options.classes,
+        samples=options.samples,
+        seed=seed,
+        targets=options.targets,
+        called=options.array_names,
+        resize=options.resize,
+        crop=options.crop,
+        flip=options.flip,
     )
 
 
 def _published(config: RunConfig) -> Network:
     """The network for samples as it was published for, or of ``--shape`` and ``--classes``, with its loss."""
-    known = MODELS.get(config.model)
-    if known is None and not is_own(config.model):
-        raise unknown("model", config.model, MODELS)
-    if known is None and not (config.shape and config.classes):
-        raise UserError(f"model {config.model} without a --dataset needs --shape and --classes")
-    shape = config.sample_shape if config.shape else known.input_shape
-    network = _model(config, shape, config.classes or known.outputs)
-    return _with_loss(config, network)
+    name, data = config.model.model, config.data
+    known = MODELS.get(name)
+    if known is None and not is_own(name):
+        raise unknown("model", name, MODELS)
+    if known is None and not (data.shape and data.classes):
+        raise UserError(f"model {name} without a --dataset needs --shape and --classes")
+    shape = data.sample_shape if data.shape else known.input_shape
+    return _with_loss(config.train, _model(config.model, shape, data.classes or known.outputs))
 
 
 def _network(config: RunConfig, data: Any) -> Network:
     """The network for the samples of ``data``, with its loss."""
-    if config.loss == "cross-entropy" and data.classes is None:
+    if config.train.loss == "cross-entropy" and data.classes is None:
         raise UserError("--loss cross-entropy needs labels, but the targets of this data set are numbers: --loss mse")
-    if config.loss == "mse" and data.classes is not None:
+    if config.train.loss == "mse" and data.classes is not None:
         raise UserError("--loss mse needs targets that are numbers, but this data set has labels: --loss cross-entropy")
-    outputs = _outputs(data)
-    network = _model(config, data.sample_shape, outputs)
-    _check_output(config.model, network.shapes[network.output], data)
-    if config.weights:
-        check_weights(config.weights, config.model, network)
-    return _with_loss(config, network)
+    network = _model(config.model, data.sample_shape, _outputs(data))
+    _check_output(config.model.model, network.shapes[network.output], data)
+    if config.model.weights:
+        check_weights(config.model.weights, config.model.model, network)
+    return _with_loss(config.train, network)
 
 
-def _model(config: RunConfig, shape: tuple[int, ...], outputs: int) -> Network:
-    options = {"widths": config.hidden, "dropout": config.dropout, "asked": config.asked}
-    return get_model(config.model, shape, outputs, **options)
+def _model(options: ModelOptions, shape: tuple[int, ...], outputs: int) -> Network:
+    taken = {"widths": options.hidden, "dropout": options.dropout, "asked": options.asked}
+    return get_model(options.model, shape, outputs, **taken)
 
 
-def _with_loss(config: RunConfig, network: Network) -> Network:
-    network.add("loss", SoftmaxCrossEntropy() if config.loss == "cross-entropy" else MeanSquaredError())
+def _with_loss(options: TrainOptions, network: Network) -> Network:
+    network.add("loss", SoftmaxCrossEntropy() if options.loss == "cross-entropy" else MeanSquaredError())
     return network
 
 
@@ -132,48 +132,46 @@ def _check_output(model: str, shape: tuple[int, ...], data: Any) -> None:
         )
 
 
-def _shape(config: RunConfig, ranks: int) -> GridShape | None:
+def _shape(options: PlanOptions, ranks: int) -> GridShape | None:
     """The grid that is asked for, or that the plan is for; None if it is to be chosen."""
-    grid = config.grid
-    if grid == "auto" and config.plan is not None:
-        grid = str(read_plan(config.plan).get("grid", grid))
-    if grid == "auto" and config.plan is None and config.group is None:
+    grid = options.grid
+    if grid == "auto" and options.plan is not None:
+        grid = str(read_plan(options.plan).get("grid", grid))
+    if grid == "auto" and options.plan is None and options.group is None:
         return None
-    return group_grid(config.group, grid, ranks, config.order)
+    return group_grid(options.group, grid, ranks, options.order)
 
 
-def _plan(config: RunConfig, network: Network, ranks: int, shape: GridShape | None, batch: int) -> Plan:
-    machine = load_machine(config.machine) if config.plan is None and config.chooses and ranks > 1 else None
+def _plan(config: RunConfig, network: Network, ranks: int, batch: int) -> Plan:
+    options, shape = config.plan, _shape(config.plan, ranks)
+    machine = load_machine(options.machine) if options.plan is None and options.chooses and ranks > 1 else None
     request = request_of(config, network, ranks, batch, machine=machine, grid=shape)
-    if config.plan is not None:
-        return load_plan(config.plan, network, shape, request.smallest, copies=config.copies, **request.options)
-    return plan_for(config.divider, request)
+    if options.plan is not None:
+        return load_plan(options.plan, network, shape, request.smallest, copies=options.copies, **request.options)
+    return plan_for(options.divider, request)
 
 
 def request_of(config: RunConfig, network: Network, ranks: int, batch: int, **known: Any) -> PlanRequest:
     """What a configuration asks a plan for; ``known`` are more attributes of the request."""
+    plan = config.plan
     return PlanRequest(
         network,
         ranks,
         batch,
-        **{"options": {name: getattr(config, name) for name in OPTIONS}, **known},
-        order=config.order,
-        memory=config.memory_bytes,
-        group=config.group,
-        domain=config.domain_parts,
-        copies=config.copies,
-        accumulate=config.accumulate,
-        axes=config.axes,
-        **bytes_of(config),
+        **{"options": {name: getattr(plan, name) for name in OPTIONS}, **known},
+        order=plan.order,
+        memory=plan.memory_bytes,
+        group=plan.group,
+        domain=plan.domain_parts,
+        copies=plan.copies,
+        accumulate=config.train.accumulate,
+        axes=plan.axes,
+        itemsize=ITEMSIZES[config.device.dtype],
+        slots=len(make_optimizer(config.train).names()),
     )
 
 
-def bytes_of(config: RunConfig) -> dict[str, int]:
-    """Bytes of an element of the activations, and arrays that the optimizer keeps for every weight."""
-    return {"itemsize": ITEMSIZES[config.dtype], "slots": len(make_optimizer(config).names())}
-
-
-def make_optimizer(config: RunConfig) -> Optimizer:
+def make_optimizer(options: TrainOptions) -> Optimizer:
     """The optimizer of a run.
 
     Raises
@@ -181,8 +179,8 @@ def make_optimizer(config: RunConfig) -> Optimizer:
     UserError
         If there is none of this name.
     """
-    if config.optimizer == "sgd":
-        return SGD(momentum=config.momentum, nesterov=config.nesterov, weight_decay=config.weight_decay)
-    if config.optimizer == "adamw":
-        return AdamW(weight_decay=config.weight_decay)
-    raise unknown("optimizer", config.optimizer, ("sgd", "adamw"))
+    if options.optimizer == "sgd":
+        return SGD(momentum=options.momentum, nesterov=options.nesterov, weight_decay=options.weight_decay)
+    if options.optimizer == "adamw":
+        return AdamW(weight_decay=options.weight_decay)
+    raise unknown("optimizer", options.optimizer, ("sgd", "adamw"))

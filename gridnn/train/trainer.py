@@ -15,10 +15,11 @@ from gridnn.cost.machines import load_machine
 from gridnn.data.order import batches, epoch_order
 from gridnn.layout.counts import DIMENSIONS
 from gridnn.train.checkpoints import Checkpoints
-from gridnn.train.config import HALVES, RunConfig
+from gridnn.train.config import RunConfig
 from gridnn.train.report import Moved, Reporter, Summary
 from gridnn.train.resume import Progress
 from gridnn.train.schedules import make_schedule
+from gridnn.train.sections import HALVES
 from gridnn.train.session import Session
 from gridnn.train.setup import make_optimizer
 from gridnn.train.tracing import Tracer, price_runner
@@ -53,18 +54,18 @@ class Trainer:
         reporter: Reporter | None = None,
         signalled: Callable[[], int] = lambda: 0,
     ) -> None:
-        self.config, self.job, self.reporter, self.signalled = config, job, reporter, signalled
+        self.config, self.options = config, config.train
+        self.job, self.reporter, self.signalled = job, reporter, signalled
         self.session = Session(config, job, asking=lambda: signalled() != 0)
         self.samples, self._told_graphs = len(self.session.data.train), False
         self.steps_per_epoch = self.session.steps_per_epoch
-        self.total = min(config.epochs * self.steps_per_epoch, config.steps or math.inf)
-        self.schedule = make_schedule(config, self.steps_per_epoch, self.total)
-        parameters = self.session.parameters
-        self.optimizer = make_optimizer(config).start(parameters)
+        self.total = min(self.options.epochs * self.steps_per_epoch, self.options.steps or math.inf)
+        self.schedule = make_schedule(self.options, self.steps_per_epoch, self.total)
+        self.optimizer = make_optimizer(self.options).start(self.session.parameters)
         self.tracer: Tracer | None = None
         self.progress, self.notes = Progress(), [*self.session.notes, *self._warnings()]
-        self.checkpoints = Checkpoints(self.session, self.optimizer) if config.checkpoint else None
-        if self.checkpoints and config.resume:
+        self.checkpoints = Checkpoints(self.session, self.optimizer) if self.options.checkpoint else None
+        if self.checkpoints and self.options.resume:
             self.notes += self.checkpoints.resume(self.progress)
 
     def trace(self, file: IO[str] | None, machine: str) -> None:
@@ -75,7 +76,7 @@ class Trainer:
         UserError
             If there is no such machine.
         """
-        session, slots = self.session, len(make_optimizer(self.config).names())
+        session, slots = self.session, len(make_optimizer(self.options).names())
         predicted = price_runner(session, load_machine(machine), session.batch, slots)
         self.tracer = Tracer(session, predicted, file, self.done, self.total)
 
@@ -141,15 +142,15 @@ class Trainer:
             self.reporter.epoch(progress.epoch, progress.loss / count, trained, test_loss, tested, moved, *speed)
         if self._epoch_is_whole():
             progress.next_epoch()
-            if self.checkpoints and (self.config.save_every is None or self._due()):
+            if self.checkpoints and (self.options.save_every is None or self._due()):
                 self._save()
 
     def _batches(self) -> Iterator[tuple[Any, Any]]:
         """The batches that are left of the epoch, each with the one after it."""
         progress = self.progress
-        order = epoch_order(self.samples, self.config.seed, progress.epoch, True)
+        order = epoch_order(self.samples, self.options.seed, progress.epoch, True)
         first = self.done - (progress.epoch - 1) * self.steps_per_epoch
-        left = list(batches(order, self.session.batch, self.config.drop_last))[first : first + self.total - self.done]
+        left = list(batches(order, self.session.batch, self.options.drop_last))[first : first + self.total - self.done]
         return zip(left, [*left, None][1:], strict=True)
 
     def _step(self, indices: Any, upcoming: Any) -> None:
@@ -160,7 +161,7 @@ class Trainer:
         if self.tracer:
             self.tracer.begin(number)
         loss, right = session.step(indices, number, upcoming)
-        if self.config.clip and session.finite:
+        if self.options.clip and session.finite:
             self._clip()
         lr = self.schedule(self.done)
         session.update(self.optimizer, lr)
@@ -189,7 +190,7 @@ class Trainer:
 
     def _due(self) -> bool:
         """Whether ``--save-every`` asks for a checkpoint now."""
-        return bool(self.checkpoints and self.config.save_every and self.done % self.config.save_every == 0)
+        return bool(self.checkpoints and self.options.save_every and self.done % self.options.save_every == 0)
 
     def _save(self) -> None:
         started = time.perf_counter()
@@ -209,8 +210,8 @@ class Trainer:
 
     def _warnings(self) -> list[str]:
         """What is to be told of the options before the first step."""
-        dtype = self.config.dtype
-        if self.config.backend != "numpy" or dtype not in HALVES:
+        dtype = self.config.device.dtype
+        if self.config.device.backend != "numpy" or dtype not in HALVES:
             return []
         return [f"--dtype {dtype} with --backend numpy computes in float32 and rounds: for tests, it saves no time"]
 
@@ -221,8 +222,8 @@ class Trainer:
     def _clip(self) -> None:
         """Scale the gradient so that its norm over all ranks is at most ``--clip``."""
         norm = self.session.parameters.norm(CLIP)
-        if norm > self.config.clip:
-            self.session.parameters.gradients *= self.config.clip / norm
+        if norm > self.options.clip:
+            self.session.parameters.gradients *= self.options.clip / norm
 
     def _sum(self, counts: dict[str, int]) -> dict[str, int]:
         """Integers by name, summed over all ranks."""
@@ -247,11 +248,11 @@ class Trainer:
     def _precision(self) -> dict[str, str]:
         """What the header says of numbers that are not kept, or not multiplied, as the activations are."""
         facts = {}
-        if self.config.dtype in HALVES:
-            facts["weights"] = f"float32, {self.config.dtype} in products"
+        if self.config.device.dtype in HALVES:
+            facts["weights"] = f"float32, {self.config.device.dtype} in products"
         if self.session.loss_scale:
             facts["loss-scale"] = f"dynamic, now {self.session.loss_scale.value:g}"
-        if self.config.tf32:
+        if self.config.device.tf32:
             facts["products"] = "TF32"
         return facts
 
@@ -265,7 +266,7 @@ class Trainer:
             "mpi": job.library,
             **session.grid.backend.facts(),
             **({"transport": str(session.transports)} if session.transports else {}),
-            "kernels": session.grid.backend.kernels.described(self.config.dtype),
+            "kernels": session.grid.backend.kernels.described(self.config.device.dtype),
             "blas": "; ".join(map(str, libraries())) or "unknown",
             **self._precision(),
             "parameters": session.network.parameter_count,
@@ -273,4 +274,4 @@ class Trainer:
             "test-samples": len(session.data.test),
             "steps-per-epoch": self.steps_per_epoch,
         }
-        return Summary(session.plan.grid, rows, columns, self.total, self.config.epochs, facts)
+        return Summary(session.plan.grid, rows, columns, self.total, self.options.epochs, facts)

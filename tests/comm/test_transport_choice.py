@@ -17,7 +17,7 @@ from gridnn.comm.transports.probe import Verdict, child_environment, judge, prob
 from gridnn.comm.transports.probe_calls import PASSED, SAYS, STARTED, TRYING
 from gridnn.errors import UserError
 from gridnn.layout.gridshape import GridShape
-from gridnn.train.config import CHOICES, RunConfig
+from gridnn.train.config import RUN_OPTIONS, RunConfig
 
 CHILD = str(HELPERS / "probe_child.py")
 OPEN_MPI, CRAY = "Open MPI v5.0.11", "MPI VERSION : CRAY MPICH version 8.1.25.17 (ANL base 3.4a2)"
@@ -249,14 +249,14 @@ def test_what_cannot_work_is_refused(choose, asked, devices, options, text):
 
 
 def test_the_option_names_the_transports():
-    assert set(CHOICES["transport"]) == {choice.AUTO, choice.CUDA_AWARE, choice.NCCL, choice.HOST}
+    assert set(RUN_OPTIONS["transport"].choices) == {choice.AUTO, choice.CUDA_AWARE, choice.NCCL, choice.HOST}
 
 
 def test_the_option_belongs_to_the_gpu():
     with pytest.raises(UserError, match="--transport nccl has no effect with --backend numpy: leave it out, or use"):
-        RunConfig(transport="nccl").validate()
-    RunConfig(transport="nccl", backend="cupy").validate()
-    assert "transport" not in RunConfig().as_dict()
+        RunConfig.of(transport="nccl").validate()
+    RunConfig.of(transport="nccl", backend="cupy").validate()
+    assert "transport" not in RunConfig.of().as_dict()
 
 
 # -- on the stand-in for CuPy ------------------------------------------------------------------------------------

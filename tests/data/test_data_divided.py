@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 from running import folder, job_of
@@ -84,9 +82,9 @@ def test_losses_are_those_of_the_serial_run(comm, case):
     make, options = CASES[case]
     with folder(comm) as place:
         path = comm.bcast(make(place) if comm.rank == 0 else None)
-        config = RunConfig(dataset=path, batch=4, dtype="float64", strategy="domain", copies=True, **options)
+        config = RunConfig.of(dataset=path, batch=4, dtype="float64", strategy="domain", copies=True, **options)
         config.validate()
         alone = losses(config, MPI.COMM_SELF)
         for rows in {comm.size, 2 if comm.size % 2 == 0 else 1}:
-            grid = dataclasses.replace(config, grid=f"{rows}x{comm.size // rows}")
+            grid = config.replaced(grid=f"{rows}x{comm.size // rows}")
             np.testing.assert_allclose(losses(grid, comm), alone, rtol=1e-10, err_msg=f"{case} {grid.grid}")

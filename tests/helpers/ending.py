@@ -26,7 +26,7 @@ def body(job: Job) -> int | None:
     if how == "mistake of rank 1" and job.rank == 1:
         raise UserError("sample 7 is NaN")
     if how == "mistake of rank 0 told to all":
-        job.only_first(refuse)
+        job.on_root(refuse)
     if how == "mistake while sums are under way":
         gradients, sums = bytearray(1 << 20), bytearray(1 << 20)
         pending = [job.comm.Iallreduce(gradients, sums)]

@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from running import MLP
@@ -46,7 +45,7 @@ def kill_at(owner: Any, name: str, call: int, writing: Callable[[], bool]) -> No
 
 def body(job: Job) -> None:
     trainer = Trainer(
-        replace(MLP, checkpoint=sys.argv[2], save_every=EVERY, strategy="model", kernels="reference"), job
+        MLP.replaced(checkpoint=sys.argv[2], save_every=EVERY, strategy="model", kernels="reference"), job
     )
     kill_at(*STAGES[sys.argv[1]], writing=lambda: trainer.done == 2 * EVERY)
     trainer.train()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
@@ -17,7 +16,7 @@ from gridnn.network import Network
 from gridnn.train.config import RunConfig
 from gridnn.train.trainer import Trainer
 
-LENET = RunConfig(
+LENET = RunConfig.of(
     backend=backend_name(),
     transport=transport_name(),
     model="lenet",
@@ -31,7 +30,7 @@ LENET = RunConfig(
     nesterov=True,
     weight_decay=1e-3,
 )
-MLP = replace(LENET, model="mlp", shape="5x5x3", widths="23,17,9", optimizer="adamw", nesterov=False, lr=3e-3, clip=0.5)
+MLP = LENET.replaced(model="mlp", shape="5x5x3", widths="23,17,9", optimizer="adamw", nesterov=False, lr=3e-3, clip=0.5)
 
 
 BRANCHED = f"{__file__}:branched"  # a model of its own, for --model

@@ -40,7 +40,7 @@ def bytes_read() -> int:
 
 
 def session(comm, domain: str, **options) -> Session:
-    config = RunConfig(
+    config = RunConfig.of(
         model=f"{__file__}:tiny",
         loss="mse",
         grid=f"{comm.size}x1",

@@ -7,7 +7,6 @@ where those are installed.
 import importlib.util
 import inspect
 import re
-from dataclasses import replace
 
 import fake_cudnn
 import numpy as np
@@ -247,19 +246,19 @@ def test_no_cudnn(standin, monkeypatch):
 
 def test_options():
     with pytest.raises(UserError, match="--conv gemm has no effect with --backend numpy"):
-        RunConfig(conv="gemm").validate()
+        RunConfig.of(conv="gemm").validate()
     with pytest.raises(
         UserError, match="--conv cudnn: cuDNN convolves no float64: use --conv gemm, or another --dtype"
     ):
-        RunConfig(backend="cupy", conv="cudnn", dtype="float64").validate()
-    RunConfig(backend="cupy", conv="cudnn", dtype="bfloat16").validate()
+        RunConfig.of(backend="cupy", conv="cudnn", dtype="float64").validate()
+    RunConfig.of(backend="cupy", conv="cudnn", dtype="bfloat16").validate()
 
 
 def test_a_run_with_cudnn_is_a_run_without(log, comm):
     if comm.size > 1:
         pytest.skip("on one rank")
-    config = replace(LENET, backend="cupy", dtype="float32", steps=3)
-    plain = trained(replace(config, conv="gemm"), comm)
+    config = LENET.replaced(backend="cupy", dtype="float32", steps=3)
+    plain = trained(config.replaced(conv="gemm"), comm)
     assert not log.run
     np.testing.assert_allclose(trained(config, comm).curve, plain.curve, rtol=1e-5)
     assert set(log.run) == set(ALL)

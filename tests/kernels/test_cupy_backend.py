@@ -13,7 +13,7 @@ from backends import import_standin
 from gridnn.errors import UserError
 from gridnn.kernels import get_backend
 from gridnn.kernels.cuda import setup as cupy_setup
-from gridnn.train.agreement import shared_devices, together
+from gridnn.train.agreement import collective_check, shared_devices
 from gridnn.train.config import RunConfig
 from gridnn.train.staging import make_room
 
@@ -164,7 +164,7 @@ def test_kernels_of_the_cpu():
     with pytest.raises(UserError, match=r"--kernels numba computes on the CPU.*auto"):
         get_backend("cupy", "numba")
     with pytest.raises(UserError, match="--kernels numba has no effect with --backend cupy"):
-        RunConfig(backend="cupy", kernels="numba").validate()
+        RunConfig.of(backend="cupy", kernels="numba").validate()
 
 
 def test_which_device_a_rank_takes():
@@ -181,12 +181,12 @@ def test_all_ranks_refuse_what_one_refuses():
     for others, text in ([None], "rank 0 of 2: no GPU"), (["no GPU"], "no GPU"):
         comm = SimpleNamespace(allgather=lambda mine, others=others: [mine, *others])
         with pytest.raises(UserError) as caught:
-            together(comm, wrong)
+            collective_check(comm, wrong)
         assert str(caught.value) == text
     comm = SimpleNamespace(allgather=lambda mine: [mine, "no CuPy"])
     with pytest.raises(UserError, match="rank 1 of 2: no CuPy"):
-        together(comm, lambda: 1)
-    assert together(SimpleNamespace(allgather=lambda mine: [mine] * 2), lambda: 1) == 1
+        collective_check(comm, lambda: 1)
+    assert collective_check(SimpleNamespace(allgather=lambda mine: [mine] * 2), lambda: 1) == 1
 
 
 def test_ranks_that_share_a_gpu_are_told():

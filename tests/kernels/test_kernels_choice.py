@@ -14,7 +14,7 @@ from gridnn.kernels import NumpyBackend, get_backend
 from gridnn.kernels.cpu import choice
 from gridnn.kernels.reference import elementwise
 from gridnn.kernels.table import TABLE
-from gridnn.train.config import CHOICES
+from gridnn.train.config import RUN_OPTIONS
 
 
 def installed(name):
@@ -54,7 +54,7 @@ def test_kernels_asked_for_by_name_are_never_replaced(monkeypatch):
 
 
 def test_the_option_knows_them_all():
-    assert CHOICES["kernels"] == choice.KERNELS  # written out there: the command line starts without NumPy
+    assert RUN_OPTIONS["kernels"].choices == choice.KERNELS  # written out there: the command line starts without NumPy
 
 
 def test_a_missing_library_is_named(monkeypatch):

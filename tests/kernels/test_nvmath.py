@@ -7,7 +7,6 @@ those are installed.
 import ast
 import importlib.util
 import inspect
-from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -154,7 +153,7 @@ def test_a_bias_that_vectors_cannot_load(log):
 def test_a_run_with_epilogues_is_a_run_without(standin, monkeypatch, comm, dtype):
     if comm.size > 1:
         pytest.skip("on one rank")
-    config = replace(MLP, backend="cupy", dtype=dtype, dropout=0.0, steps=3, widths="24,16,9")
+    config = MLP.replaced(backend="cupy", dtype=dtype, dropout=0.0, steps=3, widths="24,16,9")
     if dtype == "bfloat16":
         pytest.importorskip("ml_dtypes")
     plain = trained(config, comm)

@@ -289,7 +289,7 @@ def test_outputs_follow_the_targets(tmp_path):
         np.savez(tmp_path / f"{name}.npz", x=x, y=y)
 
     def network(model, name, **options):
-        return set_up(RunConfig(model=model, dataset=str(tmp_path / f"{name}.npz"), **options), 1).network
+        return set_up(RunConfig.of(model=model, dataset=str(tmp_path / f"{name}.npz"), **options), 1).network
 
     labels, numbers = {"classes": 2}, {"loss": "mse"}
     assert network("unet3d", "labels", **labels).shapes["conv"] == (8, 8, 8, 2)

@@ -54,15 +54,15 @@ def test_keywords_are_handed_over_where_the_function_names_them(tmp_path):
 
 
 def test_options_of_own_models_reach_them():
-    plain = RunConfig(model=EXAMPLE)
+    plain = RunConfig.of(model=EXAMPLE)
     plain.validate()
     assert "dropout" not in plain.as_dict() and "widths" not in plain.as_dict()
-    given = RunConfig(model=EXAMPLE, dropout=0.25)
+    given = RunConfig.of(model=EXAMPLE, dropout=0.25)
     given.validate()
     assert given.as_dict()["dropout"] == 0.25
     assert any(node.name == "drop" for node in set_up(given, 1).network.nodes)
     with pytest.raises(UserError, match="--widths has no effect with --model"):
-        set_up(RunConfig(model=EXAMPLE, widths="3"), 1)
+        set_up(RunConfig.of(model=EXAMPLE, widths="3"), 1)
 
 
 def test_files_beside_it_can_be_imported(tmp_path):
@@ -152,7 +152,7 @@ def test_a_network_that_is_another_one_on_some_rank_is_refused_on_all(comm):
         pytest.skip("one rank agrees with itself")
 
     def config(width: int) -> RunConfig:
-        return RunConfig(model="mlp", widths=f"7,{width}", dataset="synthetic", shape="4x4x1", batch=12, samples=24)
+        return RunConfig.of(model="mlp", widths=f"7,{width}", dataset="synthetic", shape="4x4x1", batch=12, samples=24)
 
     with pytest.raises(UserError, match=r"'fc2', Linear.*features=9.* at place 1 layer 'fc2', Linear.*features=8"):
         Session(config(9 if comm.rank == 0 else 8), job_of(comm))

@@ -116,7 +116,7 @@ def test_training_starts_from_them(tmp_path):
     done = gridnn(2, "train", *words, *rest, "--quiet", "--log", str(log))
     assert done.returncode == 0, done.stderr
     (loss,) = [event["loss"] for event in map(json.loads, log.read_text().splitlines()) if event["event"] == "step"]
-    data = set_up(RunConfig(**options), 1).data.train
+    data = set_up(RunConfig.of(**options), 1).data.train
     x, everyone = np.empty((len(data), 48, 40, 3), np.float32), np.arange(len(data))
     data.read(everyone, ((0, 48), (0, 40), (0, 3)), x)
     net = torchmodels.make("resnet18", CLASSES).train()
@@ -130,7 +130,7 @@ def test_training_starts_from_them(tmp_path):
 
 def test_the_option_is_refused_where_it_means_nothing(tmp_path):
     with pytest.raises(UserError, match=r"--weights x has no effect with --model lenet: .* alexnet-onetower or"):
-        RunConfig(model="lenet", weights="x").validate()
+        RunConfig.of(model="lenet", weights="x").validate()
     path = str(tmp_path / "none.safetensors")
     done = gridnn(2, "train", "--model", "resnet18", "--dataset", "synthetic", "--weights", path)
     assert done.returncode == 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import re
 
@@ -202,9 +201,10 @@ class TestStrategies:
 
 class TestConfig:
     def test_the_default_depends_on_the_grid(self):
-        assert RunConfig().divider == "optimal" and RunConfig(grid="2x2").divider == "grid"
-        assert RunConfig().as_dict()["strategy"] == "optimal" and RunConfig().as_dict()["machine"] == "generic-cpu"
-        assert "machine" not in RunConfig(grid="2x2").as_dict()
+        free, fixed = RunConfig(), RunConfig.of(grid="2x2")
+        assert free.plan.divider == "optimal" and fixed.plan.divider == "grid"
+        assert free.as_dict()["strategy"] == "optimal" and free.as_dict()["machine"] == "generic-cpu"
+        assert "machine" not in fixed.as_dict()
 
     @pytest.mark.parametrize(
         ("options", "text"),
@@ -224,17 +224,17 @@ class TestConfig:
     )
     def test_options_without_effect_are_refused(self, options, text):
         with pytest.raises(UserError, match=text):
-            RunConfig(**options).validate()
+            RunConfig.of(**options).validate()
 
     def test_options_with_an_effect_are_not(self):
-        RunConfig(machine="frontier", memory="16GB").validate()
-        RunConfig(grid="2x2", strategy="optimal", machine="frontier", memory="16GB").validate()
-        RunConfig(strategy="integrated", memory="16GB").validate()
+        RunConfig.of(machine="frontier", memory="16GB").validate()
+        RunConfig.of(grid="2x2", strategy="optimal", machine="frontier", memory="16GB").validate()
+        RunConfig.of(strategy="integrated", memory="16GB").validate()
 
     def test_a_plan_file_says_the_grid(self, tmp_path):
-        made = set_up(dataclasses.replace(LENET, grid="1x4", strategy="model", copies=True), 4)
+        made = set_up(LENET.replaced(grid="1x4", strategy="model", copies=True), 4)
         made.plan.save(tmp_path / "plan.json")
-        planned = set_up(dataclasses.replace(LENET, plan=str(tmp_path / "plan.json")), 4)
+        planned = set_up(LENET.replaced(plan=str(tmp_path / "plan.json")), 4)
         assert planned.plan.grid == GridShape(1, 4)
 
 
@@ -253,7 +253,7 @@ def serial(name: str):
 @pytest.mark.parametrize("name", RUNS)
 def test_plans_run_give_the_serial_losses_and_the_predicted_words(comm, name):
     same(trained(RUNS[name], comm), serial(name), name)
-    result = audit(dataclasses.replace(RUNS[name], steps=2), job_of(comm))
+    result = audit(RUNS[name].replaced(steps=2), job_of(comm))
     assert result.equal
 
 
@@ -262,13 +262,13 @@ def test_plans_run_give_the_serial_losses_and_the_predicted_words(comm, name):
 @pytest.mark.parametrize("name", RUNS)
 def test_plans_of_every_search_run(comm, name, axes):
     """On a machine that makes the search divide: a slow memory and cheap messages."""
-    network = set_up(dataclasses.replace(RUNS[name], grid="1x1"), 1).network
+    network = set_up(RUNS[name].replaced(grid="1x1"), 1).network
     rates = dict.fromkeys(("gemm", "conv"), ((1.0, 10000000.0),))
     machine = Machine("slow", (Level("network", None, 1e-7, 1e-9),), Compute(rates, 1e7))
-    plan = plan_optimal(PlanRequest(network, comm.size, RUNS[name].batch, machine, axes=axes)).plan
+    plan = plan_optimal(PlanRequest(network, comm.size, RUNS[name].train.batch, machine, axes=axes)).plan
     with folder(comm) as path:
         if comm.rank == 0:
             plan.save(path / "plan.json")
         comm.Barrier()
-        planned = dataclasses.replace(RUNS[name], plan=str(path / "plan.json"))
+        planned = RUNS[name].replaced(plan=str(path / "plan.json"))
         same(trained(planned, comm), serial(name), str(plan.as_dict()))

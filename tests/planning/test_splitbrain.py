@@ -37,9 +37,9 @@ from gridnn.train.config import RunConfig
 
 SPLITBRAIN = {"strategy": "splitbrain", "epochs": 9, "clip": None, "steps": 4}
 RUNS = {
-    "mlp": dataclasses.replace(MLP, **SPLITBRAIN),
-    "lenet": dataclasses.replace(LENET, **SPLITBRAIN),
-    "alexnet": RunConfig(
+    "mlp": MLP.replaced(**SPLITBRAIN),
+    "lenet": LENET.replaced(**SPLITBRAIN),
+    "alexnet": RunConfig.of(
         backend=backend_name(),
         model=f"{narrow.__file__}:alexnet",
         dataset="synthetic",
@@ -160,9 +160,9 @@ def test_groups_that_do_not_fit_are_refused(group, grid, message):
 def test_group_and_grid_name_the_same_thing():
     assert group_grid(3, "auto", 6) == group_grid(None, "3x2", 6) == group_grid(3, "-1x2", 6) == GridShape(3, 2)
     with pytest.raises(UserError, match=r"--group 2 has no effect with --strategy grid: leave it out, or use --strat"):
-        RunConfig(group=2, strategy="grid").validate()
+        RunConfig.of(group=2, strategy="grid").validate()
     with pytest.raises(UserError, match=r"--group 0: must be a whole number of at least 1"):
-        RunConfig(group=0, strategy="splitbrain").validate()
+        RunConfig.of(group=0, strategy="splitbrain").validate()
 
 
 def test_networks_without_a_stack_are_refused():
@@ -231,11 +231,11 @@ def test_curve_is_that_of_the_serial_run_and_words_are_predicted(comm, name):
     """Every group size K that divides P; samples, targets and dropout masks are dealt in rounds."""
     from mpi4py import MPI
 
-    reference = trained(dataclasses.replace(RUNS[name], strategy="batch"), MPI.COMM_SELF)
+    reference = trained(RUNS[name].replaced(strategy="batch"), MPI.COMM_SELF)
     for group in divisors(comm.size)[1:] or [1]:
-        config = dataclasses.replace(RUNS[name], group=group)
+        config = RUNS[name].replaced(group=group)
         same(trained(config, comm), reference, f"{name} K={group}")
-        assert_audited(dataclasses.replace(config, steps=2), comm)
+        assert_audited(config.replaced(steps=2), comm)
 
 
 def assert_audited(config, comm):
@@ -258,10 +258,10 @@ VARIANTS = {
 def test_rounds_compose(comm, variant):
     from mpi4py import MPI
 
-    config = dataclasses.replace(RUNS["lenet"], steps=3, **VARIANTS[variant])
-    plain = dataclasses.replace(config, strategy="batch", copies=False, grid="1x1", recompute=False)
+    config = RUNS["lenet"].replaced(steps=3, **VARIANTS[variant])
+    plain = config.replaced(strategy="batch", copies=False, grid="1x1", recompute=False)
     group = {} if "grid" in VARIANTS[variant] else {"group": max(k for k in (1, 2, 3) if comm.size % k == 0)}
-    config = dataclasses.replace(config, **group)
+    config = config.replaced(**group)
     same(trained(config, comm), trained(plain, MPI.COMM_SELF), variant)
     assert_audited(config, comm)
 
@@ -270,18 +270,18 @@ def test_rounds_compose(comm, variant):
 def test_a_checkpoint_of_a_run_in_rounds_goes_on_without_them(comm):
     from mpi4py import MPI
 
-    config = dataclasses.replace(RUNS["mlp"], group=comm.size, keep=9)
-    reference = trained(dataclasses.replace(config, strategy="batch", group=None), MPI.COMM_SELF)
+    config = RUNS["mlp"].replaced(group=comm.size, keep=9)
+    reference = trained(config.replaced(strategy="batch", group=None), MPI.COMM_SELF)
     with folder(comm) as path:
-        config = dataclasses.replace(config, checkpoint=str(path))
-        first = trained(dataclasses.replace(config, steps=2), comm)
-        second = trained(dataclasses.replace(config, strategy="batch", group=None, resume=True), comm)
+        config = config.replaced(checkpoint=str(path))
+        first = trained(config.replaced(steps=2), comm)
+        second = trained(config.replaced(strategy="batch", group=None, resume=True), comm)
     same(first.join(second), reference)
 
 
 @pytest.mark.mpi
 def test_rounds_leave_everything_on_the_device(comm, monkeypatch):
-    config = dataclasses.replace(RUNS["mlp"], backend="numpy", group=comm.size, kernels="reference", steps=2)
+    config = RUNS["mlp"].replaced(backend="numpy", group=comm.size, kernels="reference", steps=2)
     plain = trained(config, comm)
     monkeypatch.setattr("gridnn.train.session.get_backend", lambda *names, **options: StrictBackend())
     assert trained(config, comm).losses == plain.losses
@@ -304,12 +304,12 @@ def test_other_plans_run_in_rounds_too(comm):
     if comm.size not in PLANS:
         pytest.skip("on 1, 2, 3, 4 and 6 ranks")
     rounds, splits = PLANS[comm.size]
-    config = dataclasses.replace(RUNS["lenet"], strategy="grid", grid="1x-1", steps=3)
-    reference = trained(dataclasses.replace(config, strategy="batch"), MPI.COMM_SELF)
+    config = RUNS["lenet"].replaced(strategy="grid", grid="1x-1", steps=3)
+    reference = trained(config.replaced(strategy="batch"), MPI.COMM_SELF)
     with TemporaryDirectory() as folder:
         path = Path(folder) / "plan.json"
         path.write_text(json.dumps({"version": 1, "rounds": rounds, "splits": splits}))
-        config = dataclasses.replace(config, plan=str(path))
+        config = config.replaced(plan=str(path))
         same(trained(config, comm), reference)
         assert_audited(config, comm)
 

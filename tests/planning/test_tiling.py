@@ -290,11 +290,11 @@ def test_tiling_is_faster_than_data_parallelism_for_small_batches(monkeypatch):
 
 # -- runs ---------------------------------------------------------------------------------------------------------
 
-BASE = RunConfig(dataset="synthetic", dtype="float64", batch=12, samples=31, steps=2, lr=0.02, epochs=3)
+BASE = RunConfig.of(dataset="synthetic", dtype="float64", batch=12, samples=31, steps=2, lr=0.02, epochs=3)
 RUNS = {
-    "mlp": dataclasses.replace(BASE, model="mlp", shape="5x5x3", widths="64,48,40", batch=13),
-    "lenet": dataclasses.replace(BASE, model="lenet", shape="27x12x2"),
-    "residual": dataclasses.replace(BASE, model="residual", shape="12x9x3", batch=6),
+    "mlp": BASE.replaced(model="mlp", shape="5x5x3", widths="64,48,40", batch=13),
+    "lenet": BASE.replaced(model="lenet", shape="27x12x2"),
+    "residual": BASE.replaced(model="residual", shape="12x9x3", batch=6),
 }
 
 
@@ -332,19 +332,19 @@ def serial(name: str):
     """The run on one rank, made by every rank for itself."""
     from mpi4py import MPI
 
-    return trained(dataclasses.replace(RUNS[name], grid="1x1"), MPI.COMM_SELF)
+    return trained(RUNS[name].replaced(grid="1x1"), MPI.COMM_SELF)
 
 
 @pytest.mark.mpi
 @pytest.mark.parametrize("name", RUNS)
 def test_plans_run_give_the_serial_losses_and_the_predicted_words(comm, name):
     config = RUNS[name]
-    plan = plan_tiling(set_up(dataclasses.replace(config, grid="1x1"), 1).network, comm.size, config.batch)
+    plan = plan_tiling(set_up(config.replaced(grid="1x1"), 1).network, comm.size, config.train.batch)
     with folder(comm) as path:
         if comm.rank == 0:
             plan.save(path / "tiling.json")
         comm.Barrier()
-        planned = dataclasses.replace(config, plan=str(path / "tiling.json"), grid=str(plan.grid))
+        planned = config.replaced(plan=str(path / "tiling.json"), grid=str(plan.grid))
         same(trained(planned, comm), serial(name), f"{name} {plan.as_dict()}")
         wrong = [row for row in audit(planned, job_of(comm)).rows if not row.equal]
     assert not wrong

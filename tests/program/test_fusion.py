@@ -53,7 +53,7 @@ def network(shape=(9, 6, 2), classes=6, **options) -> Network:
     return net
 
 
-RUN = replace(LENET, shape="9x6x2", classes=6, epochs=1, batch=13, samples=26, weight_decay=0.0, lr=0.1)
+RUN = LENET.replaced(shape="9x6x2", classes=6, epochs=1, batch=13, samples=26, weight_decay=0.0, lr=0.1)
 ALL = [
     ("conv1", "relu1", None),
     ("conv2", "tanh2", None),
@@ -99,7 +99,7 @@ def test_a_movement_between_keeps_them_apart():
 
 
 def curve(comm, **options) -> np.ndarray:
-    return np.array(trained(replace(RUN, **options), comm).curve)
+    return np.array(trained(RUN.replaced(**options), comm).curve)
 
 
 def both(monkeypatch, comm, **options) -> None:

@@ -254,7 +254,7 @@ def test_the_cases_are_many_different_plans_for_any_number_of_ranks():
     assert [case.grid for case in grids_of_figure_7(4)] == ["1x4", "2x2", "4x1"]
     cases = many(4)
     assert len(cases) == 20 == len(set(map(str, cases)))
-    assert len({case.config.model for case in cases}) == 5
+    assert len({case.config.model.model for case in cases}) == 5
 
 
 def test_spearman():
@@ -264,7 +264,7 @@ def test_spearman():
 
 
 def measured(grid: str, predicted: float, seconds: tuple[float, ...], equal: bool = True):
-    case = Case(RunConfig(model="mlp", strategy="grid", grid=grid))
+    case = Case(RunConfig.of(model="mlp", strategy="grid", grid=grid))
     return Measured(case, predicted, seconds, (100, 100 if equal else 99), equal)
 
 
@@ -291,7 +291,7 @@ from gridnn.train.config import RunConfig
 
 def body(job):
     options = dict(model="mlp", dataset="synthetic", shape="8x8x1", samples=64, widths="32,32", batch=16, lr=1e-3)
-    cases = [Case(RunConfig(**options, strategy="grid", grid=grid)) for grid in ("1x2", "2x1")]
+    cases = [Case(RunConfig.of(**options, strategy="grid", grid=grid)) for grid in ("1x2", "2x1")]
     found = measure_plans(job, cases, load_machine("generic-cpu"), rounds=1)
     if not job.rank:
         print(json.dumps([[one.equal, *one.words, one.predicted, len(one.seconds), one.median] for one in found]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from contextlib import suppress
 
@@ -21,15 +20,15 @@ from gridnn.train.session import Session
 from gridnn.train.setup import make_optimizer
 
 # Two steps an epoch and two batches to evaluate: all is recorded in the second epoch, and launched in the third.
-LENET = dataclasses.replace(LENET, backend="numpy", transport="auto", samples=26, epochs=3, shape="15x12x2")
-MLP = dataclasses.replace(MLP, backend="numpy", transport="auto", samples=26, epochs=3)
-MIXED = dataclasses.replace(LENET, model=BRANCHED, shape="12x9x3", dtype="float32")
+LENET = LENET.replaced(backend="numpy", transport="auto", samples=26, epochs=3, shape="15x12x2")
+MLP = MLP.replaced(backend="numpy", transport="auto", samples=26, epochs=3)
+MIXED = LENET.replaced(model=BRANCHED, shape="12x9x3", dtype="float32")
 RUNS = {
     "lenet": LENET,
-    "mixed": dataclasses.replace(MIXED, optimizer="adamw", nesterov=False, clip=0.5, accumulate=3),
-    "recomputed": dataclasses.replace(MIXED, recompute=True),
-    "float16": dataclasses.replace(MIXED, dtype="float16"),
-    "rounds": dataclasses.replace(LENET, strategy="splitbrain", grid="auto"),
+    "mixed": MIXED.replaced(optimizer="adamw", nesterov=False, clip=0.5, accumulate=3),
+    "recomputed": MIXED.replaced(recompute=True),
+    "float16": MIXED.replaced(dtype="float16"),
+    "rounds": LENET.replaced(strategy="splitbrain", grid="auto"),
 }
 DIVIDED = {
     1: [("lenet", {"grid": "1x1"}), ("mixed", {"grid": "1x1"}), ("recomputed", {"grid": "1x1"}), ("float16", {})],
@@ -47,8 +46,8 @@ def _cupy():
 
 def both(config, comm):
     """The run without graphs and with them."""
-    config = dataclasses.replace(config, backend="cupy")
-    return trained(config, comm), trained(dataclasses.replace(config, graphs=True), comm)
+    config = config.replaced(backend="cupy")
+    return trained(config, comm), trained(config.replaced(graphs=True), comm)
 
 
 @pytest.mark.mpi
@@ -56,7 +55,7 @@ def test_the_bits_are_those_of_a_run_without(comm):
     if comm.size not in DIVIDED:
         pytest.skip("on 1, 2 and 4 ranks")
     for name, changes in DIVIDED[comm.size]:
-        plain, graphs = both(dataclasses.replace(RUNS[name], **changes), comm)
+        plain, graphs = both(RUNS[name].replaced(**changes), comm)
         assert graphs.curve == plain.curve, name
         assert graphs.epochs == plain.epochs, name
         assert [note for note in graphs.notes if "CUDA graphs" in note], name
@@ -66,7 +65,7 @@ def test_the_bits_are_those_of_a_run_without(comm):
 def test_what_moves_is_what_is_predicted(comm):
     if comm.size != 4:
         pytest.skip("on 4 ranks")
-    config = dataclasses.replace(RUNS["lenet"], backend="cupy", graphs=True, grid="2x2", steps=3)
+    config = RUNS["lenet"].replaced(backend="cupy", graphs=True, grid="2x2", steps=3)
     assert audit(config, job_of(comm)).equal
 
 
@@ -74,20 +73,20 @@ def test_epilogues_of_products(standin, monkeypatch, comm):
     if comm.size > 1:
         pytest.skip("on one rank")
     log = fake_nvmath.install(monkeypatch)
-    plain, graphs = both(dataclasses.replace(MLP, dtype="float32", dropout=0.0, widths="24,16,9"), comm)
+    plain, graphs = both(MLP.replaced(dtype="float32", dropout=0.0, widths="24,16,9"), comm)
     assert graphs.curve == plain.curve
     assert {"RELU_AUX_BIAS", "DRELU"} <= set(log)
 
 
 def session_of(comm, **changes):
-    config = dataclasses.replace(RUNS["mixed"], backend="cupy", grid="1x1", accumulate=1, clip=None, **changes)
+    config = RUNS["mixed"].replaced(backend="cupy", grid="1x1", accumulate=1, clip=None, **changes)
     return Session(config, job_of(comm))
 
 
 def step(session, number):
     indices = np.arange(13)
     loss = session.step(indices, number)
-    session.update(make_optimizer(session.config).start(session.parameters), 0.01)
+    session.update(make_optimizer(session.config.train).start(session.parameters), 0.01)
     return loss
 
 
@@ -218,4 +217,4 @@ def test_a_first_layer_that_is_not_finite_is_found(comm):
 
 def test_graphs_belong_to_gpus():
     with pytest.raises(UserError, match="--graphs has no effect with --backend numpy"):
-        dataclasses.replace(LENET, graphs=True).validate()
+        LENET.replaced(graphs=True).validate()

@@ -135,4 +135,4 @@ def test_refused():
     with pytest.raises(UserError, match="nesterov needs momentum, but momentum = 0"):
         SGD(nesterov=True)
     with pytest.raises(UserError, match="unknown optimizer 'adam': did you mean adamw"):
-        make_optimizer(RunConfig(optimizer="adam"))
+        make_optimizer(RunConfig.of(optimizer="adam").train)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 import re
 import struct
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,8 +19,9 @@ from gridnn import layers as L
 from gridnn.errors import UserError
 from gridnn.network import Network
 from gridnn.train import setup
-from gridnn.train.config import RunConfig
+from gridnn.train.config import RUN_OPTIONS, RunConfig
 from gridnn.train.header import read_header
+from gridnn.train.option import ADJUSTABLE, FIXED, FREE
 
 
 def normalised(shape, classes, **options) -> Network:
@@ -49,7 +48,7 @@ def _own_model(monkeypatch):
     monkeypatch.setattr(setup, "get_model", get_model)
 
 
-RUNS = {"lenet": LENET, "mlp": MLP, "normalised": replace(LENET, model="normalised", shape="13x9x2")}
+RUNS = {"lenet": LENET, "mlp": MLP, "normalised": LENET.replaced(model="normalised", shape="13x9x2")}
 
 
 @functools.cache
@@ -57,7 +56,7 @@ def uninterrupted(name: str) -> Told:
     """The run on one rank, made by every rank for itself."""
     from mpi4py import MPI
 
-    return trained(replace(RUNS[name], grid="1x1"), MPI.COMM_SELF)
+    return trained(RUNS[name].replaced(grid="1x1"), MPI.COMM_SELF)
 
 
 # Where a run goes on: on how many ranks, on which grid, how divided, and how many steps it has made when it stops.
@@ -78,8 +77,8 @@ def test_a_run_goes_on_on_another_grid_with_another_strategy_and_other_ranks(com
     with folder(comm) as directory:
         for number, (ranks, grid, strategy, steps) in enumerate(JOURNEYS[comm.size]):
             strategy = "grid" if (name, strategy) == ("mlp", "domain") else strategy
-            config = replace(RUNS[name], grid=grid, strategy=strategy, steps=steps, checkpoint=str(directory))
-            part = trained_on(ranks, replace(config, resume=number > 0), comm)
+            config = RUNS[name].replaced(grid=grid, strategy=strategy, steps=steps, checkpoint=str(directory))
+            part = trained_on(ranks, config.replaced(resume=number > 0), comm)
             whole = whole.join(comm.bcast(part))
     assert len(reference.losses) == 12
     for epoch in set(whole.epochs) & set(reference.epochs):  # told after a part of the epoch, and then after all of it
@@ -91,9 +90,9 @@ def test_a_run_goes_on_on_another_grid_with_another_strategy_and_other_ranks(com
 def test_arrays_of_a_device_are_saved_and_filled(comm, monkeypatch):
     monkeypatch.setattr("gridnn.train.session.get_backend", lambda *names, **options: StrictBackend())
     with folder(comm) as directory:
-        config = replace(RUNS["normalised"], checkpoint=str(directory), strategy="model")
-        first = trained(replace(config, steps=4), comm)
-        same(first.join(trained(replace(config, resume=True), comm)), uninterrupted("normalised"))
+        config = RUNS["normalised"].replaced(checkpoint=str(directory), strategy="model")
+        first = trained(config.replaced(steps=4), comm)
+        same(first.join(trained(config.replaced(resume=True), comm)), uninterrupted("normalised"))
 
 
 @pytest.mark.mpi
@@ -103,8 +102,8 @@ def test_any_tool_reads_the_global_tensors(comm):
 
     with folder(comm) as mine:
         divided, alone = mine / "divided", mine / f"alone{comm.rank}"
-        trained(replace(RUNS["normalised"], checkpoint=str(divided)), comm)
-        trained(replace(RUNS["normalised"], checkpoint=str(alone), grid="1x1"), MPI.COMM_SELF)
+        trained(RUNS["normalised"].replaced(checkpoint=str(divided)), comm)
+        trained(RUNS["normalised"].replaced(checkpoint=str(alone), grid="1x1"), MPI.COMM_SELF)
         file = "step-00000012.safetensors"
         found, wanted = load_file(divided / file), load_file(alone / file)
         assert list(found) == list(wanted)
@@ -146,10 +145,10 @@ def test_every_rank_reads_its_own_part_and_no_more(comm, monkeypatch):
     monkeypatch.setattr(checkpoint, "SharedFile", Watched)
     monkeypatch.setattr(checkpoints, "load", load)
     with folder(comm) as directory:
-        config = replace(MLP, checkpoint=str(directory), strategy="model", steps=3, widths="24,12")
+        config = MLP.replaced(checkpoint=str(directory), strategy="model", steps=3, widths="24,12")
         trained(config, comm)
         assert sum(comm.allgather(files[-1].bytes_written)) == sum(comm.allgather(files[-1].bytes_read))
-        trained(replace(config, steps=4, resume=True), comm)
+        trained(config.replaced(steps=4, resume=True), comm)
     ((asked, own, whole),) = loaded
     assert asked == own
     assert own <= whole if comm.size == 1 else own < whole * 1.3 / min(comm.size, 4)
@@ -168,7 +167,7 @@ def test_ranks_that_hold_the_same_write_a_piece_each(comm, monkeypatch):
 
     monkeypatch.setattr(checkpoint, "SharedFile", Watched)
     with folder(comm) as directory:
-        trained(replace(MLP, checkpoint=str(directory), strategy="batch", steps=3, widths="240,120"), comm)
+        trained(MLP.replaced(checkpoint=str(directory), strategy="batch", steps=3, widths="240,120"), comm)
         written = comm.allgather(files[-1])
         header = read_header(str(directory / files_of(3)[0]))
     assert sum(written) == header.size - header.data
@@ -206,7 +205,7 @@ def files_of(*steps: int) -> list[str]:
     ],
 )
 def test_when_checkpoints_are_written_and_which_remain(tmp_path, alone, options, written, kept):
-    told = trained(replace(MLP, checkpoint=str(tmp_path / "new" / "directory"), **options), alone)
+    told = trained(MLP.replaced(checkpoint=str(tmp_path / "new" / "directory"), **options), alone)
     assert told.paths == files_of(*written)
     assert names(tmp_path / "new" / "directory") == files_of(*kept)
 
@@ -214,25 +213,25 @@ def test_when_checkpoints_are_written_and_which_remain(tmp_path, alone, options,
 def test_a_directory_without_checkpoints_begins_the_run(tmp_path, alone):
     (tmp_path / "step-00000009.safetensors.partial").write_bytes(b"what a killed job left")
     (tmp_path / "step-9.safetensors").write_bytes(b"not one of ours")
-    told = trained(replace(MLP, checkpoint=str(tmp_path), resume=True, steps=3), alone)
+    told = trained(MLP.replaced(checkpoint=str(tmp_path), resume=True, steps=3), alone)
     assert f"--resume: {tmp_path} holds no checkpoint, so the run begins" in told.notes
     assert list(told.losses) == [1, 2, 3]
     assert names(tmp_path) == [*files_of(3), "step-9.safetensors"]
 
 
 def test_a_run_that_is_over_has_nothing_left_to_do(tmp_path, alone):
-    config = replace(MLP, checkpoint=str(tmp_path), epochs=2)
+    config = MLP.replaced(checkpoint=str(tmp_path), epochs=2)
     trained(config, alone)
     before = (tmp_path / files_of(6)[0]).stat().st_mtime_ns
-    told = trained(replace(config, resume=True), alone)
+    told = trained(config.replaced(resume=True), alone)
     assert "nothing is left to do: 6 of 6 steps are made" in told.notes
     assert (told.losses, told.epochs, told.paths) == ({}, {}, [])
     assert (tmp_path / files_of(6)[0]).stat().st_mtime_ns == before
 
 
 def test_epochs_count_from_the_start(tmp_path, alone):
-    trained(replace(MLP, checkpoint=str(tmp_path), epochs=2), alone)
-    told = trained(replace(MLP, checkpoint=str(tmp_path), epochs=3, resume=True), alone)
+    trained(MLP.replaced(checkpoint=str(tmp_path), epochs=2), alone)
+    told = trained(MLP.replaced(checkpoint=str(tmp_path), epochs=3, resume=True), alone)
     assert list(told.epochs) == [3]
     assert list(told.losses) == [7, 8, 9]
 
@@ -243,12 +242,12 @@ def test_epochs_count_from_the_start(tmp_path, alone):
 @pytest.fixture
 def saved(tmp_path, alone):
     """A directory with two checkpoints."""
-    trained(replace(RUNS["normalised"], checkpoint=str(tmp_path), steps=6), alone)
+    trained(RUNS["normalised"].replaced(checkpoint=str(tmp_path), steps=6), alone)
     return tmp_path
 
 
 def refused(directory, comm, text: str, **changes) -> str:
-    config = replace(RUNS["normalised"], checkpoint=str(directory), resume=True, **changes)
+    config = RUNS["normalised"].replaced(checkpoint=str(directory), resume=True, **changes)
     with pytest.raises(UserError, match=text) as raised:
         trained(config, comm)
     return str(raised.value)
@@ -296,7 +295,7 @@ def test_a_damaged_file_is_refused_by_name_and_the_one_before_it_resumes(saved, 
     assert str(newest) in message
     assert f"the one before it is {saved / files_of(3)[0]}: remove the bad one" in message
     newest.unlink()
-    told = trained(replace(RUNS["normalised"], checkpoint=str(saved), resume=True), alone)
+    told = trained(RUNS["normalised"].replaced(checkpoint=str(saved), resume=True), alone)
     assert list(told.losses) == list(range(4, 13))
 
 
@@ -315,7 +314,7 @@ def test_a_file_of_another_program_is_refused(saved, alone):
 @pytest.mark.parametrize("place", [0.3, 0.6, 0.9])
 def test_every_rank_learns_of_a_damage_that_one_has_read(comm, place):
     with folder(comm) as directory:
-        config = replace(RUNS["normalised"], checkpoint=str(directory), steps=3, strategy="model")
+        config = RUNS["normalised"].replaced(checkpoint=str(directory), steps=3, strategy="model")
         trained(config, comm)
         if comm.rank == 0:
             file = directory / files_of(3)[0]
@@ -370,44 +369,43 @@ def test_options_that_would_make_another_run_are_refused(saved, alone, changes, 
 
 
 def test_options_that_change_the_rest_of_the_run_are_told(saved, alone):
-    config = replace(RUNS["normalised"], checkpoint=str(saved), resume=True, lr=0.01, epochs=3, schedule="cosine")
+    config = RUNS["normalised"].replaced(checkpoint=str(saved), resume=True, lr=0.01, epochs=3, schedule="cosine")
     told = trained(config, alone)
     assert any("changed since then: --epochs 4 -> 3, --lr 0.05 -> 0.01" in note for note in told.notes)
     assert list(told.losses) == [7, 8, 9]
 
 
 def test_every_option_is_free_adjustable_or_fixed():
-    """A name that no option has any more would be a mistake; what is in neither set must stay as it was."""
-    from gridnn.cli.options import NETWORK
-    from gridnn.train.resume import ADJUSTABLE, FREE
-
-    known = {field.name for field in dataclasses.fields(RunConfig)}
-    assert known >= (FREE | ADJUSTABLE)
-    assert not FREE & ADJUSTABLE
-    assert {name for name, option in NETWORK.items() if option.rich_help_panel == "Grid"} <= FREE
+    """What a section says of most of its options, and what an option says of itself; what divides is free."""
+    assert all(option.resume in (FREE, ADJUSTABLE, FIXED) for option in RUN_OPTIONS.values())
+    assert all(option.resume == FREE for option in RUN_OPTIONS.values() if option.panel in ("Grid", "Checkpoints"))
+    assert {name for name, option in RUN_OPTIONS.items() if option.panel == "Machine" and option.resume == FIXED} == {
+        "dtype",
+        "seed",
+    }
 
 
 def test_a_directory_of_an_earlier_run_is_not_overwritten(saved, alone):
     with pytest.raises(UserError, match=f"--checkpoint {saved} holds {files_of(6)[0]} of an earlier run: --resume"):
-        trained(replace(RUNS["normalised"], checkpoint=str(saved)), alone)
+        trained(RUNS["normalised"].replaced(checkpoint=str(saved)), alone)
 
 
 def test_a_directory_that_cannot_be_made(tmp_path, alone):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"--checkpoint .*/file/there cannot be written: Not a directory"):
-        trained(replace(MLP, checkpoint=str(tmp_path / "file" / "there")), alone)
+        trained(MLP.replaced(checkpoint=str(tmp_path / "file" / "there")), alone)
 
 
 @pytest.mark.parametrize("option", [{"resume": True}, {"keep": 2}, {"save_every": 3}])
 def test_options_that_need_a_directory(option):
     with pytest.raises(UserError, match=r"needs the directory of the checkpoints: --checkpoint DIR"):
-        RunConfig(**option).validate()
+        RunConfig.of(**option).validate()
 
 
 @pytest.mark.parametrize("option", [{"keep": 0}, {"save_every": 0}])
 def test_numbers_below_one(option):
     with pytest.raises(UserError, match=r"0: must be a whole number of at least 1"):
-        RunConfig(checkpoint="there", **option).validate()
+        RunConfig.of(checkpoint="there", **option).validate()
 
 
 def test_a_damaged_file_is_told_once_by_the_command(saved):
@@ -428,7 +426,7 @@ def test_what_cannot_be_written_whole_is_no_checkpoint(comm, monkeypatch):
 
     write = SharedFile.write
     with folder(comm) as directory:
-        config = replace(RUNS["normalised"], checkpoint=str(directory), steps=3)
+        config = RUNS["normalised"].replaced(checkpoint=str(directory), steps=3)
         trained(config, comm)
 
         def lost(self, region, part):
@@ -436,7 +434,7 @@ def test_what_cannot_be_written_whole_is_no_checkpoint(comm, monkeypatch):
 
         monkeypatch.setattr(SharedFile, "write", lost)
         with pytest.raises(UserError, match="cannot be written: what was read back is not what was written"):
-            trained(replace(config, steps=4, resume=True), comm)
+            trained(config.replaced(steps=4, resume=True), comm)
         comm.Barrier()
         assert names(directory) == files_of(3)
         read_header(str(directory / files_of(3)[0]))
@@ -446,12 +444,12 @@ def test_a_disk_that_is_too_small_is_found_before_anything_is_written(tmp_path, 
     import resource
 
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    config = replace(RUNS["normalised"], checkpoint=str(tmp_path), steps=3)
+    config = RUNS["normalised"].replaced(checkpoint=str(tmp_path), steps=3)
     trained(config, alone)
     resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))
     try:
         with pytest.raises(UserError, match=r"step-00000004.safetensors.* bytes cannot be written: File too large"):
-            trained(replace(config, steps=4, resume=True), alone)
+            trained(config.replaced(steps=4, resume=True), alone)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert names(tmp_path) == files_of(3)

@@ -9,7 +9,6 @@ import random
 import signal
 import sys
 import time
-from dataclasses import replace
 
 import pytest
 from killed import EVERY, STAGES
@@ -42,7 +41,7 @@ def test_killed_at_every_stage_of_writing(tmp_path, alone, stage):
     newest = 2 * EVERY if stage == "renamed" else EVERY
     assert [name for name in left if name.endswith(".safetensors")][-1] == f"step-{newest:08d}.safetensors"
     assert any(name.endswith(".partial") for name in left) == (stage not in ("before anything", "renamed"))
-    told = trained(replace(MLP, checkpoint=str(tmp_path), resume=True), alone)
+    told = trained(MLP.replaced(checkpoint=str(tmp_path), resume=True), alone)
     assert next(iter(told.losses)) == newest + 1
     reference = Told()
     reference.losses = {step: loss for step, loss in uninterrupted().losses.items() if step > newest}

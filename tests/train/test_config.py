@@ -5,21 +5,21 @@ from __future__ import annotations
 import pytest
 
 from gridnn.errors import UserError, unknown, within_memory
-from gridnn.train.config import CHOICES, RunConfig
+from gridnn.train.config import RUN_OPTIONS, RunConfig
 
 
 def refused(text: str, **options):
     with pytest.raises(UserError, match=text):
-        RunConfig(**options).validate()
+        RunConfig.of(**options).validate()
 
 
 def test_the_defaults_are_valid():
-    RunConfig().validate()
+    RunConfig.of().validate()
 
 
-@pytest.mark.parametrize("name", CHOICES)
+@pytest.mark.parametrize("name", [name for name, option in RUN_OPTIONS.items() if option.choices])
 def test_a_misspelt_name_is_answered_with_the_nearest(name):
-    known = CHOICES[name][0]
+    known = RUN_OPTIONS[name].choices[0]
     refused(f"unknown {name.replace('_', '-')} '{known}x': did you mean {known}", **{name: known + "x"})
 
 
@@ -77,31 +77,31 @@ def test_options_without_effect_are_refused(options, text):
 
 
 def test_texts_are_parsed():
-    config = RunConfig(widths="512, 256", shape="28x28x1", domain="2x3")
-    assert config.hidden == (512, 256)
-    assert config.sample_shape == (28, 28, 1)
-    assert config.domain_parts == (2, 3)
-    assert RunConfig(domain="4").domain_parts == (4,)
-    assert RunConfig().domain_parts is None
-    assert RunConfig(names="a, g/b").array_names == ("a", "g/b")
+    config = RunConfig.of(widths="512, 256", shape="28x28x1", domain="2x3")
+    assert config.model.hidden == (512, 256)
+    assert config.data.sample_shape == (28, 28, 1)
+    assert config.plan.domain_parts == (2, 3)
+    assert RunConfig.of(domain="4").plan.domain_parts == (4,)
+    assert RunConfig.of().plan.domain_parts is None
+    assert RunConfig.of(names="a, g/b").data.array_names == ("a", "g/b")
 
 
 def test_the_shape_is_that_of_the_data_set():
-    assert RunConfig(dataset="volumes").sample_shape == (64, 64, 64, 1)
-    assert RunConfig(dataset="synthetic").sample_shape == (32, 32, 3)
-    assert RunConfig().shape is None
+    assert RunConfig.of(dataset="volumes").data.sample_shape == (64, 64, 64, 1)
+    assert RunConfig.of(dataset="synthetic").data.sample_shape == (32, 32, 3)
+    assert RunConfig.of().data.shape is None
 
 
 def test_options_of_paths_apply_to_what_has_no_name():
-    RunConfig(dataset="some/pictures", resize=256, crop=224, flip=True).validate()
-    RunConfig(dataset="some/volumes.h5", names="a,b").validate()
+    RunConfig.of(dataset="some/pictures", resize=256, crop=224, flip=True).validate()
+    RunConfig.of(dataset="some/volumes.h5", names="a,b").validate()
 
 
 def test_the_resolved_options_leave_out_what_has_no_effect():
-    shown = RunConfig(optimizer="adamw").as_dict()
+    shown = RunConfig.of(optimizer="adamw").as_dict()
     assert shown["lr"] == 0.001
     assert not {"momentum", "widths", "samples", "gamma", "domain", "plan"} & set(shown)
-    assert RunConfig().as_dict()["lr"] == 0.01
+    assert RunConfig.of().as_dict()["lr"] == 0.01
 
 
 def test_only_a_lack_of_memory_becomes_the_users_mistake():

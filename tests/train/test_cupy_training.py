@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import re
@@ -17,11 +16,11 @@ from running import BRANCHED, LENET, MLP, folder, job_of, same, trained
 from gridnn.train.session import Session
 from gridnn.train.setup import make_optimizer
 
-OPTIONS = dataclasses.replace(LENET, backend="numpy", steps=3, epochs=1)
+OPTIONS = LENET.replaced(backend="numpy", steps=3, epochs=1)
 RUNS = {
     "lenet": OPTIONS,
-    "norms": dataclasses.replace(
-        OPTIONS, model=BRANCHED, shape="12x9x3", optimizer="adamw", nesterov=False, clip=0.5, accumulate=2
+    "norms": OPTIONS.replaced(
+        model=BRANCHED, shape="12x9x3", optimizer="adamw", nesterov=False, clip=0.5, accumulate=2
     ),
 }
 DIVIDED = {
@@ -37,7 +36,7 @@ def _cupy():
 
 
 def on_cupy(config, **changes):
-    return dataclasses.replace(config, backend="cupy", **changes)
+    return config.replaced(backend="cupy", **changes)
 
 
 @pytest.mark.mpi
@@ -48,7 +47,7 @@ def test_the_numbers_are_those_of_numpy(comm, name):
         pytest.skip("on 1 and 4 ranks, LeNet on 2")
     from mpi4py import MPI
 
-    reference = trained(dataclasses.replace(RUNS[name], grid="1x1"), MPI.COMM_SELF)
+    reference = trained(RUNS[name].replaced(grid="1x1"), MPI.COMM_SELF)
     for division in DIVIDED[comm.size]:
         same(trained(on_cupy(RUNS[name], **division), comm), reference, f"{name} {division}")
 
@@ -61,7 +60,7 @@ def test_a_gathers_adjoint_is_under_way_while_weights_are_computed(comm, monkeyp
     from gridnn.comm.transports.behind import DeviceWork
     from gridnn.comm.transports.host import HostTransport
 
-    config = dataclasses.replace(MLP, grid="2x1", widths="8", clip=None, transport="host")
+    config = MLP.replaced(grid="2x1", widths="8", clip=None, transport="host")
     session = Session(on_cupy(config), job_of(comm))
     order = []
 
@@ -84,17 +83,17 @@ def test_a_gathers_adjoint_is_under_way_while_weights_are_computed(comm, monkeyp
 
 def test_a_checkpoint_goes_from_one_backend_to_the_other(comm):
     with folder(comm) as path:
-        config = dataclasses.replace(RUNS["norms"], grid="1x1", checkpoint=str(path), steps=1)
-        whole = trained(dataclasses.replace(config, steps=3, checkpoint=str(path / "whole")), comm)
+        config = RUNS["norms"].replaced(grid="1x1", checkpoint=str(path), steps=1)
+        whole = trained(config.replaced(steps=3, checkpoint=str(path / "whole")), comm)
         first = trained(on_cupy(config, transport="host"), comm)
-        second = trained(dataclasses.replace(config, steps=2, resume=True), comm)
+        second = trained(config.replaced(steps=2, resume=True), comm)
         third = trained(on_cupy(config, steps=3, resume=True), comm)
     same(first.join(second).join(third), whole)
 
 
 def session_of(comm, **changes):
     session = Session(on_cupy(RUNS["lenet"], grid="1x1", **changes), job_of(comm))
-    return session, make_optimizer(session.config).start(session.parameters)
+    return session, make_optimizer(session.config.train).start(session.parameters)
 
 
 def step(session, optimizer, number):

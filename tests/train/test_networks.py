@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 import random
@@ -27,7 +26,7 @@ from gridnn.train.setup import set_up
 
 STEPS = 20
 STRATEGIES = tuple(RULES)
-BASE = RunConfig(
+BASE = RunConfig.of(
     backend=backend_name(),
     dataset="synthetic",
     dtype="float64",
@@ -39,12 +38,10 @@ BASE = RunConfig(
     dropout=0.3,
 )
 RUNS = {
-    "lenet": dataclasses.replace(BASE, model="lenet", shape="27x12x2", nesterov=True, weight_decay=1e-3),
-    "mlp": dataclasses.replace(
-        BASE, model="mlp", shape="5x5x3", widths="23,17,9", optimizer="adamw", lr=3e-3, clip=0.5
-    ),
-    "branches": dataclasses.replace(BASE, model="branches", shape="28x9x3", schedule="cosine", warmup=1),
-    "volumes": dataclasses.replace(BASE, model="volumes", shape="14x8x9x2", classes=7, recompute=True, steps=8),
+    "lenet": BASE.replaced(model="lenet", shape="27x12x2", nesterov=True, weight_decay=1e-3),
+    "mlp": BASE.replaced(model="mlp", shape="5x5x3", widths="23,17,9", optimizer="adamw", lr=3e-3, clip=0.5),
+    "branches": BASE.replaced(model="branches", shape="28x9x3", schedule="cosine", warmup=1),
+    "volumes": BASE.replaced(model="volumes", shape="14x8x9x2", classes=7, recompute=True, steps=8),
 }
 
 
@@ -113,7 +110,7 @@ def serial(name: str) -> Told:
     """The run on one rank, made by every rank for itself."""
     from mpi4py import MPI
 
-    return trained(dataclasses.replace(RUNS[name], grid="1x1"), MPI.COMM_SELF)
+    return trained(RUNS[name].replaced(grid="1x1"), MPI.COMM_SELF)
 
 
 def grids(ranks: int) -> list[str]:
@@ -126,9 +123,9 @@ def grids(ranks: int) -> list[str]:
 @pytest.mark.parametrize("name", RUNS)
 def test_loss_curve_is_that_of_the_serial_run(comm, name, strategy):
     reference = serial(name)
-    assert len(reference.curve) == RUNS[name].steps and reference.curve[-1] < reference.curve[0]
+    assert len(reference.curve) == RUNS[name].train.steps and reference.curve[-1] < reference.curve[0]
     for grid in grids(comm.size):
-        config = dataclasses.replace(RUNS[name], grid=grid, strategy=strategy)
+        config = RUNS[name].replaced(grid=grid, strategy=strategy)
         same(trained(config, comm), reference, f"{name} {grid} {strategy}")
 
 
@@ -151,8 +148,8 @@ def test_variants_change_nothing(comm, variant):
     rows = 4 if "domain" in changes else max(r for r in (1, 2, 3) if comm.size % r == 0)
     if comm.size % rows:
         pytest.skip(f"{comm.size} ranks make no grid of {rows} rows")
-    config = dataclasses.replace(RUNS["lenet"], dropout=0.0, **{"grid": f"{rows}x-1", **changes})
-    plain = dataclasses.replace(RUNS["lenet"], dropout=0.0, grid="1x1", classes=config.classes)
+    config = RUNS["lenet"].replaced(dropout=0.0, **{"grid": f"{rows}x-1", **changes})
+    plain = RUNS["lenet"].replaced(dropout=0.0, grid="1x1", classes=config.data.classes)
     from mpi4py import MPI
 
     same(trained(config, comm), trained(plain, MPI.COMM_SELF), variant)
@@ -164,7 +161,7 @@ def test_variants_change_nothing(comm, variant):
 def test_audit_is_equal_on_every_grid(comm, name, strategy):
     for grid in grids(comm.size):
         for gather in BACKWARD if strategy == "grid" else BACKWARD[:1]:
-            config = dataclasses.replace(RUNS[name], grid=grid, strategy=strategy, steps=3, gather_backward=gather)
+            config = RUNS[name].replaced(grid=grid, strategy=strategy, steps=3, gather_backward=gather)
             result = audit(config, job_of(comm))  # two full batches and a short one
             wrong = [row for row in result.rows if not row.equal]
             assert not wrong, f"{name} {grid} {strategy} {gather}: {wrong}"
@@ -190,7 +187,7 @@ def test_audit_is_equal_for_shipped_networks(comm, model, strategy):
         path = str(Path(folder) / "volumes.npz")
         np.savez(path, x=rng.normal(size=(8, 16, 8, 8, 1)).astype("float32"), y=rng.integers(0, 3, (8, 16, 8, 8)))
         options = {"dataset": path, "samples": 2048, **SHIPPED[model]}
-        config = RunConfig(model=model, grid="-1x2", strategy=strategy, batch=4, steps=1, copies=True, **options)
+        config = RunConfig.of(model=model, grid="-1x2", strategy=strategy, batch=4, steps=1, copies=True, **options)
         result = audit(config, job_of(comm))
     assert result.equal and len(result.rows) >= 20
 
@@ -213,10 +210,10 @@ def random_plan(name: str, ranks: int, number: int, path: Path) -> Path:
 def test_random_plans_give_the_serial_curve_and_the_predicted_words(comm, name, number):
     with TemporaryDirectory() as folder:  # not tmp_path: the ranks would clear up each other's
         file = random_plan(name, comm.size, number, Path(folder))
-        config = dataclasses.replace(RUNS[name], plan=str(file), steps=4)
+        config = RUNS[name].replaced(plan=str(file), steps=4)
         losses = trained(config, comm).curve
         np.testing.assert_allclose(losses, serial(name).curve[:4], rtol=1e-10, err_msg=file.read_text())
-        wrong = [row for row in audit(dataclasses.replace(config, steps=3), job_of(comm)).rows if not row.equal]
+        wrong = [row for row in audit(config.replaced(steps=3), job_of(comm)).rows if not row.equal]
         assert not wrong, f"{wrong} {file.read_text()}"
 
 
@@ -225,7 +222,7 @@ def test_random_plans_give_the_serial_curve_and_the_predicted_words(comm, name, 
 @pytest.mark.parametrize("name", RUNS)
 def test_nothing_reaches_the_host_unasked(comm, monkeypatch, name, strategy):
     """On arrays that refuse to become host arrays, with a transport that stages: the same numbers, to the last bit."""
-    config = dataclasses.replace(RUNS[name], backend="numpy", strategy=strategy, steps=4, kernels="reference")
+    config = RUNS[name].replaced(backend="numpy", strategy=strategy, steps=4, kernels="reference")
     plain = trained(config, comm)
     monkeypatch.setattr("gridnn.train.session.get_backend", lambda *names, **options: StrictBackend())
     assert trained(config, comm).losses == plain.losses
@@ -235,13 +232,13 @@ def test_nothing_reaches_the_host_unasked(comm, monkeypatch, name, strategy):
 @pytest.mark.parametrize("model", ["mlp", "lenet", "alexnet-cifar", "vgg11-cifar"])
 def test_shipped_networks_begin_near_chance(comm, model):
     """The first loss is that of ten classes about equally likely, on any grid."""
-    config = RunConfig(model=model, dataset="synthetic", samples=16, batch=16, steps=1, strategy="batch")
+    config = RunConfig.of(model=model, dataset="synthetic", samples=16, batch=16, steps=1, strategy="batch")
     assert trained(config, comm).curve[0] == pytest.approx(np.log(10), abs=0.6)
 
 
 def test_a_wide_classifier_learns_at_the_default_rate():
     from mpi4py import MPI
 
-    config = RunConfig(model="alexnet-cifar", dataset="synthetic", samples=512, batch=32, epochs=4)
+    config = RunConfig.of(model="alexnet-cifar", dataset="synthetic", samples=512, batch=32, epochs=4)
     losses = trained(config, MPI.COMM_SELF).curve
     assert np.mean(losses[-8:]) < 1.5

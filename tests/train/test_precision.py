@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from inspect import signature
 
 import numpy as np
@@ -24,8 +23,8 @@ from gridnn.train.trainer import Trainer
 HALVES = ["float16", "bfloat16"]
 TOLERANCE = {"float16": 2e-3, "bfloat16": 1.6e-2}  # docs/precision.md: of the largest number of an array
 CURVE = {"float16": (1e-3, 3e-2), "bfloat16": (5e-3, 5e-2)}  # of the losses of LeNet on digits, first and all steps
-DIGITS = RunConfig(model="lenet", dataset="digits", epochs=1, batch=64, lr=0.02, kernels="reference", grid="1x-1")
-SHORT = replace(DIGITS, dataset="synthetic", shape="20x12x2", samples=96, batch=16)  # six steps
+DIGITS = RunConfig.of(model="lenet", dataset="digits", epochs=1, batch=64, lr=0.02, kernels="reference", grid="1x-1")
+SHORT = DIGITS.replaced(dataset="synthetic", shape="20x12x2", samples=96, batch=16)  # six steps
 LINE, IMAGE, VOLUME = (3, 11, 4), (3, 8, 7, 4), (2, 5, 4, 5, 4)
 
 LAYERS = [
@@ -136,7 +135,7 @@ def test_training_is_near_float32(comm, dtype):
     config = DIGITS if comm.size in (1, 2, 4) else SHORT
     reference = trained_on(1, config, comm)
     rows = comm.size if dtype == "bfloat16" else 2 if comm.size % 2 == 0 and comm.size > 2 else 1
-    run = trained(replace(config, dtype=dtype, grid=f"{rows}x{comm.size // rows}", copies=True), comm)
+    run = trained(config.replaced(dtype=dtype, grid=f"{rows}x{comm.size // rows}", copies=True), comm)
     if reference:
         first, all_steps = CURVE[dtype]
         np.testing.assert_allclose(run.curve[:6], reference.curve[:6], rtol=first)
@@ -147,7 +146,7 @@ def test_training_is_near_float32(comm, dtype):
 @pytest.mark.parametrize("dtype", HALVES)
 def test_first_weights_are_those_of_float32_on_every_grid(comm, dtype):
     one, other = (
-        Session(replace(SHORT, dtype=t, grid=f"{comm.size}x1", copies=True), job_of(comm)) for t in (dtype, "float32")
+        Session(SHORT.replaced(dtype=t, grid=f"{comm.size}x1", copies=True), job_of(comm)) for t in (dtype, "float32")
     )
     np.testing.assert_array_equal(one.parameters.values, other.parameters.values)
     np.testing.assert_array_equal(one.parameters.rounded, other.parameters.values.astype(one.parameters.dtype))
@@ -185,7 +184,7 @@ def test_unscale_tells_of_what_is_not_finite(factor):
 
 @pytest.mark.mpi
 def test_an_overflow_on_one_rank_skips_the_update_on_all(comm):
-    config = replace(SHORT, dtype="float16", grid=f"{comm.size}x1", copies=True, clip=1.0)
+    config = SHORT.replaced(dtype="float16", grid=f"{comm.size}x1", copies=True, clip=1.0)
     session = Session(config, job_of(comm))
     indices = np.arange(16)
     session.step(indices, 1)
@@ -222,7 +221,7 @@ class Steps:
 
 @pytest.mark.mpi
 def test_a_scale_too_large_is_found_out_and_told(comm):
-    config = replace(SHORT, dtype="float16")
+    config = SHORT.replaced(dtype="float16")
     trainer = Trainer(config, job_of(comm), told := Told())
     trainer.session.loss_scale.value = 2.0**40
     trainer.train()
@@ -234,7 +233,7 @@ def test_a_scale_too_large_is_found_out_and_told(comm):
 
 @pytest.mark.mpi
 def test_an_overflow_at_the_smallest_scale_names_step_and_layer(comm):
-    session = Session(replace(SHORT, dtype="float16", grid=f"1x{comm.size}"), job_of(comm))
+    session = Session(SHORT.replaced(dtype="float16", grid=f"1x{comm.size}"), job_of(comm))
     session.loss_scale.value = 1.0
     unscale = session._unscale
 
@@ -250,16 +249,16 @@ def test_an_overflow_at_the_smallest_scale_names_step_and_layer(comm):
 @pytest.mark.mpi
 def test_a_run_goes_on_from_its_checkpoint_with_its_scale(comm):
     with folder(comm) as directory:
-        config = replace(SHORT, dtype="float16", optimizer="adamw", lr=1e-3)
+        config = SHORT.replaced(dtype="float16", optimizer="adamw", lr=1e-3)
         whole = trained(config, comm)
-        halves = replace(config, checkpoint=str(directory / "half"), save_every=2)
-        first = trained(replace(halves, steps=3), comm)
-        trainer = Trainer(replace(halves, resume=True), job_of(comm), second := Told())
+        halves = config.replaced(checkpoint=str(directory / "half"), save_every=2)
+        first = trained(halves.replaced(steps=3), comm)
+        trainer = Trainer(halves.replaced(resume=True), job_of(comm), second := Told())
         assert trainer.session.loss_scale.good == 3
         trainer.train()
         np.testing.assert_array_equal([*first.curve, *second.curve], whole.curve)
         with pytest.raises(UserError, match="--dtype float16 -> float32"):
-            trained(replace(halves, resume=True, dtype="float32"), comm)
+            trained(halves.replaced(resume=True, dtype="float32"), comm)
 
 
 # -- options ---------------------------------------------------------------------------------------------------
@@ -273,7 +272,7 @@ def test_bfloat16_without_its_package_is_refused(monkeypatch):
 
 def test_tf32_belongs_to_float32_on_a_gpu():
     with pytest.raises(UserError, match="--tf32 has no effect with --backend numpy"):
-        replace(DIGITS, tf32=True).validate()
+        DIGITS.replaced(tf32=True).validate()
     with pytest.raises(UserError, match="--tf32 has no effect with --dtype float16"):
-        replace(DIGITS, tf32=True, backend="cupy", kernels="auto", dtype="float16").validate()
-    replace(DIGITS, tf32=True, backend="cupy", kernels="auto").validate()
+        DIGITS.replaced(tf32=True, backend="cupy", kernels="auto", dtype="float16").validate()
+    DIGITS.replaced(tf32=True, backend="cupy", kernels="auto").validate()

@@ -142,7 +142,7 @@ class Watched(Dataset):
 
 
 def session(comm, **options):
-    config = RunConfig(model="mlp", widths="8", dataset="synthetic", shape="6x5x2", samples=33, batch=10, **options)
+    config = RunConfig.of(model="mlp", widths="8", dataset="synthetic", shape="6x5x2", samples=33, batch=10, **options)
     made, log = Session(config, job_of(comm)), []
     data = made.data
     object.__setattr__(data, "train", Watched(data.train, log))

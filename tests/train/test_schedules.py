@@ -12,7 +12,7 @@ PER_EPOCH, TOTAL = 7, 70
 
 
 def rates(name, **options):
-    schedule = make_schedule(RunConfig(schedule=name, lr=0.5, **options), PER_EPOCH, TOTAL)
+    schedule = make_schedule(RunConfig.of(schedule=name, lr=0.5, **options).train, PER_EPOCH, TOTAL)
     return [schedule(done) for done in range(TOTAL)]
 
 
@@ -50,4 +50,4 @@ def test_a_warm_up_as_long_as_the_run():
 
 def test_unknown_name():
     with pytest.raises(UserError, match="unknown schedule 'cosin': did you mean cosine"):
-        make_schedule(RunConfig(schedule="cosin"), 1, 1)
+        make_schedule(RunConfig.of(schedule="cosin").train, 1, 1)

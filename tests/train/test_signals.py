@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,7 +22,7 @@ def test_a_signal_to_any_rank_stops_all_after_the_same_step(comm, step):
     """In the middle of an epoch, and at its end, where the evaluation is left to the resumed run."""
     for rank in sorted({0, comm.size // 2, comm.size - 1}):
         with folder(comm) as directory:
-            config = replace(LENET, checkpoint=str(directory), epochs=2)
+            config = LENET.replaced(checkpoint=str(directory), epochs=2)
             seen = iter(range(1, 100))
 
             def signalled(seen=seen, rank=rank):
@@ -34,18 +33,18 @@ def test_a_signal_to_any_rank_stops_all_after_the_same_step(comm, step):
             assert first.epochs == {}
             assert first.paths == [f"step-{step:08d}.safetensors"]
             assert f"SIGUSR1 reached rank {rank}: stopped after step {step} of 6, saved {directory}" in first.notes[-1]
-            later = trained(replace(config, resume=True), comm)
-            same(first.join(later), trained(replace(config, checkpoint=None), comm))
+            later = trained(config.replaced(resume=True), comm)
+            same(first.join(later), trained(config.replaced(checkpoint=None), comm))
 
 
 @pytest.mark.mpi
 def test_a_signal_during_evaluation(comm):
     with folder(comm) as directory:
-        config = replace(LENET, checkpoint=str(directory), epochs=2)
+        config = LENET.replaced(checkpoint=str(directory), epochs=2)
         seen = iter(range(1, 100))  # three steps, then the evaluation
         first = trained(config, comm, lambda: signal.SIGTERM if next(seen) >= 4 else 0)
         assert (list(first.losses), list(first.epochs)) == ([1, 2, 3], [1])
-        assert list(trained(replace(config, resume=True), comm).losses) == [4, 5, 6]
+        assert list(trained(config.replaced(resume=True), comm).losses) == [4, 5, 6]
 
 
 # -- the job -------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ SLEEP = 0.2  # seconds
 
 
 def config(**options) -> RunConfig:
-    made = RunConfig(**{**OPTIONS, **options})
+    made = RunConfig.of(**{**OPTIONS, **options})
     made.validate()
     return made
 
