@@ -16,8 +16,7 @@ model = gn.compile(net, plan, job, seed=1)
 optimizer = gn.optim.SGD(lr=0.1, momentum=0.9)
 for epoch in range(5):
     for start in range(0, 448, 64):
-        batch = slice(start, start + 64)
-        loss, _ = model.step((x[batch], y[batch]), optimizer)
+        loss, _ = model.step((x[start : start + 64], y[start : start + 64]), optimizer)
     if job.rank == 0:
         print(f"epoch {epoch + 1}: loss {loss:.4f}")
 result = model.evaluate((x[448:], y[448:]))
