@@ -197,10 +197,10 @@ def _call(backend: Any, group: Communicator, kind: str, elements: int) -> Call:
 
     if kind == "all-gather":
         part, whole = array(own), array(elements)
-        return lambda: group.all_gather(part, whole, parts, where)
+        return lambda: group.start_all_gather(part, whole, parts, where, at_once=True).wait()
     if kind == "reduce-scatter":
         part, whole = array(own), array(elements)
-        return lambda: group.reduce_scatter(whole, part, parts, where)
+        return lambda: group.start_reduce_scatter(whole, part, parts, where, at_once=True).wait()
     if kind == "all-reduce":
         whole = array(elements)
         return lambda: group.all_reduce(whole, where)
@@ -209,7 +209,7 @@ def _call(backend: Any, group: Communicator, kind: str, elements: int) -> Call:
         return lambda: group.start_all_reduce(whole, [(where, elements)]).wait()
     if kind == "all-to-all":
         given, taken = array(elements), array(own * group.size)
-        return lambda: group.all_to_all(given, parts, taken, [own] * group.size, where)
+        return lambda: group.start_all_to_all(given, parts, taken, [own] * group.size, where, at_once=True).wait()
     half = max(1, elements // 2)
     strips = [(peer, array(half), array(half)) for peer in _beside(group)]
     gives, takes = [(peer, out) for peer, out, _ in strips], [(peer, room) for peer, _, room in strips]

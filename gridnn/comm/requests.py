@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from gridnn.comm.communicator import Communicator, Pending
 from gridnn.comm.ledger import Where
 from gridnn.comm.packing import Packing
-from gridnn.layout.layout import box_shape, within
+from gridnn.layout.layout import box_shape, box_size, within
 from gridnn.layout.messages import call_kind, exchange
 from gridnn.layout.stage import Stage
 
@@ -79,57 +79,38 @@ class StageRequest(Request):
         held, needed = stage.source.box(grid.index), stage.target.box(grid.index)
         self.source, self.target = (needed, held) if adjoint else (held, needed)
         self.kernels = grid.backend.kernels
+        self.communicator = grid.all if stage.kind == "neighbours" else grid.group(stage.members(grid.index))
 
 
-class Gather(StageRequest):
-    """An all-gather: of divided parts, or the adjoint of a reduce-scatter."""
+class Joining(StageRequest):
+    """An all-gather of divided parts or a reduce-scatter of partial sums, each the adjoint of the other."""
 
-    def __init__(self, stage: Stage, adjoint: bool, grid: Any, arrays: Arrays, where: Where, at_once: bool) -> None:
-        super().__init__(stage, adjoint, grid, arrays, where, at_once)
-        self.communicator = grid.group(stage.members(grid.index))
-        self.part = Packing([self.source], self.source, arrays.send, self.kernels)
-        self.whole = Packing(stage.boxes(grid.index), self.target, arrays.receive, self.kernels)
+    def __init__(self, stage: Stage, adjoint: bool, grid: Any, *bound: Any) -> None:
+        super().__init__(stage, adjoint, grid, *bound)
+        boxes, gathers = stage.boxes(grid.index), (stage.kind == "all-gather") != adjoint
+        self.start = self.communicator.start_all_gather if gathers else self.communicator.start_reduce_scatter
+        self.sizes = [box_size(box) for box in boxes]
+        sent, received = ([self.source], boxes) if gathers else (boxes, [self.target])
+        self.sent = Packing(sent, self.source, self.arrays.send, self.kernels)
+        self.received = Packing(received, self.target, self.arrays.receive, self.kernels)
 
     def begin(self) -> None:
         if not self.arrays.send_is_source:
-            self.part.pack(self.arrays.source)
-        buffers = self.part.buffer, self.whole.buffer
-        self._pending = self.communicator.start_all_gather(*buffers, self.whole.sizes, self.where, self.at_once)
+            self.sent.pack(self.arrays.source)
+        self._pending = self.start(self.sent.buffer, self.received.buffer, self.sizes, self.where, self.at_once)
 
     def end(self) -> None:
         self._wait()
         if not self.arrays.receive_is_out:
-            self.whole.unpack(self.arrays.out)
-
-
-class Scatter(StageRequest):
-    """A reduce-scatter: of partial sums, or the adjoint of an all-gather."""
-
-    def __init__(self, stage: Stage, adjoint: bool, grid: Any, arrays: Arrays, where: Where, at_once: bool) -> None:
-        super().__init__(stage, adjoint, grid, arrays, where, at_once)
-        self.communicator = grid.group(stage.members(grid.index))
-        self.whole = Packing(stage.boxes(grid.index), self.source, arrays.send, self.kernels)
-        self.part = Packing([self.target], self.target, arrays.receive, self.kernels)
-
-    def begin(self) -> None:
-        if not self.arrays.send_is_source:
-            self.whole.pack(self.arrays.source)
-        buffers = self.whole.buffer, self.part.buffer
-        self._pending = self.communicator.start_reduce_scatter(*buffers, self.whole.sizes, self.where, self.at_once)
-
-    def end(self) -> None:
-        self._wait()
-        if not self.arrays.receive_is_out:
-            self.part.unpack(self.arrays.out)
+            self.received.unpack(self.arrays.out)
 
 
 class Sum(StageRequest):
     """An all-reduce, of which this rank keeps what it needs: its own adjoint, or that of an all-gather."""
 
-    def __init__(self, stage: Stage, adjoint: bool, grid: Any, arrays: Arrays, where: Where, at_once: bool) -> None:
-        super().__init__(stage, adjoint, grid, arrays, where, at_once)
-        self.communicator = grid.group(stage.members(grid.index))
-        self.packed = Packing([self.source], self.source, arrays.send, self.kernels)
+    def __init__(self, *bound: Any) -> None:
+        super().__init__(*bound)
+        self.packed = Packing([self.source], self.source, self.arrays.send, self.kernels)
         self.total = self.packed.buffer.reshape(box_shape(self.source))[within(self.target, self.source)]
 
     def begin(self) -> None:
@@ -152,10 +133,9 @@ class Messages(StageRequest):
     What a rank gives to itself is copied, not packed.
     """
 
-    def __init__(self, stage: Stage, adjoint: bool, grid: Any, arrays: Arrays, where: Where, at_once: bool) -> None:
-        super().__init__(stage, adjoint, grid, arrays, where, at_once)
+    def __init__(self, stage: Stage, adjoint: bool, grid: Any, arrays: Arrays, *bound: Any) -> None:
+        super().__init__(stage, adjoint, grid, arrays, *bound)
         self.is_collective = stage.kind == "all-to-all"
-        self.communicator = grid.group(stage.members(grid.index)) if self.is_collective else grid.all
         moved = exchange(stage, grid.index)
         gives, takes = (moved.takes, moved.gives) if adjoint else (moved.gives, moved.takes)
         self.send = Packing([piece.box for piece in gives], self.source, arrays.send, self.kernels)
@@ -215,8 +195,8 @@ class StartedSum(Request):
 
 
 KINDS = {
-    "all-gather": Gather,
-    "reduce-scatter": Scatter,
+    "all-gather": Joining,
+    "reduce-scatter": Joining,
     "all-reduce": Sum,
     "all-to-all": Messages,
     "neighbours": Messages,
