@@ -20,6 +20,7 @@ the corners travel along): see `gridnn.layout.halo.halo_stages`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from gridnn.layout.counts import Count
@@ -78,7 +79,7 @@ def plan_transfer(source: Layout, target: Layout, rows: int, full_sum: bool = Fa
     """
     if source.shape != target.shape:
         raise ValueError(f"a transfer keeps its tensor's shape, but {source.shape} is not {target.shape}")
-    grid = (-(-_ranks(source) // rows), rows)
+    grid = (-(-math.prod(source.mesh) // rows), rows)
     mesh = common_mesh(source.mesh, target.mesh, grid) or common_mesh(source.mesh, target.mesh)
     if mesh is None:
         stages = _sum_everywhere(source) + _pairwise(source.summed(), target)
@@ -89,20 +90,12 @@ def plan_transfer(source: Layout, target: Layout, rows: int, full_sum: bool = Fa
     return Transfer(source, target, stages, full_sum)
 
 
-def _ranks(layout: Layout) -> int:
-    count = 1
-    for radix in layout.mesh:
-        count *= radix
-    return count
-
-
 def _plan(source: Layout, target: Layout) -> tuple[Stage, ...]:
     if not source.partial:
         return _move(source, target)
     middle = _scattered(source, target)
     if middle is None:
-        stages = _sum_everywhere(source)
-        return stages + _move(source.summed(), target)
+        return _sum_everywhere(source) + _move(source.summed(), target)
     return (Stage("reduce-scatter", source, middle, source.partial), *_move(middle, target))
 
 
@@ -135,10 +128,7 @@ def _nested(coarse: Partition, wanted: Partition, factor: int) -> Partition | No
 
 
 def _radix(layout: Layout, digits: tuple[int, ...]) -> int:
-    count = 1
-    for digit in digits:
-        count *= layout.mesh[digit]
-    return count
+    return math.prod(layout.mesh[digit] for digit in digits)
 
 
 def _move(source: Layout, target: Layout) -> tuple[Stage, ...]:

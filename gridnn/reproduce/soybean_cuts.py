@@ -54,11 +54,6 @@ class Operand(NamedTuple):
             return self
         return self._replace(**{("rows", "columns")[tiling]: self[tiling] / 2, "parts": 2 * self.parts})
 
-    @property
-    def is_odd(self) -> bool:
-        """Whether some halving did not come out even."""
-        return self.rows % 1 != 0 or self.columns % 1 != 0
-
 
 class Level(NamedTuple):
     """The products of one layer that a level of the graph holds, with the operands of each as one side has them."""
@@ -214,7 +209,6 @@ def k_cuts(
     fixed: Sequence[str] = (),
     tied: bool = False,
     halves: str = "operations",
-    even: bool = False,
 ) -> Cuts:
     """Cuts for 2^k devices: cost(k) = one cut + 2 cost(k - 1) on the halves.
 
@@ -231,35 +225,21 @@ def k_cuts(
         tensor is gathered whole by the later cuts as well; then plain strategies cost what they move. "tensors": it
         goes on with the tiles that are held, the shorter reading of the paper, which counts too little wherever a
         tensor is held in another tiling than it is used in.
-    even : bool
-        Whether odd sizes are refused, as the authors' code does.
-
-    Raises
-    ------
-    ValueError
-        If a size is odd where ``even`` is asked for.
     """
     done, total, levels = [], 0.0, list(levels)
     for number in range(cuts):
         cut = one_cut(levels, fixed[number : number + 1] or AXES, tied)
         total += 2**number * cut.cost
         done.append(cut)
-        levels = [_half(level, place, cut, halves, even) for place, level in enumerate(levels)]
+        levels = [_half(level, place, cut, halves) for place, level in enumerate(levels)]
     return Cuts(total, tuple(done))
 
 
-def _half(level: Level, place: int, cut: Cut, halves: str, even: bool) -> Level:
+def _half(level: Level, place: int, cut: Cut, halves: str) -> Level:
     held = cut.tilings(place)
     products = []
     for number, (names, operands) in enumerate(zip(PRODUCTS, level.products, strict=True)):
         used = FORMS[number][cut.axes[place][number]]
         tilings = used if halves == "operations" else [held[name] for name in names]
         products.append(tuple(o.halved(tiling) for o, tiling in zip(operands, tilings, strict=True)))
-        for name, before, after in zip(names, operands, products[-1], strict=True):
-            if even and after.is_odd:
-                raise UserError(
-                    f"layer {level.name!r}: {name} with {before.rows:g} x {before.columns:g} entries has an odd side "
-                    "to be halved: the paper's cuts want even sizes; use fewer devices, or --strategy tiling, which "
-                    "takes parts of any size"
-                )
     return Level(level.name, tuple(products))

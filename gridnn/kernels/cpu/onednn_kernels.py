@@ -83,7 +83,7 @@ def add_product(kernels: Kernels, a: Array, b: Array, out: Array, workspace: Arr
 @may_decline
 def conv(kernels: Kernels, x: Array, w: Array, stride: Sizes, dilation: Sizes, out: Array, workspace: Array) -> Any:
     tiles = DenseTiles(x, w, out, stride, dilation, workspace)
-    return _output(kernels, tiles, x, w, out) if tiles.possible and not is_narrow(w, out) else NotImplemented
+    return _output(kernels, tiles, x, w, out) if tiles.possible and not tiles.is_narrow else NotImplemented
 
 
 @may_decline
@@ -91,7 +91,7 @@ def conv_grad_weight(
     kernels: Kernels, x: Array, dy: Array, stride: Sizes, dilation: Sizes, out: Array, workspace: Array
 ) -> Any:
     tiles = DenseTiles(x, out, dy, stride, dilation, workspace)
-    return _weight(kernels, tiles, x, out, dy) if tiles.possible and not is_narrow(out, dy) else NotImplemented
+    return _weight(kernels, tiles, x, out, dy) if tiles.possible and not tiles.is_narrow else NotImplemented
 
 
 @may_decline
@@ -99,32 +99,14 @@ def conv_grad_input(
     kernels: Kernels, dy: Array, w: Array, stride: Sizes, dilation: Sizes, out: Array, workspace: Array
 ) -> Any:
     tiles = DenseTiles(out, w, dy, stride, dilation, workspace)
-    faster = w.shape[-2] > FEW_CHANNELS and not is_narrow(w, dy)
+    faster = tiles.is_depthwise or (w.shape[-2] > FEW_CHANNELS and not tiles.is_narrow)
     return _input(kernels, tiles, out, w, dy) if tiles.possible and faster else NotImplemented
 
 
-@may_decline
-def depthwise(
-    kernels: Kernels, x: Array, w: Array, stride: Sizes, dilation: Sizes, out: Array, workspace: Array
-) -> Any:
-    tiles = DenseTiles(x, w, out, stride, dilation, workspace, depthwise=True)
-    return _output(kernels, tiles, x, w, out) if tiles.possible else NotImplemented
+# What is given says which it is: the filters of a depthwise convolution have one channel each, its input several.
 
 
-@may_decline
-def depthwise_grad_weight(
-    kernels: Kernels, x: Array, dy: Array, stride: Sizes, dilation: Sizes, out: Array, workspace: Array
-) -> Any:
-    tiles = DenseTiles(x, out, dy, stride, dilation, workspace, depthwise=True)
-    return _weight(kernels, tiles, x, out, dy) if tiles.possible else NotImplemented
-
-
-@may_decline
-def depthwise_grad_input(
-    kernels: Kernels, dy: Array, w: Array, stride: Sizes, dilation: Sizes, out: Array, workspace: Array
-) -> Any:
-    tiles = DenseTiles(out, w, dy, stride, dilation, workspace, depthwise=True)
-    return _input(kernels, tiles, out, w, dy) if tiles.possible else NotImplemented
+depthwise, depthwise_grad_weight, depthwise_grad_input = conv, conv_grad_weight, conv_grad_input
 
 
 def _output(kernels: Kernels, tiles: DenseTiles, x: Array, w: Array, y: Array) -> None:
@@ -158,11 +140,3 @@ def multiplies(a: Array, b: Array, out: Array) -> bool:
     floats = a.dtype == b.dtype == out.dtype == np.float32
     orders = [order_of(array) for array in (a, b, out)]
     return bool(floats and a.size and b.size and None not in orders and orders[2][0] == b"N")
-
-
-def is_narrow(w: Array, y: Array) -> bool:
-    """Whether tiles of GEMMs are faster: oneDNN works line by line, and short lines of many channels waste it.
-
-    The border was measured (docs/kernels.md): 7 outputs with 512 x 512 channels, 4 with 128 x 256, 1 with 64 x 64.
-    """
-    return y.shape[-2] < (w.shape[-2] * w.shape[-1]).bit_length() - 11

@@ -123,27 +123,7 @@ def conv_grad_input(
 
 
 # The shape of the weights says which channels meet: one filter a channel is a convolution in groups of one.
-
-
-@may_decline
-def depthwise(
-    kernels: Kernels, x: Array, w: Array, stride: Sizes, dilation: Sizes, out: Array, workspace: Array
-) -> Any:
-    return _compute(kernels, "output", x, w, out, stride, dilation, workspace)
-
-
-@may_decline
-def depthwise_grad_weight(
-    kernels: Kernels, x: Array, dy: Array, stride: Sizes, dilation: Sizes, out: Array, workspace: Array
-) -> Any:
-    return _compute(kernels, "weight", x, out, dy, stride, dilation, workspace)
-
-
-@may_decline
-def depthwise_grad_input(
-    kernels: Kernels, dy: Array, w: Array, stride: Sizes, dilation: Sizes, out: Array, workspace: Array
-) -> Any:
-    return _compute(kernels, "input", out, w, dy, stride, dilation, workspace)
+depthwise, depthwise_grad_weight, depthwise_grad_input = conv, conv_grad_weight, conv_grad_input
 
 
 def _compute(

@@ -41,8 +41,6 @@ class Stage:
         The transfers that have it, by their place in the flat array; the arrays below have its length.
     words, messages : array
         Means over the ranks.
-    largest : array
-        Elements before and after: the larger of both (an all-reduce of Gholami et al. 2018 backwards moves twice that).
     strides : tuple of (sizes, strides)
         The groups of ranks: so many, so far apart, along every mesh axis; see `gridnn.layout.group.Group`.
     """
@@ -51,7 +49,6 @@ class Stage:
     where: np.ndarray
     words: np.ndarray
     messages: np.ndarray
-    largest: np.ndarray
     strides: tuple[tuple[np.ndarray, np.ndarray], ...]
 
 
@@ -109,7 +106,7 @@ def _sums(dims: Sequence[Dimension], partial: MeshAxis, scattered: np.ndarray, s
             group, whole = parts[where], size[where]
             strides = ((group, ranks // stop[where]),)
             words = factor * whole * (1 - 1 / group)
-            found.append(Stage(kind, where, words, factor * rounds(group), whole, strides))
+            found.append(Stage(kind, where, words, factor * rounds(group), strides))
     return found
 
 
@@ -143,8 +140,7 @@ def _moves(dims: Sequence[Dimension], comparable: np.ndarray | bool, shape: tupl
         last_come = np.maximum(last_come, np.where(come > 1, at(dim.target.stop), 1))
         changes.append(_Change(dim.table, pair, alike, equal, old, new))
     # the same mesh axes on both sides: as many, and their fastest ends alike (those of one axis are neighbours)
-    held = [at(dim.table.held[dim.p]) for dim in dims]
-    size, moved = np.maximum(need[moving], _product(held, (len(moving),))), words[moving]
+    moved = words[moving]
     gather = nested & (added == 1)
     exchange = nested & ~gather & (added == removed) & (last_gone == last_come)
     found = []
@@ -156,7 +152,7 @@ def _moves(dims: Sequence[Dimension], comparable: np.ndarray | bool, shape: tupl
             else:
                 strides = tuple((sizes[mine], steps[mine]) for sizes, steps in groups)
                 messages = rounds(removed[mine]) if kind == "all-gather" else removed[mine] - 1
-            found.append(Stage(kind, moving[mine], moved[mine], messages, size[mine], strides))
+            found.append(Stage(kind, moving[mine], moved[mine], messages, strides))
     return found
 
 

@@ -19,11 +19,6 @@ class Seconds(NamedTuple):
     latency: np.ndarray
     bandwidth: np.ndarray
 
-    @property
-    def total(self) -> np.ndarray:
-        """Both."""
-        return self.latency + self.bandwidth
-
 
 def movement_seconds(
     machine: Machine, kind: str, size: np.ndarray, messages: np.ndarray, strides: Strides, ranks: int
