@@ -22,29 +22,17 @@ APART = 4.0  # the factor between two sizes at which a rate stands
 
 
 class Point(NamedTuple):
-    """One measured movement, by the busiest rank of the slowest group; all groups like it were active.
+    """One measured movement, by the busiest rank of the slowest group; all groups like it were active."""
 
-    Attributes
-    ----------
-    kind, dimension : str
-        One of `machine.MOVEMENTS`; column, row, world, or node (the ranks of a node).
-    level : str
-        The level of the machine that joins the groups.
-    load : float
-        How many groups share a link (`machine.GroupLevel`).
-    size, messages : float
-        Bytes and messages as the ledger counts them.
-    seconds : float
-        The median of the calls.
-    """
-
+    # kind, dimension: one of `machine.MOVEMENTS`; column, row, world, or node (the ranks of a node)
     kind: str
     dimension: str
-    level: str
-    load: float
+    level: str  # the level of the machine that joins the groups
+    load: float  # how many groups share a link (`machine.GroupLevel`)
+    # size, messages: bytes and messages as the ledger counts them
     size: float
     messages: float
-    seconds: float
+    seconds: float  # the median of the calls
 
 
 class Residual(NamedTuple):

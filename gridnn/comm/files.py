@@ -18,24 +18,12 @@ LARGEST_PIECE = 2**30  # bytes that one call moves: MPI counts them in a C int
 
 @dataclass(frozen=True)
 class Region:
-    """This rank's part of a tensor that lies in a file in C order.
+    """This rank's part of a tensor that lies in a file in C order."""
 
-    Attributes
-    ----------
-    offset : int
-        Where the tensor begins in the file, in bytes.
-    shape : tuple of int
-        Its global shape.
-    box : tuple of (start, stop)
-        This rank's part.
-    itemsize : int
-        Bytes of an element.
-    """
-
-    offset: int
-    shape: tuple[int, ...]
-    box: Box
-    itemsize: int
+    offset: int  # where the tensor begins in the file, in bytes
+    shape: tuple[int, ...]  # its global shape
+    box: Box  # tuple of (start, stop): this rank's part
+    itemsize: int  # bytes of an element
 
 
 class SharedFile:

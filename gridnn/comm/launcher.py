@@ -31,22 +31,13 @@ STRANGERS = {(OPEN_MPI, "MPICH"), (OPEN_MPI, "Intel MPI"), (HYDRA, "Open MPI")}
 
 @dataclass(frozen=True)
 class Launch:
-    """The launcher's word.
+    """The launcher's word."""
 
-    Attributes
-    ----------
-    launcher : str, optional
-        Who started this process; None for a process started by hand.
-    rank, size : int, optional
-        Its number and how many there are, where the launcher says so.
-    local_rank : int, optional
-        Its number among the ranks of its node, where the launcher says so.
-    """
-
-    launcher: str | None = None
+    launcher: str | None = None  # who started this process; None for a process started by hand
+    # rank, size: its number and how many there are, where the launcher says so
     rank: int | None = None
     size: int | None = None
-    local_rank: int | None = None
+    local_rank: int | None = None  # its number among the ranks of its node, where the launcher says so
 
 
 def launch(env: Mapping[str, str]) -> Launch:

@@ -16,22 +16,15 @@ Array = Any
 
 
 class Arrays(NamedTuple):
-    """What a stage moves on this rank.
+    """What a stage moves on this rank."""
 
-    Attributes
-    ----------
-    source, out : array
-        This rank's boxes, before and after.
-    send, receive : array
-        Flat memory for the messages (see `gridnn.layout.messages.message_sizes`).
-    send_is_source, receive_is_out : bool
-        Whether that memory is the array's own: nothing is packed, or unpacked.
-    """
-
+    # source, out: this rank's boxes, before and after
     source: Array
     out: Array
+    # send, receive: flat memory for the messages (see `gridnn.layout.messages.message_sizes`)
     send: Array
     receive: Array
+    # send_is_source, receive_is_out: whether that memory is the array's own: nothing is packed, or unpacked
     send_is_source: bool = False
     receive_is_out: bool = False
 

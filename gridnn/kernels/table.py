@@ -83,21 +83,11 @@ TABLE: dict[str, tuple[str, ...]] = {
 
 
 class Part(NamedTuple):
-    """A library that computes a part of the operations, for the header of a run.
+    """A library that computes a part of the operations, for the header of a run."""
 
-    Attributes
-    ----------
-    library : str
-        Its name and version.
-    work : str
-        What it computes; empty where the library's name says it.
-    dtypes : tuple of str
-        With arrays of which types; empty: of all.
-    """
-
-    library: str
-    work: str
-    dtypes: tuple[str, ...] = ()
+    library: str  # its name and version
+    work: str  # what it computes; empty where the library's name says it
+    dtypes: tuple[str, ...] = ()  # with arrays of which types; empty: of all
 
     def __str__(self) -> str:
         return f"{self.library} ({self.work})" if self.work else self.library

@@ -24,22 +24,13 @@ __all__ = ["MODELS", "WITH_DROPOUT", "Model", "get_model"]
 
 
 class Model(NamedTuple):
-    """A network that has a name.
+    """A network that has a name."""
 
-    Attributes
-    ----------
-    build : callable
-        ``build(input_shape, outputs, **options)`` gives the network without its loss.
-    input_shape, outputs : tuple of int, int
-        What it was published for.
-    options : tuple of str
-        Which of ``widths`` and ``dropout`` it takes.
-    """
-
-    build: Callable[..., Network]
+    build: Callable[..., Network]  # ``build(input_shape, outputs, **options)`` gives the network without its loss
+    # input_shape, outputs: what it was published for
     input_shape: Shape
     outputs: int
-    options: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()  # which of ``widths`` and ``dropout`` it takes
 
 
 MNIST, CIFAR, IMAGENET, LARGE = (28, 28, 1), (32, 32, 3), (224, 224, 3), (299, 299, 3)

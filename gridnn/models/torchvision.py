@@ -21,21 +21,13 @@ TORCHVISION = (
 
 
 class Source(NamedTuple):
-    """One tensor in the file.
+    """One tensor in the file."""
 
-    Attributes
-    ----------
-    name, shape : str, tuple of int
-        In the file.
-    order : tuple of int
-        Which dimension of the file's tensor each dimension of ours is.
-    image : tuple of int, optional
-        (h, w, c) where our first dimension is an image flattened with c the fastest: the file has it as (c, h, w).
-    """
-
+    # name, shape: in the file
     name: str
     shape: Shape
-    order: tuple[int, ...]
+    order: tuple[int, ...]  # which dimension of the file's tensor each dimension of ours is
+    # (h, w, c) where our first dimension is an image flattened with c the fastest: the file has it as (c, h, w)
     image: Shape | None = None
 
 

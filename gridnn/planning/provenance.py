@@ -17,24 +17,15 @@ MARK, OLDER_MARK = "fingerprint", "digest"  # of the network and of the machine
 
 @dataclass(frozen=True)
 class Provenance:
-    """What a plan was made for.
+    """What a plan was made for."""
 
-    Attributes
-    ----------
-    layers : mapping of str to str
-        What every layer is, in words: its options, its inputs and their shapes.
-    batch : int
-        B.
-    machine, machine_fingerprint : str or None
-        The name of the machine whose constants were used, and their fingerprint.
-    options : mapping
-        The options of the command line that make the network, so that ``gridnn price plan.json`` needs none of them.
-    """
-
+    # what every layer is, in words: its options, its inputs and their shapes
     layers: Mapping[str, str]
-    batch: int
+    batch: int  # B
+    # machine, machine_fingerprint: the name of the machine whose constants were used, and their fingerprint
     machine: str | None = None
     machine_fingerprint: str | None = None
+    # the options of the command line that make the network, so that ``gridnn price plan.json`` needs none of them
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod

@@ -47,27 +47,17 @@ class Term:
 
 
 class Sizes(NamedTuple):
-    """What the formulas know of a layer with weights.
+    """What the formulas know of a layer with weights."""
 
-    Attributes
-    ----------
-    name : str
-        The layer.
-    weights, inputs, outputs : int
-        |W_i|, without biases, and the elements of its input and output (d_i) per sample.
-    inside, outside : tuple of int
-        Input and output per sample, ``(*space, channels)``.
-    kernel : tuple of int
-        The taps over every axis of space.
-    """
-
-    name: str
+    name: str  # the layer
+    # weights, inputs, outputs: |W_i|, without biases, and the elements of its input and output (d_i) per sample
     weights: int
     inputs: int
     outputs: int
+    # inside, outside: input and output per sample, ``(*space, channels)``
     inside: tuple[int, ...]
     outside: tuple[int, ...]
-    kernel: tuple[int, ...]
+    kernel: tuple[int, ...]  # the taps over every axis of space
 
 
 def sizes(network: Network) -> list[Sizes]:

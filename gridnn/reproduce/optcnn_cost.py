@@ -15,19 +15,12 @@ SERVERS = ("spread", "one")
 
 
 class Reading(NamedTuple):
-    """What the paper leaves open; the first reading is that of the strategy ``layerwise``.
+    """What the paper leaves open; the first reading is that of the strategy ``layerwise``."""
 
-    Attributes
-    ----------
-    server : {"spread", "one"}
-        Whether each of the devices that share a part of the weights serves its share to the others (which moves what an
-        all-reduce does), or one of them serves all.
-    duplex : bool
-        Whether a link carries bytes in and bytes out at once.
-    """
-
+    # {"spread", "one"}: whether each of the devices that share a part of the weights serves its share to the others
+    # (which moves what an all-reduce does), or one of them serves all
     server: str = "spread"
-    duplex: bool = False
+    duplex: bool = False  # whether a link carries bytes in and bytes out at once
 
 
 READING = Reading()

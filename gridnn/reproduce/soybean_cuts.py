@@ -97,23 +97,13 @@ def _level(node: Node, network: Network, batch: int) -> Level:
 
 
 class Cut(NamedTuple):
-    """One cut in two.
+    """One cut in two."""
 
-    Attributes
-    ----------
-    cost : float
-        Elements that move across it.
-    borders : tuple of (tiling, tiling)
-        Of every activation, from the input to the output, and of its gradient.
-    weights : tuple of tiling
-        Of the weights of every level, and of their gradients.
-    axes : tuple of (str, str, str)
-        Which axis the forward, the backward and the gradient product of every level halve.
-    """
-
-    cost: float
+    cost: float  # elements that move across it
+    # tuple of (tiling, tiling): of every activation, from the input to the output, and of its gradient
     borders: tuple[tuple[Tiling, Tiling], ...]
-    weights: tuple[Tiling, ...]
+    weights: tuple[Tiling, ...]  # of the weights of every level, and of their gradients
+    # tuple of (str, str, str): which axis the forward, the backward and the gradient product of every level halve
     axes: tuple[tuple[str, str, str], ...]
 
     def tilings(self, level: int) -> dict[str, Tiling]:

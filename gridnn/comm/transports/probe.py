@@ -36,18 +36,10 @@ AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
 
 
 class Verdict(NamedTuple):
-    """What was found out.
+    """What was found out."""
 
-    Attributes
-    ----------
-    passed : bool or None
-        Whether device pointers came through with right numbers; None: it could not be tested.
-    text : str
-        How it is known, or why not, in one line.
-    """
-
-    passed: bool | None
-    text: str
+    passed: bool | None  # whether device pointers came through with right numbers; None: it could not be tested
+    text: str  # how it is known, or why not, in one line
 
 
 def probe(library: str, child: Sequence[str] = CHILD, limit: float = LIMIT) -> Verdict:

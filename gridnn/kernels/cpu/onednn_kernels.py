@@ -106,7 +106,9 @@ def conv_grad_input(
 # What is given says which it is: the filters of a depthwise convolution have one channel each, its input several.
 
 
-depthwise, depthwise_grad_weight, depthwise_grad_input = conv, conv_grad_weight, conv_grad_input
+depthwise = conv
+depthwise_grad_weight = conv_grad_weight
+depthwise_grad_input = conv_grad_input
 
 
 def _output(kernels: Kernels, tiles: DenseTiles, x: Array, w: Array, y: Array) -> None:

@@ -17,38 +17,23 @@ X, W, Y = 1, 2, 3  # the operands' numbers in a graph
 
 
 class Operand(NamedTuple):
-    """An array as cuDNN describes it: channels are counted second, wherever they lie, and strides are in elements.
+    """An array as cuDNN describes it: channels are counted second, wherever they lie, and strides are in elements."""
 
-    Attributes
-    ----------
-    sizes, strides : tuple of int
-        Of [n, c, h, w] or [n, c, d, h, w]; of weights [k, c, *kernel].
-    """
-
+    # sizes, strides: of [n, c, h, w] or [n, c, d, h, w]; of weights [k, c, *kernel]
     sizes: tuple[int, ...]
     strides: tuple[int, ...]
 
 
 class Problem(NamedTuple):
-    """One direction of a convolution.
+    """One direction of a convolution."""
 
-    Attributes
-    ----------
-    direction : {"output", "weight", "input"}
-        What is computed from the other two: ``y``, ``w`` or ``x``.
-    dtype : str
-        Of all three; sums are made in float32.
-    x, w, y : Operand
-        ``x`` holds its padding, and has the size that ``y`` follows from.
-    stride, dilation : tuple of int
-        One entry per space axis of the operands.
-    """
-
-    direction: str
-    dtype: str
+    direction: str  # {"output", "weight", "input"}: what is computed from the other two: ``y``, ``w`` or ``x``
+    dtype: str  # of all three; sums are made in float32
+    # x, w, y: ``x`` holds its padding, and has the size that ``y`` follows from
     x: Operand
     w: Operand
     y: Operand
+    # stride, dilation: one entry per space axis of the operands
     stride: Sizes
     dilation: Sizes
 

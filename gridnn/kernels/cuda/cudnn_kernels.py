@@ -25,21 +25,12 @@ MEMORY_ALIGNMENT = 256  # bytes, as of memory that CUDA allocates
 
 @dataclass
 class PlannedConvolution:
-    """A plan, and the memory it runs in.
-
-    Attributes
-    ----------
-    weights : int
-        Bytes of the weights in cuDNN's order, rounded up; the plan's workspace follows them.
-    beyond : bool
-        Whether ``x`` goes on after the part that cuDNN is given.
-    memory : array or None
-        Memory, if the caller's workspace is too small: kept, since a captured graph of CUDA may run in it again.
-    """
+    """A plan, and the memory it runs in."""
 
     plan: Plan
-    weights: int
-    beyond: bool
+    weights: int  # bytes of the weights in cuDNN's order, rounded up; the plan's workspace follows them
+    beyond: bool  # whether ``x`` goes on after the part that cuDNN is given
+    # memory, if the caller's workspace is too small: kept, since a captured graph of CUDA may run in it again
     memory: Array | None = None
 
     @property
@@ -123,7 +114,9 @@ def conv_grad_input(
 
 
 # The shape of the weights says which channels meet: one filter a channel is a convolution in groups of one.
-depthwise, depthwise_grad_weight, depthwise_grad_input = conv, conv_grad_weight, conv_grad_input
+depthwise = conv
+depthwise_grad_weight = conv_grad_weight
+depthwise_grad_input = conv_grad_input
 
 
 def _compute(

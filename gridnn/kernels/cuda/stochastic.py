@@ -20,21 +20,11 @@ ORIGIN = np.dtype([("seed", np.uint64), ("start", np.int64), ("index_step", np.i
 
 
 class IndexedView(NamedTuple):
-    """Arrays and the global index beside them, for the kernels of random.cu.
+    """Arrays and the global index beside them, for the kernels of random.cu."""
 
-    Attributes
-    ----------
-    strided : StridedView
-        Of the arrays, the global index, and the place along the dimension of the array of indices.
-    origin : numpy.ndarray
-        The ``Origin`` of random.cu.
-    index : array or None
-        The array of indices.
-    """
-
-    strided: StridedView
-    origin: np.ndarray
-    index: Array | None
+    strided: StridedView  # of the arrays, the global index, and the place along the dimension of the array of indices
+    origin: np.ndarray  # the ``Origin`` of random.cu
+    index: Array | None  # the array of indices
 
 
 @may_decline

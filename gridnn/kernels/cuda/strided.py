@@ -16,21 +16,11 @@ Steps = tuple[int, ...]
 
 
 class StridedView(NamedTuple):
-    """Arrays of one shape, as kernels take them.
+    """Arrays of one shape, as kernels take them."""
 
-    Attributes
-    ----------
-    struct : numpy.ndarray
-        The ``Box`` of ``common.cu``: one element of a structured type, passed by value.
-    items : int
-        How many items of ``vector`` neighbours there are.
-    vector : int
-        4, or 1 where the arrays cannot be read four neighbours at a time.
-    """
-
-    struct: np.ndarray
-    items: int
-    vector: int
+    struct: np.ndarray  # the ``Box`` of ``common.cu``: one element of a structured type, passed by value
+    items: int  # how many items of ``vector`` neighbours there are
+    vector: int  # 4, or 1 where the arrays cannot be read four neighbours at a time
 
 
 class StridedViews:

@@ -24,18 +24,10 @@ SHIFTED = -1  # a cut of the same dimension into other parts
 
 @dataclass(frozen=True)
 class CutLayer:
-    """A layer on one side of the earlier cuts.
+    """A layer on one side of the earlier cuts."""
 
-    Attributes
-    ----------
-    one : GroupLayer
-        The layer, and its global shapes.
-    cuts : tuple of (axis, parts)
-        What the earlier cuts divided, the first cut first.
-    """
-
-    one: GroupLayer
-    cuts: tuple[tuple[str, int], ...] = ()
+    one: GroupLayer  # the layer, and its global shapes
+    cuts: tuple[tuple[str, int], ...] = ()  # tuple of (axis, parts): what the earlier cuts divided, the first cut first
 
     def cut(self, axis: str, factor: int) -> CutLayer:
         """The layer after one more cut."""

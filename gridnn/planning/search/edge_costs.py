@@ -52,25 +52,16 @@ class EdgeTable(NamedTuple):
 
 @dataclass(frozen=True)
 class CostOptions:
-    """What costs depend on beside network and splits.
+    """What costs depend on beside network and splits."""
 
-    Attributes
-    ----------
-    ranks, machine
-        P, and what work and movements cost.
-    itemsize, slots : int
-        Bytes of an element, and arrays that the optimizer keeps for every weight.
-    passes : int
-        Of a batch.
-    full_sum, recompute : bool
-        How the plan is run: see `gridnn.planning.plan.Plan`.
-    """
-
+    # ranks, machine: P, and what work and movements cost
     ranks: int
     machine: Machine
+    # itemsize, slots: bytes of an element, and arrays that the optimizer keeps for every weight
     itemsize: int = 4
     slots: int = 1
-    passes: int = 1
+    passes: int = 1  # of a batch
+    # full_sum, recompute: how the plan is run: see `gridnn.planning.plan.Plan`
     full_sum: bool = False
     recompute: bool = False
 

@@ -19,24 +19,13 @@ FACTORS = (1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8)  # of batch and P, where a choice ma
 
 
 class Alternative(NamedTuple):
-    """One split of a layer, all others being as they are.
+    """One split of a layer, all others being as they are."""
 
-    Attributes
-    ----------
-    split : Split
-        The alternative.
-    seconds : float
-        Of the layer, those that follow it, and the movements to and from its neighbours, in the search's model.
-    terms : dict of str to float
-        The seconds by what they are for.
-    memory : float
-        Bytes that the layer and its followers keep.
-    """
-
-    split: Split
+    split: Split  # the alternative
+    # of the layer, those that follow it, and the movements to and from its neighbours, in the search's model
     seconds: float
-    terms: Mapping[str, float]
-    memory: float
+    terms: Mapping[str, float]  # the seconds by what they are for
+    memory: float  # bytes that the layer and its followers keep
 
     @property
     def binds(self) -> str:

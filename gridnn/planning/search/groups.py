@@ -18,25 +18,15 @@ from gridnn.planning.search.space import divisors
 
 @dataclass(frozen=True)
 class GroupLayer:
-    """One layer of a group, without its name, so that equal groups compare equal.
+    """One layer of a group, without its name, so that equal groups compare equal."""
 
-    Attributes
-    ----------
-    layer, shapes
-        The layer and its global shapes.
-    source : int or None
-        The place in the group of the layer that it reads; None: of the leader, which reads other groups.
-    is_first : bool
-        Whether it reads the network's input.
-    input_gradients : tuple of bool
-        Whether the gradient of each input is computed.
-    """
-
+    # layer, shapes: the layer and its global shapes
     layer: Layer
     shapes: Shapes
+    # the place in the group of the layer that it reads; None: of the leader, which reads other groups
     source: int | None
-    is_first: bool
-    input_gradients: tuple[bool, ...]
+    is_first: bool  # whether it reads the network's input
+    input_gradients: tuple[bool, ...]  # whether the gradient of each input is computed
 
     @property
     def has_gradient(self) -> bool:

@@ -31,34 +31,19 @@ class Family:
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """One dimension from ``p`` source parts (first index) to ``q`` target parts (second), numbers by their place.
+    """One dimension from ``p`` source parts (first index) to ``q`` target parts (second), numbers by their place."""
 
-    Attributes
-    ----------
-    held : array
-        The mean size of a source part [p].
-    need : array
-        The mean size of a target part [q].
-    both : array
-        The mean over ranks of what the source part and the target part share, if their mesh axes begin alike [p, q].
-    hit : array
-        The share of ranks for which that is not nothing [p, q].
-    touched : array
-        The mean number of source parts that a target part touches [p, q].
-    coarser, finer : array of int
-        How many times fewer, or more, parts the target has; at least 1 [p, q].
-    same, nests, scatters : array of bool
-        Whether the partitions are one; whether the finer one nests in the other; whether partial sums in ``p`` parts
-        can be divided into ``q``.
-    """
-
-    held: np.ndarray
-    need: np.ndarray
+    held: np.ndarray  # the mean size of a source part [p]
+    need: np.ndarray  # the mean size of a target part [q]
+    # the mean over ranks of what the source part and the target part share, if their mesh axes begin alike [p, q]
     both: np.ndarray
-    hit: np.ndarray
-    touched: np.ndarray
+    hit: np.ndarray  # the share of ranks for which that is not nothing [p, q]
+    touched: np.ndarray  # the mean number of source parts that a target part touches [p, q]
+    # coarser, finer: how many times fewer, or more, parts the target has; at least 1 [p, q]
     coarser: np.ndarray
     finer: np.ndarray
+    # same, nests, scatters: whether the partitions are one; whether the finer one nests in the other; whether partial
+    # sums in ``p`` parts can be divided into ``q``
     same: np.ndarray
     nests: np.ndarray
     scatters: np.ndarray

@@ -26,21 +26,13 @@ from gridnn.planning.search.groups import GroupEdge, group_layers
 
 
 class Tiled(NamedTuple):
-    """What the cuts found.
+    """What the cuts found."""
 
-    Attributes
-    ----------
-    splits : dict of str to Split
-        For every layer a factor per cut, the first cut the slowest.
-    cuts : tuple of (int, float)
-        The factor of every cut, and the elements that move across it on one side of the earlier ones.
-    cost : float
-        Elements that all ranks receive in one step.
-    """
-
-    splits: dict[str, Split]
+    splits: dict[str, Split]  # for every layer a factor per cut, the first cut the slowest
+    # tuple of (int, float): the factor of every cut, and the elements that move across it on one side of the earlier
+    # ones
     cuts: tuple[tuple[int, float], ...]
-    cost: float
+    cost: float  # elements that all ranks receive in one step
 
 
 def plan_tiling(
