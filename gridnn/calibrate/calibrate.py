@@ -29,20 +29,10 @@ class Place(NamedTuple):
 
 
 def levels_of(places: Sequence[Place], links: int = 1) -> tuple[Level, ...]:
-    """The levels that a job sees, without constants: ranks of a node, and nodes.
+    """The levels that a job sees, without constants: ranks of a node, and nodes with ``links`` network links.
 
-    Parameters
-    ----------
-    places : sequence of Place
-        Of all ranks, in their order.
-    links : int
-        Network links of a node.
-
-    Raises
-    ------
-    UserError
-        If the nodes have different numbers of ranks, neighbours in the job are not on the same node, or ``links`` do
-        not divide the ranks of a node.
+    ``places`` are those of all ranks, in their order. `UserError` if the nodes have different numbers of ranks,
+    neighbours in the job are not on the same node, or ``links`` do not divide the ranks of a node.
     """
     local = places[0].local_size
     sizes = sorted({place.local_size for place in places})
@@ -99,10 +89,7 @@ def assemble(
 ) -> tuple[Machine, list[Residual]]:
     """The machine, its raw points and residuals in its provenance; without points its links are assumed.
 
-    Parameters
-    ----------
-    facts : mapping
-        The provenance: host, date, MPI, ...
+    ``facts`` are the rest of its provenance: host, date, MPI, ...
     """
     if not points:
         assumed = load_machine(ASSUMED)

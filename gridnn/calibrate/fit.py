@@ -51,12 +51,8 @@ def fit_ranges(points: Sequence[Point]) -> tuple[Range, ...]:
 
     The seconds of a message are fitted as a function of its bytes, so that groups of all sizes are fitted together. The
     mean relative error is minimised: one point that something else slowed down counts little. The function may jump
-    upwards between ranges and never falls. A range more has to earn its keep (`GAIN`).
-
-    Raises
-    ------
-    UserError
-        If SciPy, whose linear programming is used, is not installed.
+    upwards between ranges and never falls. A range more has to earn its keep (`GAIN`). `UserError` if SciPy, whose
+    linear programming is used, is not installed.
     """
     sizes = np.array([point.load * point.size / max(1.0, point.messages) for point in points])
     seconds = np.array([point.seconds / max(1.0, point.messages) for point in points])
@@ -113,13 +109,7 @@ def _risen(starts: tuple[int, ...], values: np.ndarray) -> tuple[Range, ...]:
 
 
 def solver() -> Any:
-    """SciPy's linear programs.
-
-    Raises
-    ------
-    UserError
-        If it is not installed.
-    """
+    """SciPy's linear programs; `UserError` if it is not installed."""
     try:
         from scipy.optimize import linprog
     except ImportError as error:

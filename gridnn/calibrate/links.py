@@ -30,14 +30,14 @@ def measure_links(
 ) -> list[Point]:
     """The points of every movement on columns, rows, all ranks and, of several nodes, the ranks of a node.
 
+    All ranks of the grid call it together; neighbours in the job are on the same node.
+
     Parameters
     ----------
-    grid : Grid
-        All its ranks call this together.
     machine : Machine
         Its levels, for which level joins a group and how many groups share a link.
     local : int
-        Ranks of a node; neighbours in the job are on the same node.
+        Ranks of a node.
     seconds : float
         How long it may take altogether, about.
     largest : float

@@ -58,16 +58,10 @@ class Timed(NamedTuple):
 
 
 def measure_rates(grid: Grid, seconds: float, told: Callable = print) -> list[Timed]:
-    """Times of streams, products and convolutions, within about ``seconds``; all ranks compute at once.
+    """Times of streams, products and convolutions by the grid's kernels, within about ``seconds``.
 
-    Parameters
-    ----------
-    grid : Grid
-        All its ranks call this together; its backend's kernels compute.
-    seconds : float
-        How long it may take; what does not fit into it is left out, of all sizes alike.
-    told : callable
-        Is told, in a line, what is measured next.
+    All ranks call it together and compute at once. What does not fit into the time is left out, of all sizes alike;
+    ``told`` is told, in a line, what is measured next.
     """
     makers = (("memory", _streams, 0.1), ("gemm", _products, 0.35), ("conv", _convolutions, 0.55))
     found: dict[tuple, Timed] = {}

@@ -36,15 +36,9 @@ class Communicator:
     Parameters
     ----------
     comm : mpi4py.MPI.Comm
-        Its ranks are in the order of ``members``.
-    members : sequence of int
-        The grid indices of the group.
+        Its ranks are in the order of ``members``, the grid indices of the group.
     rows : int
         Pr, for the grid dimension of every movement.
-    backend : kernels.Backend
-        Whose arrays are moved.
-    ledger : Ledger
-        Where everything is entered.
     limit : int, optional
         The largest count that one call may have; None: what the transport can. Longer arrays are sent in pieces, or
         refused by name.
@@ -215,13 +209,7 @@ class Communicator:
 
 
 def _flat(array: Array) -> Array:
-    """``array`` as one run of memory.
-
-    Raises
-    ------
-    ValueError
-        If it is none.
-    """
+    """``array`` as one run of memory; `ValueError` if it is none."""
     require_contiguous(array)
     return array.reshape(-1)
 

@@ -30,18 +30,8 @@ class SharedFile:
     """A file opened by all ranks of a communicator, for whole boxes at a time.
 
     Every method is called by all ranks together. A rank on which a call fails goes on to the next one, as the others
-    do, and `failure` tells all of them afterwards: nobody waits for a rank that has given up.
-
-    Parameters
-    ----------
-    comm : mpi4py.MPI.Comm
-        The ranks.
-    path : str
-        The file.
-    write : bool
-        Whether it is made (and can be read, too) or only read.
-    limit : int
-        The most bytes that one MPI call moves; larger parts go in pieces.
+    do, and `failure` tells all of them afterwards: nobody waits for a rank that has given up. With ``write`` the file
+    is made (and can be read, too). One MPI call moves ``limit`` bytes at the most, larger parts go in pieces.
 
     Attributes
     ----------

@@ -90,10 +90,7 @@ def short_version(library: str) -> str:
 def check_library(env: Mapping[str, str], library: str) -> None:
     """Refuse a library that cannot be started by this launcher; it may be asked before MPI is initialised.
 
-    Raises
-    ------
-    UserError
-        If launcher and library are of different families; the text names the launcher that fits.
+    The `UserError` names the launcher that fits.
     """
     said, name = launch(env), vendor(library)
     if (said.launcher, name) in STRANGERS and said.size != 1:
@@ -104,21 +101,9 @@ def check_library(env: Mapping[str, str], library: str) -> None:
 
 
 def check_ranks(env: Mapping[str, str], ranks: int, library: str) -> None:
-    """Refuse a job whose processes do not see each other.
+    """Refuse a job whose launcher started more processes than the world communicator has ``ranks``.
 
-    Parameters
-    ----------
-    env : mapping
-        The environment.
-    ranks : int
-        The size of the world communicator.
-    library : str
-        The version text of the MPI library.
-
-    Raises
-    ------
-    UserError
-        If the launcher started more processes than the world communicator has; the text names the launchers that fit.
+    ``library`` is the version text of the MPI library; the `UserError` names the launchers that fit.
     """
     said, name = launch(env), vendor(library)
     if said.size is None or said.size <= ranks:

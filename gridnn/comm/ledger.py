@@ -43,11 +43,8 @@ class Tally:
 class Stopwatch:
     """How long the step stands still while its ``with`` blocks run.
 
-    Parameters
-    ----------
-    device : kernels.device.Device or None
-        What stands still: its compute stream, by marks on it, which are read later and cost no synchronisation; None:
-        the host, by its clock.
+    What stands still is the compute stream of a ``device``, by marks on it, which are read later and cost no
+    synchronisation; without one the host, by its clock.
     """
 
     def __init__(self, device: Any = None) -> None:

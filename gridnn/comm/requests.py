@@ -49,23 +49,7 @@ class Request:
 
 
 class StageRequest(Request):
-    """One stage of a transfer, or of its adjoint (abstract).
-
-    Parameters
-    ----------
-    stage : Stage
-        The plan.
-    adjoint : bool
-        Whether the adjoint runs.
-    grid : Grid
-        This rank's place and communicators.
-    arrays : Arrays
-        What is moved.
-    where : Where
-        To whose account it goes.
-    at_once : bool
-        Whether ``end`` comes next.
-    """
+    """One stage of a transfer, or of its adjoint (abstract); ``at_once`` says that ``end`` comes next."""
 
     def __init__(self, stage: Stage, adjoint: bool, grid: Any, arrays: Arrays, where: Where, at_once: bool) -> None:
         self.arrays, self.where, self.at_once, self.adjoint = arrays, where, at_once, adjoint
@@ -171,10 +155,7 @@ class Reduction(Request):
 class StartedSum(Request):
     """A sum of a flat array over a group, in place, under way from ``begin`` to ``end``.
 
-    Parameters
-    ----------
-    shares : sequence of (Where, int)
-        To whose account how many of the elements go.
+    ``shares`` says to whose account how many of the elements go.
     """
 
     def __init__(self, communicator: Communicator, flat: Array, shares: Sequence[tuple[Where, int]]) -> None:

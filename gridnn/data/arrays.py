@@ -22,23 +22,11 @@ def open_arrays(path: Path, classes: int | None, called: Names = ("x", "y")) -> 
     """A data set from FILE.npz (loaded whole by every rank), FILE.h5 or DIRECTORY/x_train.npy ... (read in part).
 
     The arrays are called x_train, y_train, x_test, y_test; or there are x and y alone, and a fifth of the samples,
-    always the same ones, is the test set. Bytes (uint8) are scaled to [0, 1], all else is taken as it is; bytes of
-    shape (samples, h, w) are grey images. Integer targets are labels, one a sample or one for every place in its
-    space; floating-point targets are numbers to be predicted.
-
-    Parameters
-    ----------
-    path : Path
-        The file or directory.
-    classes : int, optional
-        The number of classes; one more than the largest label if not given.
-    called : tuple of str
-        What the arrays are called instead of x and y.
-
-    Raises
-    ------
-    UserError
-        If arrays are missing or damaged, or do not fit each other.
+    always the same ones, is the test set. They may be ``called`` otherwise than x and y. Bytes (uint8) are scaled to
+    [0, 1], all else is taken as it is; bytes of shape (samples, h, w) are grey images. Integer targets are labels, one
+    a sample or one for every place in its space; floating-point targets are numbers to be predicted. Without
+    ``classes`` there is one more than the largest label. `UserError` if arrays are missing or damaged, or do not fit
+    each other.
     """
     there, get = _contents(path)
     x, y = called

@@ -9,22 +9,11 @@ from gridnn.errors import UserError
 
 
 class Resized(Dataset):
-    """The images of another data set, interpolated linearly from the two nearest rows and columns.
+    """The images of another data set, their shorter side ``size`` pixels; the proportion stays.
 
-    As in PyTorch's ``interpolate(mode="bilinear", align_corners=False)``: pixels are areas, the outer ones go on
-    outwards, and nothing is averaged where an image shrinks.
-
-    Parameters
-    ----------
-    images : Dataset
-        Samples of shape (h, w, c).
-    size : int
-        The shorter side becomes this many pixels; the proportion stays.
-
-    Raises
-    ------
-    UserError
-        If the samples are no images.
+    They are interpolated linearly from the two nearest rows and columns, as in PyTorch's
+    ``interpolate(mode="bilinear", align_corners=False)``: pixels are areas, the outer ones go on outwards, and nothing
+    is averaged where an image shrinks. `UserError` if the samples are no images.
     """
 
     def __init__(self, images: Dataset, size: int):

@@ -15,24 +15,11 @@ SHAPES = "(samples, features), or space and channels: (samples, w, c), (samples,
 
 
 class Stored(Dataset):
-    """Samples and targets in one or more arrays, one after the other.
+    """Samples and targets in one or more arrays or sources, one after the other; `UserError` if they do not fit.
 
-    Parameters
-    ----------
-    name : str
-        What messages call it.
-    samples, targets : sequence of array or Source
-        Samples of shape (n, features), (n, w, c), (n, h, w, c) or (n, d, h, w, c); labels (integers) of shape (n,) or
-        (n, *space), or numbers of any shape. Of files and views only what is asked for is touched.
-    classes : int or None
-        None: the targets are numbers.
-    scale, mean, std
-        As in `Scaling`.
-
-    Raises
-    ------
-    UserError
-        If samples and targets do not fit.
+    Samples have the shape (n, features), (n, w, c), (n, h, w, c) or (n, d, h, w, c). Targets are labels (integers) of
+    shape (n,) or (n, *space), or numbers of any shape: then ``classes`` is None. Of files and views only what is asked
+    for is touched. ``scale``, ``mean`` and ``std`` are those of `Scaling`.
     """
 
     def __init__(
@@ -89,13 +76,7 @@ def _sources(arrays: Sequence[np.ndarray | Source]) -> list[Source]:
 
 
 def check_pair(name: str, samples: np.ndarray | Source, targets: np.ndarray | Source) -> None:
-    """Refuse samples and targets that do not fit.
-
-    Raises
-    ------
-    UserError
-        If there are none, or not as many of both, or a shape is none of a sample.
-    """
+    """Refuse samples and targets that do not fit: none, not as many of both, or a shape that is none of a sample."""
     if len(samples.shape) not in range(2, 6) or not np.prod(samples.shape):
         raise UserError(
             f"{name}: the samples have the shape {format_shape(samples.shape)}; give at least one of the shape {SHAPES}"

@@ -80,13 +80,7 @@ def lowest(count: int, axes: int) -> np.ndarray:
 
 
 def open_volumes(shape: tuple[int, ...], targets: int, samples: int, seed: int) -> Data:
-    """``samples`` to train with, and a fifth of that to test.
-
-    Raises
-    ------
-    UserError
-        If the shape has no space axis, or more than three.
-    """
+    """``samples`` to train with, a fifth of that to test; `UserError` if the shape has not one to three space axes."""
     if len(shape) not in (2, 3, 4):
         raise UserError(
             f"dataset volumes: --shape {format_shape(shape)}: write space and channels, as 64x64x64x1 (or 128x128x1)"

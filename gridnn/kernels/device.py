@@ -56,23 +56,11 @@ class Device:
         raise NotImplementedError
 
     def to_host(self, array: Array, host: Any, stream: str) -> None:
-        """Copy the contiguous ``array`` into pinned host memory of as many bytes, when ``stream`` comes to it.
-
-        Raises
-        ------
-        ValueError
-            If one of them is not contiguous, or their bytes differ.
-        """
+        """Copy the contiguous ``array`` into pinned host memory of as many bytes, when ``stream`` comes to it."""
         raise NotImplementedError
 
     def to_device(self, host: Any, array: Array, stream: str) -> None:
-        """Copy pinned host memory into the contiguous ``array`` of as many bytes, when ``stream`` comes to it.
-
-        Raises
-        ------
-        ValueError
-            If one of them is not contiguous, or their bytes differ.
-        """
+        """Copy pinned host memory into the contiguous ``array`` of as many bytes, when ``stream`` comes to it."""
         raise NotImplementedError
 
     def pointer(self, array: Array) -> int:
@@ -95,17 +83,9 @@ class Recorder:
     """
 
     def record(self, calls: Sequence[Callable[[], Any]]) -> Graph:
-        """Record what ``calls`` ask of the compute stream, in place of doing it.
+        """Record what ``calls`` ask of the compute stream, in place of doing it; what is returned does it when called.
 
-        Returns
-        -------
-        callable
-            What does it all when it is called, as often as it is called.
-
-        Raises
-        ------
-        UserError
-            If something was asked for that cannot be recorded.
+        `UserError` if something was asked for that cannot be recorded.
         """
         raise NotImplementedError
 

@@ -145,10 +145,7 @@ def may_decline(function: Implementation) -> Implementation:
 def implementations(modules: Collection[str]) -> dict[str, Implementation]:
     """Every operation by the ``modules`` and the reference: the first that takes the arguments computes.
 
-    Raises
-    ------
-    ImportError
-        If a module needs a library that is not installed.
+    `ImportError` if a module needs a library that is not installed.
     """
     return {name: _first_of(_found(name, modules)) for name in TABLE}
 

@@ -15,24 +15,12 @@ class SamplesError(UserError):
 
 
 def image_network(name: str, input_shape: Shape) -> Network:
-    """An empty network for images.
-
-    Raises
-    ------
-    SamplesError
-        If the samples are no images.
-    """
+    """An empty network for images; `SamplesError` if the samples are no images."""
     return _network(name, input_shape, 3)
 
 
 def volume_network(name: str, input_shape: Shape) -> Network:
-    """An empty network for volumes.
-
-    Raises
-    ------
-    SamplesError
-        If the samples are no volumes.
-    """
+    """An empty network for volumes; `SamplesError` if the samples are no volumes."""
     return _network(name, input_shape, 4)
 
 

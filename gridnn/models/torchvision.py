@@ -32,14 +32,9 @@ class Source(NamedTuple):
 
 
 def sources(model: str, network: Network) -> dict[str, Source]:
-    """The tensors of ``network``, trained and kept, by ``layer.tensor``.
+    """The tensors of ``network``, trained and kept, by ``layer.tensor``, for a ``model`` of `TORCHVISION`.
 
-    Parameters
-    ----------
-    model : str
-        One of `TORCHVISION`.
-    network : Network
-        As `gridnn.models.get_model` makes it, with its loss or without.
+    The network is as `gridnn.models.get_model` makes it, with its loss or without.
     """
     module = _module_names(model, network)
     found: dict[str, Source] = {}

@@ -168,13 +168,7 @@ def load_plan(
 
 
 def read_provenance(path: str | Path, data: Mapping[str, Any]) -> Provenance | None:
-    """What the plan in a file was made for, if it says so.
-
-    Raises
-    ------
-    UserError
-        If it says so incompletely.
-    """
+    """What the plan in a file was made for, if it says so; `UserError` if it says so incompletely."""
     try:
         return Provenance.from_file(data)
     except UserError as error:
@@ -199,13 +193,7 @@ def _agreed(path: str | Path, data: dict, name: str, asked: Any) -> Any:
 
 
 def read_plan(path: str | Path) -> dict:
-    """The plan in a JSON file as plain data.
-
-    Raises
-    ------
-    UserError
-        If the file cannot be read, or holds no object.
-    """
+    """The plan in a JSON file as plain data; `UserError` if the file cannot be read, or holds no object."""
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:

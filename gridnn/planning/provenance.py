@@ -34,13 +34,7 @@ class Provenance:
         return cls(describe_layers(network), batch, **known)
 
     def check(self, network: Network) -> None:
-        """Refuse another network than the plan was made for.
-
-        Raises
-        ------
-        UserError
-            Naming the layers that differ.
-        """
+        """Refuse another network than the plan was made for: a `UserError` naming the layers that differ."""
         differences = list(self._differences(describe_layers(network)))
         if differences:
             more = f"; and {len(differences) - SHOWN} more" if len(differences) > SHOWN else ""
@@ -72,10 +66,7 @@ class Provenance:
     def from_file(cls, content: Mapping[str, Any]) -> Provenance | None:
         """The provenance in the content of a plan's file, also of one that calls it ``made_for``; None if it has none.
 
-        Raises
-        ------
-        UserError
-            If it is not complete, or its fingerprint is not that of its layers: somebody edited it.
+        `UserError` if it is not complete, or its fingerprint is not that of its layers: somebody edited it.
         """
         key = next((key for key in (KEY, OLDER_KEY) if key in content), None)
         if key is None:

@@ -164,12 +164,8 @@ def paper_cost(network: Network, plan: Plan, batch: int, machine: Machine, items
 
     alpha and beta are those of the outermost level of ``machine``; the paper knows one. A layer with ``p`` parts of
     ``co`` gathers its output and sums its gradient over them (3 units), sums its weights over the P / p ranks that
-    share them (2 units), and exchanges halos over divided space.
-
-    Raises
-    ------
-    UserError
-        If a layer divides ``ci``, which the paper does not.
+    share them (2 units), and exchanges halos over divided space. `UserError` if a layer divides ``ci``, which the paper
+    does not.
     """
     layers, before = [], None
     for one in sizes(network):

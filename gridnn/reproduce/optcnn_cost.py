@@ -28,13 +28,7 @@ READING = Reading()
 
 @dataclass(frozen=True)
 class OptCNN(LayerwiseCosts):
-    """`LayerwiseCosts` in another reading.
-
-    Raises
-    ------
-    UserError
-        If there is no such server.
-    """
+    """`LayerwiseCosts` in another reading; `UserError` if there is no such server."""
 
     reading: Reading = READING
 

@@ -53,22 +53,9 @@ def agrees(text: str, paper: float, ours: float, within: float, unit: str = "", 
 
 
 def publish(experiment: Experiment, folder: str | os.PathLike, table: str | os.PathLike | None = None) -> list[str]:
-    """Write ``NAME.csv``, ``NAME-claims.csv`` and ``NAME.png`` into ``folder``, which is made.
+    """Write ``NAME.csv`` (or ``table``), ``NAME-claims.csv`` and ``NAME.png`` into ``folder``; their paths.
 
-    Parameters
-    ----------
-    table : path, optional
-        Where the rows go instead of ``NAME.csv``.
-
-    Returns
-    -------
-    list of str
-        The paths of the files.
-
-    Raises
-    ------
-    UserError
-        If they cannot be written, or matplotlib is not installed.
+    `UserError` if they cannot be written, or matplotlib is not installed.
     """
     with writing("--output", folder):
         os.makedirs(folder, exist_ok=True)

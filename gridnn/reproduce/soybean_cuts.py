@@ -70,10 +70,7 @@ class Level(NamedTuple):
 def levels_of(network: Network, batch: int) -> list[Level]:
     """The layers with weights of a chain, as products; what lies between them keeps its tiling.
 
-    Raises
-    ------
-    ValueError
-        If the network branches: the paper's dynamic program is for a chain.
+    `UserError` if the network branches: the paper's dynamic program is for a chain.
     """
     read = [source for node in network.nodes for source in node.inputs]
     levels = []
@@ -122,12 +119,8 @@ class Cuts(NamedTuple):
 def one_cut(levels: Sequence[Level], axes: Sequence[str] = AXES, tied: bool = False) -> Cut:
     """The cut of least volume, by dynamic programming over the levels.
 
-    Parameters
-    ----------
-    axes : sequence of str
-        What a product may halve: all, or one for the cut of a named strategy (``("n",)`` is data parallelism).
-    tied : bool
-        Whether the three products of a layer halve the same axis, as in gridnn; the paper lets each have its own.
+    ``axes`` are what a product may halve: all, or one for the cut of a named strategy (``("n",)`` is data parallelism).
+    With ``tied`` the three products of a layer halve the same axis, as in gridnn; the paper lets each have its own.
     """
     best: dict = {border: (0.0, (border,), (), ()) for border in STATES}
     for number, level in enumerate(levels):
@@ -204,8 +197,6 @@ def k_cuts(
 
     Parameters
     ----------
-    cuts : int
-        k.
     fixed : sequence of str, optional
         The axis of every cut, for a named strategy; otherwise each is the best one.
     tied : bool

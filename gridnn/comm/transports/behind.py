@@ -30,16 +30,9 @@ class DeviceWork(Work):
 
 
 class DeviceTransport(Transport):
-    """MPI's blocking calls, made when the device has what is sent (abstract).
+    """MPI's blocking calls on the arrays of a ``device``, made when that has what is sent (abstract).
 
     Every operation marks the compute stream when it begins, and goes to the worker, which waits for that mark.
-
-    Parameters
-    ----------
-    comm : mpi4py.MPI.Comm
-        The group.
-    device : kernels.device.Device
-        Where the arrays lie.
     """
 
     def __init__(self, comm: Any, device: Any) -> None:

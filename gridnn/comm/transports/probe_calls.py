@@ -32,18 +32,10 @@ def say(text: str) -> None:
 
 
 class Calls:
-    """Every call that the CUDA-aware transport makes, by the transport itself, with numbers that are known.
+    """Every call that the CUDA-aware transport makes, by the transport itself, on ``size`` float32 of every rank.
 
-    Parameters
-    ----------
-    comm : mpi4py.MPI.Comm
-        One rank or more.
-    backend : kernels.Backend
-        One with a device; ``asarray`` and ``to_host`` are used.
-    capabilities : Capabilities
-        What the transport uses beyond the calls that all libraries have, and so is tested.
-    size : int
-        Elements (float32) of every rank's array.
+    The numbers are known. Of the ``backend``, one with a device, ``asarray`` and ``to_host`` are used; what the
+    transport uses beyond the calls that all libraries have, its ``capabilities`` say.
     """
 
     def __init__(self, comm: Any, backend: Any, capabilities: Capabilities, size: int) -> None:

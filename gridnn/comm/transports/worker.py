@@ -45,18 +45,13 @@ class Task:
 
 
 class Worker:
-    """A thread for the operations of one group of ranks, which does them one after the other.
+    """A thread for the operations of one group of ranks, which does them one after the other; it first calls ``bind``.
 
     Every member asks for the operations of a group in the same order, so that the order in which the workers do them
     is the same on all members; and since a worker serves one group only, no two workers can wait for each other. What
     the main thread would do itself goes through the worker as well while that has something left to do.
 
     Once a job has failed, all later ones fail with the same error: the order would no longer be that of the others.
-
-    Parameters
-    ----------
-    bind : callable
-        What the thread calls first.
     """
 
     def __init__(self, bind: Callable[[], None]) -> None:

@@ -14,14 +14,9 @@ class NumpyBackend(Backend):
     Parameters
     ----------
     kernels : str
-        "reference", "numba", "onednn", or "auto" for the last of these that is installed.
+        "reference", "numba", "onednn", or "auto" for the last of these that is installed; `UserError` if they are not.
     dtype : str
         Of the activations; those of 16 bits are computed in float32.
-
-    Raises
-    ------
-    UserError
-        If the kernels that were asked for are not installed.
     """
 
     name = "numpy"

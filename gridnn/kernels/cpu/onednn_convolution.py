@@ -18,16 +18,12 @@ class OneDnnConvolution:
 
     Parameters
     ----------
-    library : OneDnn
-        The library.
     direction : str
         What is computed from the other two: "output" is y, "input" x and "weight" w.
     shapes : tuple
         Those of ``x``, ``w`` [*kernel, c, k] and ``y``.
     strides : tuple of int
         Those of ``w``, in elements: it may be a slice.
-    stride, dilation : tuple of int
-        One entry per space axis.
     depthwise : bool
         Whether ``w`` [*kernel, 1, c] has one filter a channel.
     """

@@ -24,17 +24,8 @@ FEW_CHANNELS = 8  # of the input: its gradient is faster by a GEMM and col2im
 class OneDnnContext:
     """What oneDNN keeps between calls; the implementations find it as ``kernels.onednn``.
 
-    Attributes
-    ----------
-    library : OneDnn
-        The library.
-    convolutions : dict
-        Compiled computations by direction, shapes, strides and dilations.
-
-    Raises
-    ------
-    ImportError
-        If oneDNN is not installed.
+    That is the ``library``, and ``convolutions``: computations by direction, shapes, strides and dilations.
+    `ImportError` if oneDNN is not installed.
     """
 
     def __init__(self) -> None:

@@ -22,7 +22,7 @@ WORKSPACE_BYTES = 32 << 20  # a tile of the convolutions: what fits into the cac
 
 
 class CupyBackend(Backend):
-    """Arrays of CuPy in the memory of one GPU.
+    """Arrays of CuPy in the memory of one GPU, its ``device``, with its ``pool`` of memory.
 
     Parameters
     ----------
@@ -34,13 +34,6 @@ class CupyBackend(Backend):
         Whether products of float32 may round their factors to TF32.
     conv : {"auto", "gemm", "cudnn"}
         Whose convolutions: products by cuBLAS, or cuDNN's; auto is cuDNN where it is installed.
-
-    Attributes
-    ----------
-    device : CupyDevice
-        The GPU.
-    pool : CupyPool
-        Its memory.
 
     Raises
     ------

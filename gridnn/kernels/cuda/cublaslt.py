@@ -28,13 +28,7 @@ Convert = Callable[[Array, Array], None]
 
 
 def make_epilogues(cupy: Any, stream: int, tf32: bool) -> Epilogues | None:
-    """cuBLASLt on one stream; None where nvmath-python is not installed.
-
-    Raises
-    ------
-    UserError
-        If it is installed, but cannot be imported.
-    """
+    """cuBLASLt on one stream; None where nvmath-python is not installed, `UserError` if its import fails."""
     if find_spec("nvmath") is None:
         return None
     try:
@@ -91,27 +85,15 @@ class Workspace:
 
 
 class Epilogues:
-    """Products with epilogues on the GPU.
+    """Products with epilogues on the GPU, by ``nvmath.linalg.advanced`` of this ``version``, on one ``stream``.
 
     A product is planned when its shapes are first met, outside of any capture of the stream, and run by that plan then.
     Not for cuBLASLt, and left to cuBLAS and a pass over its result: float64; matrices with an extent of 1; results that
     begin at no multiple of 256 bytes, as gradients of weights may in the flat array of all of them; activations other
-    than ReLU. What cuBLASLt itself refuses is said in a warning.
+    than ReLU. What cuBLASLt itself refuses (by ``error``) is said in a warning.
 
-    A bias of another type than the result's (float32 where activations have 16 bits) is rounded to it.
-
-    Parameters
-    ----------
-    cupy, advanced : module
-        CuPy and ``nvmath.linalg.advanced``.
-    error : type
-        What nvmath raises where cuBLASLt refuses.
-    stream : int
-        The ``cudaStream_t`` on which all products run.
-    tf32 : bool
-        Whether products of float32 may round their factors to TF32.
-    version : str
-        Of nvmath-python.
+    A bias of another type than the result's (float32 where activations have 16 bits) is rounded to it. With ``tf32``,
+    products of float32 may round their factors to TF32.
     """
 
     def __init__(self, cupy: Any, advanced: Any, error: type, stream: int, tf32: bool, version: str) -> None:

@@ -46,24 +46,11 @@ class Plan(NamedTuple):
 
 
 class Cudnn:
-    """cuDNN on one stream of the current device.
+    """cuDNN (the module ``cudnn``, its libcudnn loaded) on one ``stream`` of the current device.
 
     Plans are chosen by cuDNN's heuristics, not by measurement: so all ranks, and the same run tomorrow, have the same.
-    Plans whose results differ from run to run, or that sum in less than float32, are left out.
-
-    Parameters
-    ----------
-    library : module
-        ``cudnn``, its libcudnn loaded.
-    stream : int
-        The ``cudaStream_t`` on which everything runs.
-    tf32 : bool
-        Whether products of float32 may round their factors to the 10 bits of TF32.
-
-    Attributes
-    ----------
-    version : str
-        That of libcudnn.
+    Plans whose results differ from run to run, or that sum in less than float32, are left out. With ``tf32``, products
+    of float32 may round their factors to the 10 bits of TF32. ``version`` is that of libcudnn.
     """
 
     def __init__(self, library: Any, stream: int, tf32: bool = False) -> None:
@@ -141,10 +128,7 @@ class Cudnn:
 def make_cudnn(conv: str, cupy: Any, stream: int, tf32: bool) -> Cudnn | None:
     """cuDNN as ``--conv`` asks for it; None: it is not wanted, or not there and not asked for by name.
 
-    Raises
-    ------
-    UserError
-        If it is asked for by name, and cannot be loaded.
+    `UserError` if it is asked for by name, and cannot be loaded.
     """
     if conv == "gemm":
         return None

@@ -40,13 +40,7 @@ class PlannedConvolution:
 
 
 class CudnnContext:
-    """What cuDNN's convolutions keep between calls; the implementations find it as ``kernels.cudnn``.
-
-    Attributes
-    ----------
-    library : Cudnn
-        cuDNN on its stream.
-    """
+    """What cuDNN's convolutions (``library``) keep between calls; the implementations find it as ``kernels.cudnn``."""
 
     def __init__(self, library: Cudnn) -> None:
         self.library = library

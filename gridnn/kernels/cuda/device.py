@@ -71,15 +71,7 @@ class CupyPool:
 
 
 class CupyDevice(Device):
-    """One GPU of this process.
-
-    Parameters
-    ----------
-    cupy : module
-        CuPy.
-    number : int
-        Which of the visible devices.
-    """
+    """One GPU of this process, the visible device ``number``."""
 
     def __init__(self, cupy: Any, number: int = 0) -> None:
         self._cupy, self._cuda, self.number = cupy, cupy.cuda, number

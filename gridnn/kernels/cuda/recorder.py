@@ -12,18 +12,10 @@ from gridnn.kernels.device import Graph, Recorder
 
 
 class CupyRecorder(Recorder):
-    """Stream capture by CuPy, with a pool of its own for what kernels allocate while they are recorded.
+    """Capture by CuPy of the compute ``stream``, a non-blocking one: others cannot be captured.
 
-    What the pool has taken from the device it keeps, since graphs write there.
-
-    Parameters
-    ----------
-    cupy : module
-        CuPy.
-    stream : cupy.cuda.Stream
-        The compute stream: a non-blocking one, others cannot be captured.
-    number : int
-        The device's.
+    What kernels allocate while they are recorded comes from a pool of its own. What that has taken from the device it
+    keeps, since graphs write there.
     """
 
     def __init__(self, cupy: Any, stream: Any, number: int) -> None:

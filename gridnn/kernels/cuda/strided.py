@@ -26,10 +26,7 @@ class StridedView(NamedTuple):
 class StridedViews:
     """Makes strided views, and keeps them: a step asks for the same ones every time.
 
-    Parameters
-    ----------
-    address : callable
-        The address of an array's first element.
+    ``address`` gives that of an array's first element.
     """
 
     def __init__(self, address: Callable[[Any], int]):

@@ -26,12 +26,8 @@ class CostModel:
 
     Parameters
     ----------
-    network : Network
-    ranks : int
-        P, any integer.
-    batch : int
-        Samples of one pass.
-    machine : Machine
+    ranks, batch : int
+        P, any integer, and the samples of one pass.
     at_most : int or None
         Factors of a split at the most, see `gridnn.planning.search.space.configurations`.
     spaces : mapping of str to Space, optional
@@ -41,10 +37,8 @@ class CostModel:
 
     Attributes
     ----------
-    names : list of str
-        The leaders of the groups: the layers with a choice.
-    space : dict of str to Space
-        Their configurations.
+    names, space
+        The leaders of the groups, the layers with a choice, and their configurations.
     """
 
     def __init__(

@@ -26,19 +26,9 @@ def search(graph: CostGraph, seconds: float | None = None, *, ahead: bool = True
 
     The nodes are chosen in their order. What those that are not chosen yet cost at the least is the sum, over them, of
     their cheapest configuration with the cheapest edges from before; where that is too much, the rest is left out.
-
-    Parameters
-    ----------
-    seconds : float, optional
-        Stop then; ``bound`` is below ``value`` if so.
-    ahead : bool
-        Whether the bound counts the nodes that are not chosen yet; without it only what is chosen counts, as in the
-        baseline of Jia et al. 2018. That needs costs that are not negative.
-
-    Raises
-    ------
-    InfeasibleError
-        If every choice costs infinity, or none was found in time.
+    Without ``ahead`` only what is chosen counts, as in the baseline of Jia et al. 2018, which needs costs that are not
+    negative. The search stops after ``seconds``; then the ``bound`` may be below the ``value``. `InfeasibleError` if
+    every choice costs infinity, or none was found in time.
     """
     start = time.perf_counter()
     nodes = [_ahead(graph, v) for v in range(len(graph.costs))]

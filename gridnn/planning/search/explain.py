@@ -44,10 +44,7 @@ class Turn(NamedTuple):
 def alternatives(made: PricedPlan, layer: str) -> list[Alternative]:
     """Every split of ``layer`` with its cost, the cheapest first; the other layers are as in the plan.
 
-    Raises
-    ------
-    UserError
-        If there is no such layer, or it follows another one.
+    `UserError` if there is no such layer, or it follows another one.
     """
     request, splits = made.request, made.plan.splits
     model = _model(request)

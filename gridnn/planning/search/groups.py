@@ -83,12 +83,9 @@ class GroupGraph:
 def group_layers(network: Network, batch: int, has_choice: Callable[[Node, Shapes], bool] | None = None) -> GroupGraph:
     """The graph of layer groups of ``network``.
 
-    Parameters
-    ----------
-    has_choice : callable, optional
-        Whether a layer leads a group; one that does not has one input, and it is another layer's output. Default:
-        layers that multiply by weights, that have several inputs or read the network's input, Flatten and the loss; the
-        others follow their input as `gridnn.planning.propagate.propagate` lets them.
+    ``has_choice`` says whether a layer leads a group; one that does not has one input, and it is another layer's
+    output. Without it, leaders are layers that multiply by weights, that have several inputs or read the network's
+    input, Flatten and the loss; the others follow their input as `gridnn.planning.propagate.propagate` lets them.
     """
     has_choice = has_choice or _divides_by_choice
     layers: dict[str, list[GroupLayer]] = {}

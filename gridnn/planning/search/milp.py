@@ -23,13 +23,7 @@ INFEASIBLE = 2
 
 
 class MemoryLimitError(InfeasibleError):
-    """No choice fits into the memory.
-
-    Attributes
-    ----------
-    least : float
-        The bytes that would do.
-    """
+    """No choice fits into the memory; ``least`` bytes would do."""
 
     def __init__(self, text: str, least: float) -> None:
         super().__init__(text)
@@ -49,23 +43,11 @@ def solve(
     memory: Sequence[np.ndarray] | None = None,
     limit: float | None = None,
 ) -> Solution:
-    """The cheapest choice of ``graph`` whose memory is at most ``limit``.
+    """The cheapest choice of ``graph`` whose memory is at most ``limit``, in bytes.
 
-    Parameters
-    ----------
-    memory : sequence of 1-D arrays, optional
-        Bytes of every configuration of every node; their sum over the nodes is limited.
-    limit : float, optional
-        In bytes.
-
-    Raises
-    ------
-    MemoryLimitError
-        If no choice fits; it says how little would do, and which node needs most.
-    InfeasibleError
-        If every choice costs infinity.
-    UserError
-        If scipy is not installed.
+    ``memory`` has the bytes of every configuration of every node; their sum over the nodes is limited.
+    `MemoryLimitError` if no choice fits: it says how little would do (``least``), and which node needs most;
+    `InfeasibleError` if every choice costs infinity, `UserError` if scipy is not installed.
     """
     start = time.perf_counter()
     memory = None if limit is None else memory

@@ -53,18 +53,10 @@ class Stage:
 
 
 def stages(dims: Sequence[Dimension], partial: MeshAxis, comparable: np.ndarray | bool, ranks: int) -> list[Stage]:
-    """The stages of all transfers of a tensor.
+    """The stages of all transfers of a tensor, by its dimensions.
 
-    Parameters
-    ----------
-    dims : sequence of Dimension
-        One a dimension of the tensor.
-    partial : MeshAxis
-        The ranks that hold partial sums of the source.
-    comparable : bool or array of bool
-        Whether one mesh refines source and target (see `gridnn.layout.layout.common_mesh`).
-    ranks : int
-        P.
+    ``partial`` are the ranks that hold partial sums of the source; ``comparable`` is whether one mesh refines source
+    and target (see `gridnn.layout.layout.common_mesh`).
     """
     shape = np.broadcast_shapes(*(np.broadcast_shapes(d.p.shape, d.q.shape) for d in dims), np.shape(partial.parts))
     found = []

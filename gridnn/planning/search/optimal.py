@@ -52,10 +52,7 @@ class Found(NamedTuple):
 def plan_optimal(request: PlanRequest, others: Sequence[Plan] = ()) -> Found:
     """The fastest plan that the search finds; never slower than the best grid of a named rule, nor than ``others``.
 
-    Raises
-    ------
-    ValueError
-        If no plan meets the memory limit, or there are more ranks than the network can use.
+    `UserError` if no plan meets the memory limit, or there are more ranks than the network can use.
     """
     start = time.perf_counter()
     case = request.network, request.ranks, request.smallest, request.machine

@@ -52,10 +52,8 @@ class Table:
 class Tables:
     """Families and tables on P ranks, each made once: groups of a network repeat.
 
-    Attributes
-    ----------
-    output, input, table, widest : callable
-        The methods `_output`, `_input`, `_table` and `_widest`, with memory.
+    ``output``, ``input``, ``table`` and ``widest`` are the methods `_output`, `_input`, `_table` and `_widest`, with
+    memory.
     """
 
     def __init__(self, ranks: int) -> None:

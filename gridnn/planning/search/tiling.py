@@ -44,25 +44,10 @@ def plan_tiling(
     axes: tuple[str, ...] = AXES,
     **options: Any,
 ) -> Plan:
-    """The plan of SoyBean's cuts.
+    """The plan of SoyBean's cuts on any number of ranks; `UserError` if they do not fit the network.
 
-    Parameters
-    ----------
-    ranks : int
-        P, any number.
-    batch : int
-        B.
-    machine : Machine, optional
-        Not asked: the paper weighs volume only. Every searched strategy is called with one.
-    axes : tuple of str
-        What may be divided; ``("n", "co", "ci")`` for the paper's matrices.
-    options
-        See `gridnn.planning.plan.OPTIONS`.
-
-    Raises
-    ------
-    UserError
-        If the cuts do not fit the network.
+    The machine is not asked: the paper weighs volume only. ``axes`` are what may be divided, ``("n", "co", "ci")`` for
+    the paper's matrices; ``options`` are `gridnn.planning.plan.OPTIONS`.
     """
     tiled = tile(network, ranks, batch, axes)
     try:
