@@ -98,7 +98,7 @@ def assemble(
         return Machine(name, assumed.levels, compute, memory, estimates, {"links": why, **facts}), []
     made = fitted(levels, points)
     errors = residuals(points, made)
-    kept = {"residuals": _listed(errors), "points": _listed(points)}
+    kept = {"residuals": as_listed(errors), "points": as_listed(points)}
     return Machine(name, made, compute, memory, (), {**facts, **kept}, overlap), errors
 
 
@@ -122,15 +122,10 @@ def doubted(
     return replace(machine, estimates=tuple(poor)), reasons
 
 
-def _listed(rows: Sequence[NamedTuple]) -> dict[str, Any]:
+def as_listed(rows: Sequence[NamedTuple]) -> dict[str, Any]:
     """Rows as they stand in a file: the names of the columns, and a list a row."""
     numbers = [[float(f"{v:.4g}") if isinstance(v, float) else v for v in row] for row in rows]
     return {"columns": list(rows[0]._fields) if rows else [], "rows": numbers}
-
-
-def timed_listed(timed: Sequence[Timed]) -> dict[str, Any]:
-    """What was timed of the computation, as it stands in a file."""
-    return _listed(timed)
 
 
 def cpu() -> str:

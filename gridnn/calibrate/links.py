@@ -129,7 +129,7 @@ def _series(
         counted = _counted(grid, call)
         at = _level_of(grid, machine, group, kind)
         level = machine.levels[at.level].name
-        found.append(Point(kind, dimension, level, at.contention, *counted, _timed(grid, call)))
+        found.append(Point(kind, dimension, level, at.contention, *counted, median_seconds(grid, call)))
     grid.ledger.clear()
     return found
 
@@ -155,14 +155,17 @@ def _counted(grid: Grid, call: Call) -> tuple[float, float]:
     return tuple(map(float, max(told)))
 
 
-def _timed(grid: Grid, call: Call) -> float:
-    """Median seconds of a call by the slowest rank; calls follow each other as they do in a step."""
+def median_seconds(grid: Grid, call: Call, batches: int = BATCHES, batch: float = BATCH) -> float:
+    """Median seconds of a call by the slowest rank, all of them calling; calls follow each other as in a step.
+
+    There are ``batches`` of calls, of which each takes about ``batch`` seconds at least.
+    """
     started = time.perf_counter()
     call()
     once = max(grid.all.gather_values(time.perf_counter() - started))
-    calls = min(MOST_CALLS, max(1, math.ceil(BATCH / max(once, 1e-7))))
+    calls = min(MOST_CALLS, max(1, math.ceil(batch / max(once, 1e-7))))
     times = []
-    for _ in range(BATCHES):
+    for _ in range(batches):
         grid.all.gather_values(None)  # all start together
         started = time.perf_counter()
         for _ in range(calls):

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gridnn.errors import UserError
-
-Box = tuple[tuple[int, int], ...]
+from gridnn.layout.layout import Box
 
 
 class Dataset(ABC):
@@ -144,11 +143,6 @@ def check_size(path: object, size: int, count: int, each: int, what: str, before
 def whole(shape: tuple[int, ...]) -> Box:
     """The box that is everything of ``shape``."""
     return tuple((0, size) for size in shape)
-
-
-def extents(box: Box) -> tuple[int, ...]:
-    """The shape of a box."""
-    return tuple(stop - start for start, stop in box)
 
 
 def format_shape(shape: tuple[int, ...]) -> str:

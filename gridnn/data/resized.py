@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from gridnn.data.base import Box, Data, Dataset, extents, format_shape
+from gridnn.data.base import Box, Data, Dataset, format_shape
 from gridnn.errors import UserError
+from gridnn.layout.layout import box_shape
 
 
 class Resized(Dataset):
@@ -31,7 +32,7 @@ class Resized(Dataset):
     def read(self, indices: np.ndarray, box: Box, out: np.ndarray, step: int = 0) -> None:
         taps = [self._taps(axis, box[axis]) for axis in (0, 1)]
         needed = (*(interval for interval, _, _ in taps), box[2])
-        image = np.empty((len(indices), *extents(needed)), out.dtype)
+        image = np.empty((len(indices), *box_shape(needed)), out.dtype)
         self._images.read(indices, needed, image, step)
         for axis, (_, near, share) in enumerate(taps, 1):
             weights = share.astype(out.dtype).reshape((-1,) + (1,) * (3 - axis))

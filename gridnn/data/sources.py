@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from gridnn.data.base import Box, extents, whole
+from gridnn.data.base import Box, whole
 from gridnn.data.files import load_npy
+from gridnn.layout.layout import box_shape
 
 SINGLE = 4096  # from so many elements of a sample on, samples are copied one by one, without an array in between
 
@@ -52,7 +53,7 @@ class Held(Source):
 
     def read(self, rows: np.ndarray, box: Box, out: np.ndarray, places: np.ndarray) -> None:
         within = tuple(slice(*interval) for interval in box)
-        if math.prod(extents(box)) < SINGLE:
+        if math.prod(box_shape(box)) < SINGLE:
             out[places] = self._array[(slice(None), *within)][rows]  # the view first: only the box is read
             return
         for row, place in zip(rows, places, strict=True):

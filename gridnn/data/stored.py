@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from gridnn.data.base import Box, Dataset, check_finite, check_labels, extents, format_shape, whole
+from gridnn.data.base import Box, Dataset, check_finite, check_labels, format_shape, whole
 from gridnn.data.scaling import Scaling
 from gridnn.data.sources import Held, Source
 from gridnn.errors import UserError
+from gridnn.layout.layout import box_shape
 
 SHAPES = "(samples, features), or space and channels: (samples, w, c), (samples, h, w, c) or (samples, d, h, w, c)"
 
@@ -54,7 +55,7 @@ class Stored(Dataset):
     def targets(self, indices: np.ndarray, box: Box | None = None) -> np.ndarray:
         box = whole(self.target_shape) if box is None else box
         labels = self.classes is not None
-        out = np.empty((len(indices), *extents(box)), np.int64 if labels else self._targets[0].dtype)
+        out = np.empty((len(indices), *box_shape(box)), np.int64 if labels else self._targets[0].dtype)
         for source, rows, places in self._parts(self._targets, indices):
             source.read(rows, box, out, places)
         if labels:

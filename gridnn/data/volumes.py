@@ -8,10 +8,11 @@ import math
 
 import numpy as np
 
-from gridnn.data.base import Box, Data, Dataset, extents, format_shape, whole
+from gridnn.data.base import Box, Data, Dataset, format_shape, whole
 from gridnn.data.synthetic import TEST_SHARE, UNIT
 from gridnn.errors import UserError
 from gridnn.kernels.random import uniform
+from gridnn.layout.layout import box_shape
 
 TRAIN, TEST, TARGETS = 0, 1, 0x7A61
 NOISE = 0.5  # its standard deviation
@@ -60,7 +61,7 @@ class Volumes(Dataset):
         out *= 2 * UNIT * NOISE
         heights = self.targets(indices)
         first, *rest = self._waves(box[:-1])
-        depth, *across, channels = extents(box)
+        depth, *across, channels = box_shape(box)
         for sample, height in zip(out.reshape(len(out), depth, math.prod(across), channels), heights, strict=True):
             for k, t in enumerate(height):
                 plane = functools.reduce(np.multiply.outer, (wave[k] for wave in rest), np.float64(t)).reshape(-1)

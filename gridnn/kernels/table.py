@@ -5,8 +5,9 @@ arrays, temporaries into the caller's flat ``workspace`` of the same dtype, so t
 is allocated. Inputs and gradients may be views with any strides, such as the inside of a padded array. Empty arrays are
 fine everywhere. The docstrings of `reference` say what an operation computes; its other implementations equal it.
 
-An implementation is a function with the name of its operation; its first parameter is the `Kernels` it is called
-through. It asks these for other operations, so that those, too, are computed by the fastest implementation.
+An implementation is a function with the name of its operation and the parameters of the reference, where their types
+stand; the first one is the `Kernels` it is called through. It asks these for other operations, so that those, too, are
+computed by the fastest implementation.
 """
 
 from __future__ import annotations

@@ -58,7 +58,9 @@ def add_fixed_size(net: Network, size: int) -> None:
         net.add("avgpool", AdaptiveAvgPool(size))
 
 
-def add_classifier(net: Network, widths: tuple[int, ...], outputs: int, dropout: float, before: bool) -> None:
+def add_classifier(
+    net: Network, widths: tuple[int, ...], outputs: int, dropout: float = 0.0, before: bool = False
+) -> None:
     """Fully connected layers with ReLU and dropout (``before`` each or behind it), and one for the outputs."""
     net.add("flatten", Flatten())
     for number, width in enumerate(widths, 1):

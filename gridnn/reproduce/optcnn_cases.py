@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from gridnn.cost.machines import load_machine
-from gridnn.layers import Conv2d, Flatten, Linear, MaxPool2d, ReLU, SoftmaxCrossEntropy
+from gridnn.layers import Conv2d, Linear, MaxPool2d, ReLU, SoftmaxCrossEntropy
 from gridnn.models import MODELS, get_model
+from gridnn.models.parts import add_classifier
 from gridnn.network import Network
 from gridnn.planning.search.groups import LayerGroup
 from gridnn.reproduce.optcnn_cost import READING, OptCNN, Reading
@@ -67,11 +68,7 @@ def alexnet() -> Network:
         net.add(f"relu{number}", ReLU())
         if number in (1, 2, 5):
             net.add(f"pool{number}", MaxPool2d(3, 2, 1))
-    net.add("flatten", Flatten())
-    for number, width in enumerate((4096, 4096), 1):
-        net.add(f"fc{number}", Linear(width))
-        net.add(f"fc_relu{number}", ReLU())
-    net.add("fc3", Linear(1000))
+    add_classifier(net, (4096, 4096), 1000)
     return net
 
 

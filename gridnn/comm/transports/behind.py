@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 from mpi4py import MPI
 
 from gridnn.comm.transports.base import Array, Messages, Result, Transport, Work
-from gridnn.comm.transports.worker import Task, Worker
+from gridnn.comm.transports.worker import Worker
 
 Event = Any
 Buffer = Any  # memory that MPI takes, without a type
@@ -18,7 +19,7 @@ Call = Callable[[list[Buffer], list[Buffer]], None]
 class DeviceWork(Work):
     """A task of the worker, and the event after which its arrays may be used."""
 
-    def __init__(self, device: Any, task: Task, arrays: Sequence[Array]) -> None:
+    def __init__(self, device: Any, task: Future, arrays: Sequence[Array]) -> None:
         self.device, self.task = device, task
         self.arrays = arrays  # their memory must not be given to others meanwhile
 

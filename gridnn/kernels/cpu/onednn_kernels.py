@@ -7,15 +7,12 @@ tap.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from gridnn.kernels.cpu.onednn import OneDnn, order_of
 from gridnn.kernels.cpu.onednn_convolution import OneDnnConvolution
 from gridnn.kernels.cpu.onednn_tiles import DenseTiles
 from gridnn.kernels.table import Kernels, may_decline
-from gridnn.kernels.taps import Sizes
 from gridnn.kernels.tiles import Array
 
 FEW_CHANNELS = 8  # of the input: its gradient is faster by a GEMM and col2im
@@ -55,14 +52,14 @@ class OneDnnContext:
 
 
 @may_decline
-def matmul(kernels: Kernels, a: Array, b: Array, out: Array) -> Any:
+def matmul(kernels, a, b, out):
     if not multiplies(a, b, out):
         return NotImplemented
     kernels.onednn.library.sgemm(a, b, out, add=False)
 
 
 @may_decline
-def add_product(kernels: Kernels, a: Array, b: Array, out: Array, workspace: Array) -> Any:
+def add_product(kernels, a, b, out, workspace):
     if not multiplies(a, b, out):
         return NotImplemented
     kernels.onednn.library.sgemm(a, b, out, add=True)
@@ -72,23 +69,19 @@ def add_product(kernels: Kernels, a: Array, b: Array, out: Array, workspace: Arr
 
 
 @may_decline
-def conv(kernels: Kernels, x: Array, w: Array, stride: Sizes, dilation: Sizes, out: Array, workspace: Array) -> Any:
+def conv(kernels, x, w, stride, dilation, out, workspace):
     tiles = DenseTiles(x, w, out, stride, dilation, workspace)
     return _output(kernels, tiles, x, w, out) if tiles.possible and not tiles.is_narrow else NotImplemented
 
 
 @may_decline
-def conv_grad_weight(
-    kernels: Kernels, x: Array, dy: Array, stride: Sizes, dilation: Sizes, out: Array, workspace: Array
-) -> Any:
+def conv_grad_weight(kernels, x, dy, stride, dilation, out, workspace):
     tiles = DenseTiles(x, out, dy, stride, dilation, workspace)
     return _weight(kernels, tiles, x, out, dy) if tiles.possible and not tiles.is_narrow else NotImplemented
 
 
 @may_decline
-def conv_grad_input(
-    kernels: Kernels, dy: Array, w: Array, stride: Sizes, dilation: Sizes, out: Array, workspace: Array
-) -> Any:
+def conv_grad_input(kernels, dy, w, stride, dilation, out, workspace):
     tiles = DenseTiles(out, w, dy, stride, dilation, workspace)
     faster = tiles.is_depthwise or (w.shape[-2] > FEW_CHANNELS and not tiles.is_narrow)
     return _input(kernels, tiles, out, w, dy) if tiles.possible and faster else NotImplemented

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from gridnn.errors import UserError, cause_of
-from gridnn.kernels.table import Kernels, may_decline
+from gridnn.kernels.table import may_decline
 from gridnn.kernels.tiles import Array
 
 WORKSPACE = 32 << 20  # bytes: what NVIDIA recommends for Hopper
@@ -47,23 +47,19 @@ def make_epilogues(cupy: Any, stream: int, tf32: bool) -> Epilogues | None:
 
 
 @may_decline
-def linear(
-    kernels: Kernels, x: Array, w: Array, bias: Array | None, activation: str, out: Array, masked: bool = False
-) -> Any:
+def linear(kernels, x, w, bias, activation, out, masked=False):
     done, mask = kernels.cublaslt.linear(x, w, bias, activation, out, masked, kernels.convert)
     return mask if done else NotImplemented
 
 
 @may_decline
-def linear_grad_weight(kernels: Kernels, x: Array, dy: Array, out: Array, db: Array | None) -> Any:
+def linear_grad_weight(kernels, x, dy, out, db):
     if db is None or not kernels.cublaslt.grad_weight(x, dy, out, db):
         return NotImplemented
 
 
 @may_decline
-def linear_grad_input(
-    kernels: Kernels, dy: Array, w: Array, activation: str, y: Array, mask: Array | None, out: Array
-) -> Any:
+def linear_grad_input(kernels, dy, w, activation, y, mask, out):
     if mask is None or not kernels.cublaslt.grad_input(dy, w, mask, out):
         return NotImplemented
 

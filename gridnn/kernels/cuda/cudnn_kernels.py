@@ -89,21 +89,17 @@ class CudnnContext:
 
 
 @may_decline
-def conv(kernels: Kernels, x: Array, w: Array, stride: Sizes, dilation: Sizes, out: Array, workspace: Array) -> Any:
+def conv(kernels, x, w, stride, dilation, out, workspace):
     return _compute(kernels, "output", x, w, out, stride, dilation, workspace)
 
 
 @may_decline
-def conv_grad_weight(
-    kernels: Kernels, x: Array, dy: Array, stride: Sizes, dilation: Sizes, out: Array, workspace: Array
-) -> Any:
+def conv_grad_weight(kernels, x, dy, stride, dilation, out, workspace):
     return _compute(kernels, "weight", x, out, dy, stride, dilation, workspace)
 
 
 @may_decline
-def conv_grad_input(
-    kernels: Kernels, dy: Array, w: Array, stride: Sizes, dilation: Sizes, out: Array, workspace: Array
-) -> Any:
+def conv_grad_input(kernels, dy, w, stride, dilation, out, workspace):
     return _compute(kernels, "input", out, w, dy, stride, dilation, workspace)
 
 

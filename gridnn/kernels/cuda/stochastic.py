@@ -6,14 +6,14 @@ They have the bits of the reference; selections with several arrays of indices a
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from gridnn.kernels import random
 from gridnn.kernels.cuda.module import FLOATS
 from gridnn.kernels.cuda.strided import StridedView, collapsed, strided_view
-from gridnn.kernels.table import Kernels, may_decline
+from gridnn.kernels.table import may_decline
 from gridnn.kernels.tiles import Array
 
 ORIGIN = np.dtype([("seed", np.uint64), ("start", np.int64), ("index_step", np.int64)])
@@ -28,7 +28,7 @@ class IndexedView(NamedTuple):
 
 
 @may_decline
-def uniform(kernels: Kernels, key: tuple[int, ...], box: random.Selection, shape: tuple[int, ...], out: Array) -> Any:
+def uniform(kernels, key, box, shape, out):
     view = indexed_view(key, box, shape, (out,))
     if view is None:
         return NotImplemented
@@ -37,10 +37,7 @@ def uniform(kernels: Kernels, key: tuple[int, ...], box: random.Selection, shape
 
 
 @may_decline
-def dropout(
-    kernels: Kernels, x: Array, p: float, key: tuple[int, ...], box: random.Selection, shape: tuple[int, ...],
-    mask: Array, out: Array,
-) -> Any:  # fmt: skip
+def dropout(kernels, x, p, key, box, shape, mask, out):
     view = indexed_view(key, box, shape, (x, mask, out))
     if view is None:
         return NotImplemented
