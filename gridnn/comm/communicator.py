@@ -10,7 +10,7 @@ from gridnn.comm.transports.base import Work
 from gridnn.comm.transports.host import HostTransports
 from gridnn.errors import UserError
 from gridnn.kernels.backend import require_contiguous
-from gridnn.layout.counts import Count, all_reduce, all_to_all, bucket, dimension_of, joining, messages
+from gridnn.layout.counts import Count, all_to_all, bucket, dimension_of, joining, messages
 
 Array = Any
 
@@ -91,20 +91,18 @@ class Communicator:
 
     def all_reduce(self, array: Array, where: Where, operation: str = "sum") -> None:
         """Sum (or take the maximum of) ``array`` over the members, in place."""
-        count = all_reduce(self.dimension, self.size, self.rank, array.size)
-        with (watch := self._watch()):
-            for work in self._sums(array, operation, at_once=True):
-                work.wait()
-        self._enter(watch, where, count, array.itemsize)
+        self.start_all_reduce(array, [(where, array.size)], operation, at_once=True).wait()
 
-    def start_all_reduce(self, array: Array, shares: Sequence[tuple[Where, int]]) -> Pending:
-        """Start to sum a flat ``array`` over the members, in place; it belongs to the caller again after ``wait``.
+    def start_all_reduce(
+        self, array: Array, shares: Sequence[tuple[Where, int]], operation: str = "sum", at_once: bool = False
+    ) -> Pending:
+        """Start to sum ``array`` over the members, in place; it belongs to the caller again after ``wait``.
 
         ``shares`` says how many of its elements belong to whom, in order. The words are entered for each, the
         messages (there is one call) for the first, the seconds in proportion.
         """
         with (watch := self._watch()):
-            works = self._sums(array)
+            works = self._sums(array, operation, at_once)
 
         def finish() -> None:
             counts = bucket(self.dimension, self.size, self.rank, [size for _, size in shares])
@@ -178,7 +176,7 @@ class Communicator:
 
     # -- helpers ---------------------------------------------------------------------------------------------
 
-    def _sums(self, array: Array, operation: str = "sum", at_once: bool = False) -> list[Work]:
+    def _sums(self, array: Array, operation: str, at_once: bool) -> list[Work]:
         """All-reduce ``array`` in pieces; nothing is to do for one rank."""
         pieces = self._pieces(_flat(array)) if self.size > 1 else []
         return [self.transport.all_reduce(piece, operation, at_once) for piece in pieces]

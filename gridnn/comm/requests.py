@@ -93,10 +93,8 @@ class Sum(StageRequest):
     def begin(self) -> None:
         self.packed.pack(self.arrays.source)
         flat = self.packed.buffer
-        if self.at_once:
-            self.communicator.all_reduce(flat, self.where)
-        else:
-            self._pending = self.communicator.start_all_reduce(flat, [(self.where, flat.size)])
+        shares = [(self.where, flat.size)]
+        self._pending = self.communicator.start_all_reduce(flat, shares, at_once=self.at_once)
 
     def end(self) -> None:
         self._wait()

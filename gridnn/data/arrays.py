@@ -5,6 +5,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -92,19 +93,10 @@ def _contents(path: Path) -> tuple[list[str], Callable[[str], Source]]:
         return sorted(file.stem for file in path.glob("*.npy")), lambda name: Mapped(path / f"{name}.npy")
     if is_hdf5(path):
         return names(path), lambda name: Hyperslabs(path, name)
-    return _members(path), lambda name: Held(_member(path, name))
+    return _of_npz(path, lambda npz: list(npz.files)), lambda name: Held(_of_npz(path, lambda npz: npz[name]))
 
 
-def _members(path: Path) -> list[str]:
-    """The names in a .npz file."""
-    return _of_npz(path, lambda loaded: list(loaded.files))
-
-
-def _member(path: Path, name: str) -> np.ndarray:
-    return _of_npz(path, lambda loaded: loaded[name])
-
-
-def _of_npz(path: Path, get: Callable) -> object:
+def _of_npz(path: Path, get: Callable) -> Any:
     """``get`` of the open file; what NumPy says of a damaged one is the user's to know."""
     try:
         with path.open("rb") as file:

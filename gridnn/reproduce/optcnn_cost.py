@@ -7,11 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gridnn.errors import unknown
 from gridnn.planning.search.layerwise_costs import LayerwiseCosts
 from gridnn.planning.search.timing import link_seconds
-
-SERVERS = ("spread", "one")
 
 
 class Reading(NamedTuple):
@@ -28,13 +25,9 @@ READING = Reading()
 
 @dataclass(frozen=True)
 class OptCNN(LayerwiseCosts):
-    """`LayerwiseCosts` in another reading; `UserError` if there is no such server."""
+    """`LayerwiseCosts` in another reading."""
 
     reading: Reading = READING
-
-    def __post_init__(self) -> None:
-        if self.reading.server not in SERVERS:
-            raise unknown("server", self.reading.server, SERVERS)
 
     def _served(self, size: float, members: np.ndarray, share: int, sharing: int) -> np.ndarray | float:
         if self.reading.server == "spread":

@@ -16,7 +16,6 @@ from gridnn.kernels.cuda.cudnn import make_cudnn
 from gridnn.kernels.cuda.device import CupyDevice
 from gridnn.kernels.cuda.kernels import cuda_kernels
 from gridnn.kernels.cuda.setup import choose_device, import_cupy, require_bfloat16, require_libraries, spoken
-from gridnn.kernels.table import Kernels
 
 WORKSPACE_BYTES = 32 << 20  # a tile of the convolutions: what fits into the cache of a GPU, and keeps it busy
 
@@ -54,7 +53,9 @@ class CupyBackend(Backend):
         self.device = CupyDevice(cupy, number)
         self.pool = self.device.pool
         with self.mistakes():
-            self.kernels = _make_kernels(cupy, self.device, tf32, conv)
+            stream = self.device.stream("compute")
+            gemm, cudnn = Cublas(cupy, stream, tf32), make_cudnn(conv, cupy, stream, tf32)
+            self.kernels = cuda_kernels(cupy, gemm, cudnn, make_epilogues(cupy, stream, tf32))
 
     def facts(self) -> dict[str, str]:
         runtime = self.xp.cuda.runtime
@@ -107,9 +108,3 @@ class CupyBackend(Backend):
             f"{free / 2**30:.2f} of {total / 2**30:.2f} GiB are free: use a smaller --batch, --accumulate, more ranks "
             "(each with a GPU of its own), or --recompute"
         )
-
-
-def _make_kernels(cupy: Any, device: CupyDevice, tf32: bool, conv: str) -> Kernels:
-    stream = device.stream("compute")
-    gemm, cudnn = Cublas(cupy, stream, tf32), make_cudnn(conv, cupy, stream, tf32)
-    return cuda_kernels(cupy, gemm, cudnn, make_epilogues(cupy, stream, tf32))

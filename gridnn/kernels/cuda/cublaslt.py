@@ -192,11 +192,8 @@ def _usable(a: Array, b: Array, out: Array) -> bool:
     """Whether the matrices are of a kind that `Epilogues` plans."""
     same = a.dtype == b.dtype and a.dtype.name in TYPES and out.dtype.name in (a.dtype.name, "float32")
     large = min(*a.shape, *b.shape) > 1
-    return same and large and all(_by_columns(m) or _by_columns(m.T) for m in (a, b)) and _is_result(out)
-
-
-def _is_result(out: Array) -> bool:
-    return _by_columns(out) and out.data.ptr % RESULT_ALIGNMENT == 0
+    described = all(_by_columns(m) or _by_columns(m.T) for m in (a, b)) and _by_columns(out)
+    return same and large and described and out.data.ptr % RESULT_ALIGNMENT == 0
 
 
 def _by_columns(matrix: Array) -> bool:

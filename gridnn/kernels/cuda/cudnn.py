@@ -14,6 +14,11 @@ MOST = 256 << 20  # bytes that a plan may ask for
 ALIGNMENT = 16  # bytes: cuDNN's graphs promise its kernels that every operand lies so
 TYPES = {"float32": "FLOAT", "float16": "HALF", "bfloat16": "BFLOAT16"}  # what cuDNN convolves, and calls it
 X, W, Y = 1, 2, 3  # the operands' numbers in a graph
+CALLS = {  # by direction: the node, what it is given, and what it makes
+    "output": ("conv_fprop", {"image": "x", "weight": "w"}, "y"),
+    "input": ("conv_dgrad", {"loss": "y", "filter": "w"}, "x"),
+    "weight": ("conv_wgrad", {"image": "x", "loss": "y"}, "w"),
+}
 
 
 class Operand(NamedTuple):
@@ -91,8 +96,11 @@ class Cudnn:
             handle=self._handle,
         )
 
-        def tensor(name: str, number: int, operand: Operand) -> Any:
-            made = graph.tensor(name=name, dim=[*operand.sizes], stride=[*operand.strides], data_type=kind)
+        operands = {"x": (problem.x, X), "w": (problem.w, W), "y": (problem.y, Y)}
+
+        def tensor(name: str) -> Any:
+            form, number = operands[name]
+            made = graph.tensor(name=name, dim=[*form.sizes], stride=[*form.strides], data_type=kind)
             made.set_uid(number)
             return made
 
@@ -101,15 +109,9 @@ class Cudnn:
             "stride": [*problem.stride],
             "dilation": [*problem.dilation],
         }
-        if problem.direction == "output":
-            x, w = tensor("x", X, problem.x), tensor("w", W, problem.w)
-            result, number, form = graph.conv_fprop(image=x, weight=w, **geometry), Y, problem.y
-        elif problem.direction == "input":
-            y, w = tensor("y", Y, problem.y), tensor("w", W, problem.w)
-            result, number, form = graph.conv_dgrad(loss=y, filter=w, **geometry), X, problem.x
-        else:
-            x, y = tensor("x", X, problem.x), tensor("y", Y, problem.y)
-            result, number, form = graph.conv_wgrad(image=x, loss=y, **geometry), W, problem.w
+        call, given, made = CALLS[problem.direction]
+        result = getattr(graph, call)(**{name: tensor(operand) for name, operand in given.items()}, **geometry)
+        form, number = operands[made]
         result.set_output(True).set_dim([*form.sizes]).set_stride([*form.strides]).set_data_type(kind)
         result.set_uid(number)
         return graph

@@ -111,11 +111,6 @@ class CutLayer:
         return math.prod(p.size if isinstance(p, Even) else sum(map(p.extent, range(p.parts))) for _, p in cuts)
 
 
-def own_costs(layer: CutLayer, axes: tuple[str, ...], factor: int) -> np.ndarray:
-    """`CutLayer.own_cost` of every choice."""
-    return np.array([layer.own_cost(axis, factor) for axis in axes])
-
-
 def edge_costs(
     before: CutLayer, after: CutLayer, index: int, axes: tuple[tuple[str, ...], tuple[str, ...]], factor: int
 ) -> np.ndarray:

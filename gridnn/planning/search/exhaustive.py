@@ -31,7 +31,10 @@ def search(graph: CostGraph, seconds: float | None = None, *, ahead: bool = True
     every choice costs infinity, or none was found in time.
     """
     start = time.perf_counter()
-    nodes = [_ahead(graph, v) for v in range(len(graph.costs))]
+    nodes = [
+        Ahead(cost, tuple((u, table) for (u, w), table in graph.edges.items() if w == v))
+        for v, cost in enumerate(graph.costs)
+    ]
     rest = _rest(nodes)
     bounds = rest if ahead else [0.0] * len(rest)
     best, value = None, math.inf
@@ -60,10 +63,6 @@ def search(graph: CostGraph, seconds: float | None = None, *, ahead: bool = True
     value = graph.total(best)
     bound = value if finished else min(value, rest[0])
     return Solution(best, value, bound, time.perf_counter() - start, len(nodes), "exhaustive")
-
-
-def _ahead(graph: CostGraph, v: int) -> Ahead:
-    return Ahead(graph.costs[v], tuple((u, table) for (u, w), table in graph.edges.items() if w == v))
 
 
 def _rest(nodes: list[Ahead]) -> list[float]:

@@ -12,6 +12,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from gridnn.cost.machine import Machine
 from gridnn.errors import UserError
 from gridnn.layout.gridshape import GridShape
@@ -19,7 +21,7 @@ from gridnn.layout.split import AXES, Split
 from gridnn.network import Network
 from gridnn.planning.plan import Plan
 from gridnn.planning.propagate import propagate
-from gridnn.planning.search.cuts import CutLayer, edge_costs, own_costs
+from gridnn.planning.search.cuts import CutLayer, edge_costs
 from gridnn.planning.search.eliminate import eliminate
 from gridnn.planning.search.graph import CostGraph
 from gridnn.planning.search.groups import GroupEdge, group_layers
@@ -90,7 +92,7 @@ def cut_graph(
         before, after = (layers[name] for name in ends)
         table = edge_costs(before, after, edge.index, tuple(choices[name] for name in ends), factor)
         tables.append((tuple(place[name] for name in ends), table))
-    costs = [own_costs(layer, choices[name], factor) for name, layer in layers.items()]
+    costs = [np.array([layer.own_cost(axis, factor) for axis in choices[name]]) for name, layer in layers.items()]
     return CostGraph(list(layers), costs, tables), choices
 
 
