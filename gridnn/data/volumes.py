@@ -24,20 +24,11 @@ class Volumes(Dataset):
     The k-th wave is a product of one cosine per space axis, half a period for a frequency of one; the waves are those
     of the lowest frequencies, which begin with the constant one. The targets are uniform in [-1, 1].
 
-        x[d, h, w, c] = sum_k t_k f_k(d) g_k(h) e_k(w) + noise
+    x[d, h, w, c] = sum_k t_k f_k(d) g_k(h) e_k(w) + noise
 
-    so that any box of it is made from a few numbers along each axis.
-
-    Parameters
-    ----------
-    shape : tuple of int
-        Of one sample: one to three space axes, and channels, which differ in their noise only.
-    targets, samples : int
-        How many.
-    seed : int
-        Names targets and noise.
-    part : int
-        TRAIN or TEST: other targets, other noise.
+    so that any box of it is made from a few numbers along each axis. A sample has one to three space axes, and
+    channels, which differ in their noise only. The ``seed`` names targets and noise; TRAIN and TEST, the ``part``, have
+    others.
     """
 
     classes = None

@@ -97,16 +97,8 @@ class Part(NamedTuple):
 class Kernels:
     """The operations of one backend: a method for every row of `TABLE`, made by `make_kernels`.
 
-    Parameters
-    ----------
-    name : str
-        What the user calls them.
-    xp : namespace
-        The array library.
-    parts : tuple of Part
-        Whose implementations they are.
-    **attributes
-        What the implementations ask for: libraries, compiled kernels, and the attributes below where they differ.
+    ``name`` is what the user calls them, ``xp`` the array library, ``parts`` say whose implementations they are, and
+    ``attributes`` are what these ask for: libraries, compiled kernels, and the attributes below where they differ.
 
     Attributes
     ----------

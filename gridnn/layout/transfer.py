@@ -32,23 +32,15 @@ from gridnn.layout.stage import Stage
 
 @dataclass(frozen=True)
 class Transfer:
-    """The plan of a movement: its stages, and how its adjoint sums.
+    """The plan of a movement: its stages, and how its adjoint sums."""
 
-    Attributes
-    ----------
-    source, target : Layout
-        Where the tensor is and where it must be. Parts of ``source`` do not overlap (between two stages they may, along
-        dimensions that the second one leaves alone), ``target`` has no partial sums.
-    stages : tuple of Stage
-        What is done, in this order; nothing for an identity.
-    full_sum : bool
-        Whether the adjoint of an all-gather is the all-reduce of Gholami et al. 2018, eq (8), of which each rank keeps
-        its part, in place of the reduce-scatter.
-    """
-
+    # source, target: where the tensor is and where it must be. Parts of ``source`` do not overlap (between two stages
+    # they may, along dimensions that the second one leaves alone), ``target`` has no partial sums
     source: Layout
     target: Layout
-    stages: tuple[Stage, ...]
+    stages: tuple[Stage, ...]  # tuple of Stage: what is done, in this order; nothing for an identity
+    # whether the adjoint of an all-gather is the all-reduce of Gholami et al. 2018, eq (8), of which each rank keeps
+    # its part, in place of the reduce-scatter
     full_sum: bool = False
 
     def counts(self, index: int, rows: int, backward: bool = False) -> list[Count]:

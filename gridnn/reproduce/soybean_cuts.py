@@ -186,12 +186,7 @@ def _level_cost(tables: list[dict], before, after, axes: Sequence[str], tied: bo
 
 
 def k_cuts(
-    levels: Sequence[Level],
-    cuts: int,
-    *,
-    fixed: Sequence[str] = (),
-    tied: bool = False,
-    halves: str = "operations",
+    levels: Sequence[Level], cuts: int, *, fixed: Sequence[str] = (), tied: bool = False, halves: str = "operations"
 ) -> Cuts:
     """Cuts for 2^k devices: cost(k) = one cut + 2 cost(k - 1) on the halves.
 

@@ -104,11 +104,7 @@ class Cudnn:
             made.set_uid(number)
             return made
 
-        geometry = {
-            "padding": [0] * len(problem.stride),
-            "stride": [*problem.stride],
-            "dilation": [*problem.dilation],
-        }
+        geometry = {"padding": [0] * len(problem.stride), "stride": [*problem.stride], "dilation": [*problem.dilation]}
         call, given, made = CALLS[problem.direction]
         result = getattr(graph, call)(**{name: tensor(operand) for name, operand in given.items()}, **geometry)
         form, number = operands[made]

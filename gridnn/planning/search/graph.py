@@ -43,10 +43,7 @@ class Solution(NamedTuple):
 class CostGraph:
     """Costs of a choice at every node.
 
-    Raises
-    ------
-    ValueError
-        If a shape does not fit, a number is NaN or minus infinity, or an edge joins a node to itself.
+    `ValueError` if a shape does not fit, a number is NaN or minus infinity, or an edge joins a node to itself.
     """
 
     names: Sequence[str]  # of the nodes

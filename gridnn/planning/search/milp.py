@@ -38,11 +38,7 @@ class Reduced(NamedTuple):
     kept: list[np.ndarray]
 
 
-def solve(
-    graph: CostGraph,
-    memory: Sequence[np.ndarray] | None = None,
-    limit: float | None = None,
-) -> Solution:
+def solve(graph: CostGraph, memory: Sequence[np.ndarray] | None = None, limit: float | None = None) -> Solution:
     """The cheapest choice of ``graph`` whose memory is at most ``limit``, in bytes.
 
     ``memory`` has the bytes of every configuration of every node; their sum over the nodes is limited.

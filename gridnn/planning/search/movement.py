@@ -31,24 +31,16 @@ class Dimension(NamedTuple):
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of every transfer, where it has one.
+    """One stage of every transfer, where it has one."""
 
-    Attributes
-    ----------
-    kind : str
-        Of the forward pass.
-    where : array of int
-        The transfers that have it, by their place in the flat array; the arrays below have its length.
-    words, messages : array
-        Means over the ranks.
-    strides : tuple of (sizes, strides)
-        The groups of ranks: so many, so far apart, along every mesh axis; see `gridnn.layout.group.Group`.
-    """
-
-    kind: str
+    kind: str  # of the forward pass
+    # array of int: the transfers that have it, by their place in the flat array; the arrays below have its length
     where: np.ndarray
+    # words, messages: means over the ranks
     words: np.ndarray
     messages: np.ndarray
+    # tuple of (sizes, strides): the groups of ranks: so many, so far apart, along every mesh axis; see
+    # `gridnn.layout.group.Group`
     strides: tuple[tuple[np.ndarray, np.ndarray], ...]
 
 
