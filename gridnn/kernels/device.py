@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 Array = Any
@@ -71,25 +71,6 @@ class Device:
         """Make the device and its compute stream current in the calling thread; every helper thread begins with it."""
         raise NotImplementedError
 
-    def recorder(self) -> Recorder:
-        """What records graphs of the compute stream."""
-        raise NotImplementedError
-
-
-class Recorder:
-    """Graphs of what is asked of the compute stream (abstract).
-
-    A graph repeats its kernels on the addresses that they were asked for with.
-    """
-
-    def record(self, calls: Sequence[Callable[[], Any]]) -> Graph:
-        """Record what ``calls`` ask of the compute stream, in place of doing it; what is returned does it when called.
-
-        `UserError` if something was asked for that cannot be recorded.
-        """
-        raise NotImplementedError
-
-    @property
-    def taken(self) -> int:
-        """Bytes that graphs hold for what kernels allocate."""
+    def recorder(self) -> Any:
+        """What records graphs of the compute stream: see `gridnn.kernels.cuda.recorder.CupyRecorder`."""
         raise NotImplementedError

@@ -145,5 +145,5 @@ class CupyDevice(Device):
 
     def recorder(self) -> CupyRecorder:
         if self._recorder is None:
-            self._recorder = CupyRecorder(self._cupy, self._streams["compute"], self.number)
+            self._recorder = CupyRecorder(self._cupy, self._streams["compute"])
         return self._recorder

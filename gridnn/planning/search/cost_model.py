@@ -86,17 +86,10 @@ class CostModel:
             self._nodes[key] = self._costs.group(group, space)
         return self._nodes[key]
 
-    def edge_costs(self, u: str, v: str) -> CostTerms:
-        """The costs of moving the tensors from ``u`` to ``v``, by term and pair of configurations."""
-        found: CostTerms = {}
-        for table in self._tables(u, v):
-            terms = {name: table.expand(array) for name, array in table.terms.items()}
-            found = {name: found[name] + terms[name] for name in found} if found else terms
-        return found
-
-    def _tables(self, u: str, v: str) -> list[EdgeTable]:
-        """The costs of the edges between two groups."""
-        return [self._table(edge) for edge in self.grouped.edges if (edge.source, edge.target) == (u, v)]
+    def edge_costs(self, edge: GroupEdge) -> CostTerms:
+        """The costs of moving a tensor, by term and pair of configurations."""
+        table = self._table(edge)
+        return {name: table.expand(array) for name, array in table.terms.items()}
 
     def _table(self, edge: GroupEdge) -> EdgeTable:
         """The costs of an edge; those between equal groups are computed once."""
@@ -115,11 +108,6 @@ class CostModel:
             self._costs.matched(edge, self._side(edge.source), self._side(edge.target)) for edge in self.grouped.edges
         )
         return [*map(self.node_costs, self.names), *edges]
-
-    @property
-    def edges(self) -> list[tuple[str, str]]:
-        """The pairs of groups between which tensors move."""
-        return list(dict.fromkeys((edge.source, edge.target) for edge in self.grouped.edges))
 
     @property
     def memory(self) -> list[np.ndarray]:
@@ -147,7 +135,7 @@ class CostModel:
             return made[id(table)]
 
         costs = [_seconds(self.node_costs(name), weights) for name in self.names]
-        edges = [((place[u], place[v]), expanded(table)) for u, v in self.edges for table in self._tables(u, v)]
+        edges = [((place[e.source], place[e.target]), expanded(self._table(e))) for e in self.grouped.edges]
         return CostGraph(self.names, costs, edges)
 
     # -- plans -----------------------------------------------------------------------------------------------

@@ -111,9 +111,9 @@ def _multiples(value: int) -> list[int]:
 def _parts(model: CostModel, layer: str) -> Iterator[Mapping[str, Any]]:
     """The terms of the layer and of its edges, each by the layer's configurations."""
     yield model.node_costs(layer)
-    for u, v in model.edges:
-        if layer in (u, v):
-            yield model.edge_costs(u, v)
+    for edge in model.grouped.edges:
+        if layer in (edge.source, edge.target):
+            yield model.edge_costs(edge)
 
 
 def _check(network: Network, model: CostModel, layer: str) -> None:
