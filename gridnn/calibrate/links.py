@@ -28,22 +28,12 @@ Call = Callable[[], None]
 def measure_links(
     grid: Grid, machine: Machine, local: int, seconds: float, largest: float = SIZES[-1], told: Callable = print
 ) -> list[Point]:
-    """The points of every movement on columns, rows, all ranks and, of several nodes, the ranks of a node.
+    """The points of every movement on columns, rows, all ranks and, of several nodes, the ``local`` ranks of a node.
 
-    All ranks of the grid call it together; neighbours in the job are on the same node.
-
-    Parameters
-    ----------
-    machine : Machine
-        Its levels, for which level joins a group and how many groups share a link.
-    local : int
-        Ranks of a node.
-    seconds : float
-        How long it may take altogether, about.
-    largest : float
-        Bytes of the largest array; large ones that would take too long are left out too.
-    told : callable
-        Is told, in a line, what is measured next.
+    All ranks of the grid call it together; neighbours in the job are on the same node. The levels of the ``machine``
+    say which one joins a group and how many groups share a link. It takes about ``seconds`` altogether. The largest
+    array has ``largest`` bytes; large ones that would take too long are left out too. ``told`` is told, in a line, what
+    is next.
     """
     groups = list(_groups(grid, local))
     series = [(*group, kind) for group in groups for kind in MOVEMENTS]

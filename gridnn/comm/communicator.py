@@ -33,17 +33,10 @@ class Pending:
 class Communicator:
     """A group of ranks of the grid. What is summed has a type that MPI adds: see `layout.messages.message_dtype`.
 
-    Parameters
-    ----------
-    comm : mpi4py.MPI.Comm
-        Its ranks are in the order of ``members``, the grid indices of the group.
-    rows : int
-        Pr, for the grid dimension of every movement.
-    limit : int, optional
-        The largest count that one call may have; None: what the transport can. Longer arrays are sent in pieces, or
-        refused by name.
-    transports : optional
-        What makes the transport of a group, with ``make(comm, members)``; None: MPI on host memory.
+    The ranks of the MPI communicator ``comm`` are in the order of ``members``, their grid indices. ``rows`` is Pr, for
+    the grid dimension of every movement. One call counts ``limit`` elements at the most (None: what the transport can);
+    longer arrays are sent in pieces, or refused by name. ``transports`` makes the transport of a group, by
+    ``make(comm, members)``; None: MPI on host memory.
     """
 
     def __init__(

@@ -32,11 +32,7 @@ class SharedFile:
     Every method is called by all ranks together. A rank on which a call fails goes on to the next one, as the others
     do, and `failure` tells all of them afterwards: nobody waits for a rank that has given up. With ``write`` the file
     is made (and can be read, too). One MPI call moves ``limit`` bytes at the most, larger parts go in pieces.
-
-    Attributes
-    ----------
-    bytes_read, bytes_written : int
-        What this rank asked for.
+    ``bytes_read`` and ``bytes_written`` are what this rank asked for.
     """
 
     def __init__(self, comm: Any, path: str, *, write: bool = False, limit: int = LARGEST_PIECE) -> None:

@@ -67,10 +67,8 @@ class Stopwatch:
 class Ledger:
     """The account of one rank.  A prediction is a ledger too, written without moving anything.
 
-    Attributes
-    ----------
-    evaluating : bool
-        While it is set, everything is entered under the phase ``evaluation``: passes that are no part of a step.
+    While ``evaluating`` is set, everything is entered under the phase ``evaluation``: passes that are no part of a
+    step.
     """
 
     def __init__(self) -> None:

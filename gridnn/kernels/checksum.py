@@ -12,7 +12,6 @@ from typing import Any
 
 from gridnn.kernels.random import GAMMA, MIXERS, flat_index, pieces
 
-MASK = (1 << 64) - 1
 HALF = 0xFFFFFFFF
 
 

@@ -93,10 +93,6 @@ class OneDnn:
         self.call("primitive_desc_query", descriptor, IMPLEMENTATION, 0, ctypes.byref(text))
         return text.value.decode()
 
-    def reorder(self, source: Handle, target: Handle, attributes: Handle) -> Handle:
-        """The descriptor of a copy from one layout to another."""
-        return self.make("reorder_primitive_desc_create", source, self.engine, target, self.engine, attributes)
-
     def _attributes(self, add: bool) -> Handle:
         """The caller gives scratch memory; ``add``: the result is added to what is there."""
         attributes = self.make("primitive_attr_create")

@@ -38,14 +38,12 @@ class OneDnnContext:
             shapes = (x.shape, w.shape, y.shape)
             self.convolutions[key] = OneDnnConvolution(self.library, direction, shapes, strides, *tiles.geometry)
         convolution = self.convolutions[key]
-        scratch = tiles.rest if tiles.rest.size >= convolution.words else self._enough(convolution.words)
+        scratch = tiles.rest
+        if scratch.size < convolution.words:  # the workspace does not hold the weights
+            if self._large.size < convolution.words:
+                self._large = np.empty(convolution.words, np.float32)
+            scratch = self._large
         convolution.run(x, w, y, scratch, add)
-
-    def _enough(self, words: int) -> Array:
-        """Scratch for weights that the workspace does not hold."""
-        if self._large.size < words:
-            self._large = np.empty(words, np.float32)
-        return self._large
 
 
 # -- products --------------------------------------------------------------------------------------------------

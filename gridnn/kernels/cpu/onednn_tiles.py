@@ -16,19 +16,10 @@ SPARE_WORDS = 1 << 16  # of the workspace, for what a primitive needs beside its
 class DenseTiles:
     """Tiles of a convolution, pairs (part of the padded input, part of the output), dense or as the workspace holds.
 
-    Attributes
-    ----------
-    possible : bool
-        Whether oneDNN can do it.
-    whole : bool
-        Whether all of it is one tile, the padded input and the output as they are.
-    is_depthwise : bool
-        Whether every channel has a filter of its own.
-    is_narrow : bool
-        Whether tiles of GEMMs are faster: oneDNN works line by line, and short lines of many channels waste it. The
-        border was measured (docs/kernels.md): 7 outputs with 512 x 512 channels, 4 with 128 x 256, 1 with 64 x 64.
-    geometry : tuple
-        stride, dilation, and ``is_depthwise``.
+    ``possible`` says whether oneDNN can do it; ``whole`` whether all of it is one tile, the padded input and the output
+    as they are; ``is_depthwise`` whether every channel has a filter of its own. ``is_narrow`` says whether tiles of
+    GEMMs are faster: oneDNN works line by line, and short lines of many channels waste it. The border was measured
+    (docs/kernels.md): 7 outputs with 512 x 512 channels, 4 with 128 x 256, 1 with 64 x 64.
     """
 
     def __init__(self, x: Array, w: Array, y: Array, stride: Sizes, dilation: Sizes, workspace: Array) -> None:

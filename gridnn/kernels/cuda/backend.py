@@ -23,21 +23,10 @@ WORKSPACE_BYTES = 32 << 20  # a tile of the convolutions: what fits into the cac
 class CupyBackend(Backend):
     """Arrays of CuPy in the memory of one GPU, its ``device``, with its ``pool`` of memory.
 
-    Parameters
-    ----------
-    kernels : str
-        "auto": there is one kind.
-    local_rank : int
-        This rank among those of its node, which decides about the GPU.
-    tf32 : bool
-        Whether products of float32 may round their factors to TF32.
-    conv : {"auto", "gemm", "cudnn"}
-        Whose convolutions: products by cuBLAS, or cuDNN's; auto is cuDNN where it is installed.
-
-    Raises
-    ------
-    UserError
-        If other kernels are asked for, or CuPy, a driver, a GPU or a library is missing.
+    There is one kind of ``kernels``: "auto". The ``local_rank``, among those of the node, decides about the GPU. With
+    ``tf32`` products of float32 may round their factors to TF32. ``conv`` says whose convolutions: "gemm", products by
+    cuBLAS, or "cudnn"; "auto" is cuDNN where it is installed. `UserError` if other kernels are asked for, or CuPy, a
+    driver, a GPU or a library is missing.
     """
 
     name = "cupy"

@@ -24,21 +24,10 @@ SECONDS = ("compute", "update", "latency", "bandwidth", "gradient latency", "gra
 class CostModel:
     """Costs of every configuration of every layer group, and of every pair of configurations of neighbours.
 
-    Parameters
-    ----------
-    ranks, batch : int
-        P, any integer, and the samples of one pass.
-    at_most : int or None
-        Factors of a split at the most, see `gridnn.planning.search.space.configurations`.
-    spaces : mapping of str to Space, optional
-        The configurations to compare, instead of all of them.
-    options
-        `itemsize`, `slots`, `passes`, `full_sum`, `recompute` of `gridnn.planning.search.edge_costs.CostOptions`.
-
-    Attributes
-    ----------
-    names, space
-        The leaders of the groups, the layers with a choice, and their configurations.
+    ``ranks`` is P, any integer, and ``batch`` the samples of one pass. A split has ``at_most`` factors (see
+    `gridnn.planning.search.space.configurations`); or the ``spaces`` say which configurations are compared. ``options``
+    are `itemsize`, `slots`, `passes`, `full_sum`, `recompute` of `gridnn.planning.search.edge_costs.CostOptions`.
+    ``names`` are the leaders of the groups, the layers with a choice, and ``space`` has their configurations.
     """
 
     def __init__(

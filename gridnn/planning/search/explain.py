@@ -120,14 +120,6 @@ def _check(network: Network, model: CostModel, layer: str) -> None:
     names = [node.name for node in network.nodes]
     if layer not in names:
         raise unknown("layer", layer, names)
-    if layer not in model.names:
-        raise UserError(
-            f"layer {layer!r} has no choice of its own: explain {_leader(network, model, layer)!r}, it follows"
-        )
-
-
-def _leader(network: Network, model: CostModel, layer: str) -> str:
-    sources: dict[str, Sequence[str]] = {node.name: node.inputs for node in network.nodes}
-    while layer not in model.names and sources.get(layer):
-        layer = sources[layer][0]
-    return layer
+    leader = next(leader for leader, followers in model.grouped.names.items() if layer in followers)
+    if leader != layer:
+        raise UserError(f"layer {layer!r} has no choice of its own: explain {leader!r}, it follows")
