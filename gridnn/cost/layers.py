@@ -9,6 +9,7 @@ from gridnn.cost.bounds import layer_bound
 from gridnn.cost.movements import Movement
 from gridnn.cost.operations import Priced
 from gridnn.program.program import Program
+from gridnn.program.step import Step
 
 PHASES = ("forward", "recompute", "backward", "update")
 
