@@ -29,20 +29,10 @@ class Place(NamedTuple):
 
 
 def levels_of(places: Sequence[Place], links: int = 1) -> tuple[Level, ...]:
-    """The levels that a job sees, without constants: ranks of a node, and nodes.
+    """The levels that a job sees, without constants: ranks of a node, and nodes with ``links`` network links.
 
-    Parameters
-    ----------
-    places : sequence of Place
-        Of all ranks, in their order.
-    links : int
-        Network links of a node.
-
-    Raises
-    ------
-    UserError
-        If the nodes have different numbers of ranks, neighbours in the job are not on the same node, or ``links`` do
-        not divide the ranks of a node.
+    ``places`` are those of all ranks, in their order. `UserError` if the nodes have different numbers of ranks,
+    neighbours in the job are not on the same node, or ``links`` do not divide the ranks of a node.
     """
     local = places[0].local_size
     sizes = sorted({place.local_size for place in places})
@@ -100,12 +90,7 @@ def assemble(
 ) -> tuple[Machine, list[Residual]]:
     """The machine, its raw points and residuals in its provenance; without points its links are assumed.
 
-    Parameters
-    ----------
-    device : str
-        ``cpu`` or ``gpu``.
-    facts : mapping
-        The provenance: host, date, MPI, ...
+    ``device`` is "cpu" or "gpu"; ``facts`` are the rest of its provenance: host, date, MPI, ...
     """
     if not points:
         assumed = load_machine(ASSUMED)
@@ -114,7 +99,7 @@ def assemble(
         return Machine(name, assumed.levels, compute, memory, estimates, {"links": why, **facts}, device=device), []
     made = fitted(levels, points)
     errors = residuals(points, made)
-    kept = {"residuals": _listed(errors), "points": _listed(points)}
+    kept = {"residuals": as_listed(errors), "points": as_listed(points)}
     return Machine(name, made, compute, memory, (), {**facts, **kept}, overlap, device), errors
 
 
@@ -138,15 +123,10 @@ def doubted(
     return replace(machine, estimates=tuple(poor)), reasons
 
 
-def _listed(rows: Sequence[NamedTuple]) -> dict[str, Any]:
+def as_listed(rows: Sequence[NamedTuple]) -> dict[str, Any]:
     """Rows as they stand in a file: the names of the columns, and a list a row."""
     numbers = [[float(f"{v:.4g}") if isinstance(v, float) else v for v in row] for row in rows]
     return {"columns": list(rows[0]._fields) if rows else [], "rows": numbers}
-
-
-def timed_listed(timed: Sequence[Timed]) -> dict[str, Any]:
-    """What was timed of the computation, as it stands in a file."""
-    return _listed(timed)
 
 
 def cpu() -> str:

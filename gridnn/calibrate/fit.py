@@ -22,29 +22,17 @@ APART = 4.0  # the factor between two sizes at which a rate stands
 
 
 class Point(NamedTuple):
-    """One measured movement, by the busiest rank of the slowest group; all groups like it were active.
+    """One measured movement, by the busiest rank of the slowest group; all groups like it were active."""
 
-    Attributes
-    ----------
-    kind, dimension : str
-        One of `machine.MOVEMENTS`; column, row, world, or node (the ranks of a node).
-    level : str
-        The level of the machine that joins the groups.
-    load : float
-        How many groups share a link (`machine.GroupLevel`).
-    size, messages : float
-        Bytes and messages as the ledger counts them.
-    seconds : float
-        The median of the calls.
-    """
-
+    # kind, dimension: one of `machine.MOVEMENTS`; column, row, world, or node (the ranks of a node)
     kind: str
     dimension: str
-    level: str
-    load: float
+    level: str  # the level of the machine that joins the groups
+    load: float  # how many groups share a link (`machine.GroupLevel`)
+    # size, messages: bytes and messages as the ledger counts them
     size: float
     messages: float
-    seconds: float
+    seconds: float  # the median of the calls
 
 
 class Residual(NamedTuple):
@@ -63,12 +51,8 @@ def fit_ranges(points: Sequence[Point]) -> tuple[Range, ...]:
 
     The seconds of a message are fitted as a function of its bytes, so that groups of all sizes are fitted together. The
     mean relative error is minimised: one point that something else slowed down counts little. The function may jump
-    upwards between ranges and never falls. A range more has to earn its keep (`GAIN`).
-
-    Raises
-    ------
-    UserError
-        If SciPy, whose linear programming is used, is not installed.
+    upwards between ranges and never falls. A range more has to earn its keep (`GAIN`). `UserError` if SciPy, whose
+    linear programming is used, is not installed.
     """
     sizes = np.array([point.load * point.size / max(1.0, point.messages) for point in points])
     seconds = np.array([point.seconds / max(1.0, point.messages) for point in points])
@@ -125,13 +109,7 @@ def _risen(starts: tuple[int, ...], values: np.ndarray) -> tuple[Range, ...]:
 
 
 def solver() -> Any:
-    """SciPy's linear programs.
-
-    Raises
-    ------
-    UserError
-        If it is not installed.
-    """
+    """SciPy's linear programs; `UserError` if it is not installed."""
     try:
         from scipy.optimize import linprog
     except ImportError as error:

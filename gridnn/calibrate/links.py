@@ -28,22 +28,12 @@ Call = Callable[[], None]
 def measure_links(
     grid: Grid, machine: Machine, local: int, seconds: float, largest: float = SIZES[-1], told: Callable = print
 ) -> list[Point]:
-    """The points of every movement on columns, rows, all ranks and, of several nodes, the ranks of a node.
+    """The points of every movement on columns, rows, all ranks and, of several nodes, the ``local`` ranks of a node.
 
-    Parameters
-    ----------
-    grid : Grid
-        All its ranks call this together.
-    machine : Machine
-        Its levels, for which level joins a group and how many groups share a link.
-    local : int
-        Ranks of a node; neighbours in the job are on the same node.
-    seconds : float
-        How long it may take altogether, about.
-    largest : float
-        Bytes of the largest array; large ones that would take too long are left out too.
-    told : callable
-        Is told, in a line, what is measured next.
+    All ranks of the grid call it together; neighbours in the job are on the same node. The levels of the ``machine``
+    say which one joins a group and how many groups share a link. It takes about ``seconds`` altogether. The largest
+    array has ``largest`` bytes; large ones that would take too long are left out too. ``told`` is told, in a line, what
+    is next.
     """
     groups = list(_groups(grid, local))
     series = [(*group, kind) for group in groups for kind in MOVEMENTS]
@@ -129,7 +119,7 @@ def _series(
         counted = _counted(grid, call)
         at = _level_of(grid, machine, group, kind)
         level = machine.levels[at.level].name
-        found.append(Point(kind, dimension, level, at.contention, *counted, _timed(grid, call)))
+        found.append(Point(kind, dimension, level, at.contention, *counted, median_seconds(grid, call)))
     grid.ledger.clear()
     return found
 
@@ -155,14 +145,17 @@ def _counted(grid: Grid, call: Call) -> tuple[float, float]:
     return tuple(map(float, max(told)))
 
 
-def _timed(grid: Grid, call: Call) -> float:
-    """Median seconds of a call by the slowest rank; calls follow each other as they do in a step."""
+def median_seconds(grid: Grid, call: Call, batches: int = BATCHES, batch: float = BATCH) -> float:
+    """Median seconds of a call by the slowest rank, all of them calling; calls follow each other as in a step.
+
+    There are ``batches`` of calls, of which each takes about ``batch`` seconds at least.
+    """
     started = time.perf_counter()
     call()
     once = max(grid.all.gather_values(time.perf_counter() - started))
-    calls = min(MOST_CALLS, max(1, math.ceil(BATCH / max(once, 1e-7))))
+    calls = min(MOST_CALLS, max(1, math.ceil(batch / max(once, 1e-7))))
     times = []
-    for _ in range(BATCHES):
+    for _ in range(batches):
         grid.all.gather_values(None)  # all start together
         started = time.perf_counter()
         for _ in range(calls):
@@ -197,10 +190,10 @@ def _call(backend: Any, group: Communicator, kind: str, elements: int) -> Call:
 
     if kind == "all-gather":
         part, whole = array(own), array(elements)
-        return lambda: group.all_gather(part, whole, parts, where)
+        return lambda: group.start_all_gather(part, whole, parts, where, at_once=True).wait()
     if kind == "reduce-scatter":
         part, whole = array(own), array(elements)
-        return lambda: group.reduce_scatter(whole, part, parts, where)
+        return lambda: group.start_reduce_scatter(whole, part, parts, where, at_once=True).wait()
     if kind == "all-reduce":
         whole = array(elements)
         return lambda: group.all_reduce(whole, where)
@@ -209,7 +202,7 @@ def _call(backend: Any, group: Communicator, kind: str, elements: int) -> Call:
         return lambda: group.start_all_reduce(whole, [(where, elements)]).wait()
     if kind == "all-to-all":
         given, taken = array(elements), array(own * group.size)
-        return lambda: group.all_to_all(given, parts, taken, [own] * group.size, where)
+        return lambda: group.start_all_to_all(given, parts, taken, [own] * group.size, where, at_once=True).wait()
     half = max(1, elements // 2)
     strips = [(peer, array(half), array(half)) for peer in _beside(group)]
     gives, takes = [(peer, out) for peer, out, _ in strips], [(peer, room) for peer, _, room in strips]

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from gridnn.calibrate.links import median_seconds
 from gridnn.comm.grid import Grid
 
 DTYPE, ITEMSIZE = "float32", 4
@@ -58,16 +59,10 @@ class Timed(NamedTuple):
 
 
 def measure_rates(grid: Grid, seconds: float, told: Callable = print) -> list[Timed]:
-    """Times of streams, products and convolutions, within about ``seconds``; all ranks compute at once.
+    """Times of streams, products and convolutions by the grid's kernels, within about ``seconds``.
 
-    Parameters
-    ----------
-    grid : Grid
-        All its ranks call this together; its backend's kernels compute.
-    seconds : float
-        How long it may take; what does not fit into it is left out, of all sizes alike.
-    told : callable
-        Is told, in a line, what is measured next.
+    All ranks call it together and compute at once. What does not fit into the time is left out, of all sizes alike;
+    ``told`` is told, in a line, what is measured next.
     """
     makers = (("memory", _streams, 0.1), ("gemm", _products, 0.35), ("conv", _convolutions, 0.55))
     found: dict[tuple, Timed] = {}
@@ -112,19 +107,8 @@ def computing(found: Sequence[Timed], kind: str, memory: float, overhead: float)
 
 
 def _timed(grid: Grid, call: Callable[[], None]) -> float:
-    """Median seconds of a call on the slowest rank, all of them calling."""
-    call()
-    started = time.perf_counter()
-    call()
-    once = max(grid.all.gather_values(time.perf_counter() - started))
-    calls, times = max(1, round(BATCH / max(once, 1e-6))), []
-    grid.all.gather_values(None)  # all start together
-    for _ in range(BATCHES):
-        started = time.perf_counter()
-        for _ in range(calls):
-            call()
-        times.append((time.perf_counter() - started) / calls)
-    return max(grid.all.gather_values(statistics.median(times)))
+    call()  # compiles, and fills caches
+    return median_seconds(grid, call, BATCHES, BATCH)
 
 
 def _array(backend: Any, *shape: int) -> Any:

@@ -156,7 +156,7 @@ def _overhead(job: Job, grid: Any, kernels: str) -> float:
 
 
 def _facts(job: Job, asked: Any, grid: Any, timed: list) -> dict[str, Any]:
-    from gridnn.calibrate.calibrate import cpu, timed_listed
+    from gridnn.calibrate.calibrate import as_listed, cpu
     from gridnn.comm.threads import libraries
 
     return {
@@ -173,7 +173,7 @@ def _facts(job: Job, asked: Any, grid: Any, timed: list) -> dict[str, Any]:
         "blas": "; ".join(map(str, libraries())),
         "kernels": grid.backend.kernels.described("float32"),
         "python": platform.python_version(),
-        "timed": timed_listed(timed),
+        "timed": as_listed(timed),
     }
 
 

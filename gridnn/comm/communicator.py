@@ -1,4 +1,4 @@
-"""Everything that moves between ranks passes here: contiguity, large counts, 16-bit sums, the ledger."""
+"""Everything that moves between ranks passes here: contiguity, large counts, the ledger."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gridnn.comm.transports.base import Work
 from gridnn.comm.transports.host import HostTransports
 from gridnn.errors import UserError
 from gridnn.kernels.backend import require_contiguous
-from gridnn.layout.counts import Count, all_reduce, all_to_all, bucket, dimension_of, joining, messages
+from gridnn.layout.counts import Count, all_to_all, bucket, dimension_of, joining, messages
 
 Array = Any
 
@@ -31,25 +31,12 @@ class Pending:
 
 
 class Communicator:
-    """A group of ranks of the grid.
+    """A group of ranks of the grid. What is summed has a type that MPI adds: see `layout.messages.message_dtype`.
 
-    Parameters
-    ----------
-    comm : mpi4py.MPI.Comm
-        Its ranks are in the order of ``members``.
-    members : sequence of int
-        The grid indices of the group.
-    rows : int
-        Pr, for the grid dimension of every movement.
-    backend : kernels.Backend
-        Whose arrays are moved.
-    ledger : Ledger
-        Where everything is entered.
-    limit : int, optional
-        The largest count that one call may have; None: what the transport can. Longer arrays are sent in pieces, or
-        refused by name.
-    transports : optional
-        What makes the transport of a group, with ``make(comm, members)``; None: MPI on host memory.
+    The ranks of the MPI communicator ``comm`` are in the order of ``members``, their grid indices. ``rows`` is Pr, for
+    the grid dimension of every movement. One call counts ``limit`` elements at the most (None: what the transport can);
+    longer arrays are sent in pieces, or refused by name. ``transports`` makes the transport of a group, by
+    ``make(comm, members)``; None: MPI on host memory.
     """
 
     def __init__(
@@ -72,77 +59,54 @@ class Communicator:
 
     # -- collectives -----------------------------------------------------------------------------------------
 
-    def all_gather(self, send: Array, receive: Array, sizes: Sequence[int], where: Where) -> None:
-        """Join the flat parts of all members, ``sizes`` elements each, into ``receive``."""
-        self.start_all_gather(send, receive, sizes, where, at_once=True).wait()
-
     def start_all_gather(
         self, send: Array, receive: Array, sizes: Sequence[int], where: Where, at_once: bool = False
     ) -> Pending:
-        """Start to `all_gather`; the arrays belong to the caller again after ``wait``, the next call if ``at_once``."""
+        """Start to join the flat parts of all members, ``sizes`` elements each, in ``receive``.
+
+        The arrays belong to the caller again after ``wait``, which comes next if ``at_once``.
+        """
         self._refuse("all-gather", sum(sizes), where)
         count = joining("all-gather", self.dimension, self.size, sizes[self.rank], sum(sizes))
         with (watch := self._watch()):
             work = self.transport.all_gather(_words(send), _words(receive), sizes, at_once)
         return Pending([work], watch, lambda: self._enter(watch, where, count, send.itemsize))
 
-    def reduce_scatter(self, send: Array, receive: Array, sizes: Sequence[int], where: Where) -> None:
-        """Sum the flat ``send`` over the members; each keeps its part of ``sizes`` elements in ``receive``."""
-        self.start_reduce_scatter(send, receive, sizes, where, at_once=True).wait()
-
     def start_reduce_scatter(
         self, send: Array, receive: Array, sizes: Sequence[int], where: Where, at_once: bool = False
     ) -> Pending:
-        """Start to `reduce_scatter`, as `start_all_gather`."""
+        """Start to sum the flat ``send`` over the members; each keeps its part of ``sizes`` elements in ``receive``."""
         self._refuse("reduce-scatter", sum(sizes), where)
         count = joining("reduce-scatter", self.dimension, self.size, sizes[self.rank], sum(sizes))
-        wide, result = self._wide(send), self._wide_room(receive)
         with (watch := self._watch()):
-            work = self.transport.reduce_scatter(_flat(wide), _flat(result), sizes, at_once)
-
-        def finish() -> None:
-            self._enter(watch, where, count, wide.itemsize)
-            self._narrow(result, receive)
-
-        return Pending([work], watch, finish)
+            work = self.transport.reduce_scatter(_flat(send), _flat(receive), sizes, at_once)
+        return Pending([work], watch, lambda: self._enter(watch, where, count, send.itemsize))
 
     def all_reduce(self, array: Array, where: Where, operation: str = "sum") -> None:
         """Sum (or take the maximum of) ``array`` over the members, in place."""
-        count = all_reduce(self.dimension, self.size, self.rank, array.size)
-        wide = self._wide(array)
-        with (watch := self._watch()):
-            for work in self._sums(wide, operation, at_once=True):
-                work.wait()
-        self._enter(watch, where, count, wide.itemsize)
-        self._narrow(wide, array)
+        self.start_all_reduce(array, [(where, array.size)], operation, at_once=True).wait()
 
-    def start_all_reduce(self, array: Array, shares: Sequence[tuple[Where, int]]) -> Pending:
-        """Start to sum a flat ``array`` over the members, in place; it belongs to the caller again after ``wait``.
+    def start_all_reduce(
+        self, array: Array, shares: Sequence[tuple[Where, int]], operation: str = "sum", at_once: bool = False
+    ) -> Pending:
+        """Start to sum ``array`` over the members, in place; it belongs to the caller again after ``wait``.
 
         ``shares`` says how many of its elements belong to whom, in order. The words are entered for each, the
         messages (there is one call) for the first, the seconds in proportion.
         """
-        watch, wide = self._watch(), self._wide(array)
-        with watch:
-            works = self._sums(wide)
+        with (watch := self._watch()):
+            works = self._sums(array, operation, at_once)
 
         def finish() -> None:
-            self._narrow(wide, array)
             counts = bucket(self.dimension, self.size, self.rank, [size for _, size in shares])
             entries = zip(shares, counts, strict=True)
             rows = [
-                (self.ledger.add(where, count, itemsize=wide.itemsize), size / max(1, array.size))
+                (self.ledger.add(where, count, itemsize=array.itemsize), size / max(1, array.size))
                 for (where, size), count in entries
             ]
             self.ledger.time(watch, rows)
 
         return Pending(works, watch, finish)
-
-    def all_to_all(
-        self, send: Array, sent: Sequence[int], receive: Array, received: Sequence[int], where: Where
-    ) -> None:
-        """Send every member its piece of the flat ``send``, and receive one of each."""
-        self.start_all_to_all(send, sent, receive, received, where, at_once=True).wait()
 
     def start_all_to_all(
         self,
@@ -153,7 +117,7 @@ class Communicator:
         where: Where,
         at_once: bool = False,
     ) -> Pending:
-        """Start to `all_to_all`, as `start_all_gather`."""
+        """Start to send every member its piece of the flat ``send``, and to receive one of each."""
         self._refuse("all-to-all", max(sum(sent), sum(received)), where)
         count = all_to_all(self.dimension, (size for member, size in enumerate(sent) if member != self.rank))
         with (watch := self._watch()):
@@ -169,10 +133,8 @@ class Communicator:
 
         Empty arrays are left out. All arrays belong to the caller again after ``wait``.
         """
-        watch = self._watch()
-        with watch:
-            given, taken = self._messages(sends), self._messages(receives)
-            work = self.transport.exchange(given, taken)
+        with (watch := self._watch()):
+            work = self.transport.exchange(self._messages(sends), self._messages(receives))
         return Pending([work], watch, lambda: self._enter_messages(sends, receives, where, watch))
 
     def _enter_messages(self, sends: Sequence, receives: Sequence, where: Where, watch: Stopwatch) -> None:
@@ -207,27 +169,10 @@ class Communicator:
 
     # -- helpers ---------------------------------------------------------------------------------------------
 
-    def _sums(self, array: Array, operation: str = "sum", at_once: bool = False) -> list[Work]:
+    def _sums(self, array: Array, operation: str, at_once: bool) -> list[Work]:
         """All-reduce ``array`` in pieces; nothing is to do for one rank."""
         pieces = self._pieces(_flat(array)) if self.size > 1 else []
         return [self.transport.all_reduce(piece, operation, at_once) for piece in pieces]
-
-    def _wide(self, array: Array) -> Array:
-        """``array`` as it is summed: 16-bit numbers in float32, which MPI has and which does not round every sum."""
-        if array.itemsize > 2:
-            return array
-        wide = self._wide_room(array)
-        wide[...] = array
-        return wide
-
-    def _wide_room(self, array: Array) -> Array:
-        """Where the sums of ``array`` go: itself, or an array of float32."""
-        return array if array.itemsize > 2 else self.backend.empty(array.shape, "float32")
-
-    @staticmethod
-    def _narrow(wide: Array, array: Array) -> None:
-        if wide is not array:
-            array[...] = wide
 
     def _messages(self, arrays: Sequence[tuple[int, Array]]) -> list[tuple[int, Array]]:
         return [(peer, piece) for peer, array in arrays for piece in self._pieces(_words(array))]
@@ -255,13 +200,7 @@ class Communicator:
 
 
 def _flat(array: Array) -> Array:
-    """``array`` as one run of memory.
-
-    Raises
-    ------
-    ValueError
-        If it is none.
-    """
+    """``array`` as one run of memory; `ValueError` if it is none."""
     require_contiguous(array)
     return array.reshape(-1)
 

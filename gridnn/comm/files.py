@@ -18,47 +18,21 @@ LARGEST_PIECE = 2**30  # bytes that one call moves: MPI counts them in a C int
 
 @dataclass(frozen=True)
 class Region:
-    """This rank's part of a tensor that lies in a file in C order.
+    """This rank's part of a tensor that lies in a file in C order."""
 
-    Attributes
-    ----------
-    offset : int
-        Where the tensor begins in the file, in bytes.
-    shape : tuple of int
-        Its global shape.
-    box : tuple of (start, stop)
-        This rank's part.
-    itemsize : int
-        Bytes of an element.
-    """
-
-    offset: int
-    shape: tuple[int, ...]
-    box: Box
-    itemsize: int
+    offset: int  # where the tensor begins in the file, in bytes
+    shape: tuple[int, ...]  # its global shape
+    box: Box  # tuple of (start, stop): this rank's part
+    itemsize: int  # bytes of an element
 
 
 class SharedFile:
     """A file opened by all ranks of a communicator, for whole boxes at a time.
 
     Every method is called by all ranks together. A rank on which a call fails goes on to the next one, as the others
-    do, and `failure` tells all of them afterwards: nobody waits for a rank that has given up.
-
-    Parameters
-    ----------
-    comm : mpi4py.MPI.Comm
-        The ranks.
-    path : str
-        The file.
-    write : bool
-        Whether it is made (and can be read, too) or only read.
-    limit : int
-        The most bytes that one MPI call moves; larger parts go in pieces.
-
-    Attributes
-    ----------
-    bytes_read, bytes_written : int
-        What this rank asked for.
+    do, and `failure` tells all of them afterwards: nobody waits for a rank that has given up. With ``write`` the file
+    is made (and can be read, too). One MPI call moves ``limit`` bytes at the most, larger parts go in pieces.
+    ``bytes_read`` and ``bytes_written`` are what this rank asked for.
     """
 
     def __init__(self, comm: Any, path: str, *, write: bool = False, limit: int = LARGEST_PIECE) -> None:

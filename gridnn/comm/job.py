@@ -114,12 +114,8 @@ class Job:
     def hold_signals(self) -> Callable[[], int]:
         """From now on the first SIGTERM and the first SIGUSR1 do not end the job, which is to end by itself.
 
-        A second SIGTERM ends it at once.
-
-        Returns
-        -------
-        callable
-            The number of the signal that has reached this rank; 0: none.
+        A second SIGTERM ends it at once. What is returned gives the number of the signal that has reached this rank; 0:
+        none.
         """
         self._holding = True
         return lambda: next(iter(self._held), 0)
@@ -149,7 +145,10 @@ class Job:
         sys.stdout.flush()
         if status:
             self._agree(status)  # launchers end a job at its first bad exit: not before rank 0 has spoken
-            _leave_within(2.0, status)
+            # even if MPI cannot be left: messages of the failed step may be under way
+            timer = threading.Timer(2.0, os._exit, (status,))
+            timer.daemon = True
+            timer.start()
         self._mpi.Finalize()
         sys.exit(status)
 
@@ -243,10 +242,3 @@ def _on_signals(receive: Callable[[int], None]) -> None:
             receive(os.read(reading, 1)[0])
 
     threading.Thread(target=wait, daemon=True).start()
-
-
-def _leave_within(seconds: float, status: int) -> None:
-    """Exit after ``seconds`` even if MPI cannot be left (messages of the failed step may be under way)."""
-    timer = threading.Timer(seconds, os._exit, (status,))
-    timer.daemon = True
-    timer.start()

@@ -31,22 +31,13 @@ STRANGERS = {(OPEN_MPI, "MPICH"), (OPEN_MPI, "Intel MPI"), (HYDRA, "Open MPI")}
 
 @dataclass(frozen=True)
 class Launch:
-    """The launcher's word.
+    """The launcher's word."""
 
-    Attributes
-    ----------
-    launcher : str, optional
-        Who started this process; None for a process started by hand.
-    rank, size : int, optional
-        Its number and how many there are, where the launcher says so.
-    local_rank : int, optional
-        Its number among the ranks of its node, where the launcher says so.
-    """
-
-    launcher: str | None = None
+    launcher: str | None = None  # who started this process; None for a process started by hand
+    # rank, size: its number and how many there are, where the launcher says so
     rank: int | None = None
     size: int | None = None
-    local_rank: int | None = None
+    local_rank: int | None = None  # its number among the ranks of its node, where the launcher says so
 
 
 def launch(env: Mapping[str, str]) -> Launch:
@@ -99,10 +90,7 @@ def short_version(library: str) -> str:
 def check_library(env: Mapping[str, str], library: str) -> None:
     """Refuse a library that cannot be started by this launcher; it may be asked before MPI is initialised.
 
-    Raises
-    ------
-    UserError
-        If launcher and library are of different families; the text names the launcher that fits.
+    The `UserError` names the launcher that fits.
     """
     said, name = launch(env), vendor(library)
     if (said.launcher, name) in STRANGERS and said.size != 1:
@@ -113,21 +101,9 @@ def check_library(env: Mapping[str, str], library: str) -> None:
 
 
 def check_ranks(env: Mapping[str, str], ranks: int, library: str) -> None:
-    """Refuse a job whose processes do not see each other.
+    """Refuse a job whose launcher started more processes than the world communicator has ``ranks``.
 
-    Parameters
-    ----------
-    env : mapping
-        The environment.
-    ranks : int
-        The size of the world communicator.
-    library : str
-        The version text of the MPI library.
-
-    Raises
-    ------
-    UserError
-        If the launcher started more processes than the world communicator has; the text names the launchers that fit.
+    ``library`` is the version text of the MPI library; the `UserError` names the launchers that fit.
     """
     said, name = launch(env), vendor(library)
     if said.size is None or said.size <= ranks:

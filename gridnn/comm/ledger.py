@@ -43,11 +43,8 @@ class Tally:
 class Stopwatch:
     """How long the step stands still while its ``with`` blocks run.
 
-    Parameters
-    ----------
-    device : kernels.device.Device or None
-        What stands still: its compute stream, by marks on it, which are read later and cost no synchronisation; None:
-        the host, by its clock.
+    What stands still is the compute stream of a ``device``, by marks on it, which are read later and cost no
+    synchronisation; without one the host, by its clock.
     """
 
     def __init__(self, device: Any = None) -> None:
@@ -70,10 +67,8 @@ class Stopwatch:
 class Ledger:
     """The account of one rank.  A prediction is a ledger too, written without moving anything.
 
-    Attributes
-    ----------
-    evaluating : bool
-        While it is set, everything is entered under the phase ``evaluation``: passes that are no part of a step.
+    While ``evaluating`` is set, everything is entered under the phase ``evaluation``: passes that are no part of a
+    step.
     """
 
     def __init__(self) -> None:

@@ -12,18 +12,10 @@ Array = Any
 
 
 class Packing:
-    """Boxes of an array, and the flat memory that they are packed into.
+    """Boxes of an array that holds ``outer``, and the flat memory that they are packed into.
 
-    Parameters
-    ----------
-    boxes : sequence of Box
-        The pieces, in global coordinates.
-    outer : Box
-        What the array holds.
-    buffer : array
-        Flat, of as many elements as the boxes have; perhaps of another type than the array.
-    kernels : object
-        Local kernels: ``pack``, ``unpack``, ``add``.
+    The ``buffer`` has as many elements as the boxes, perhaps of another type than the array; the kernels ``pack``,
+    ``unpack`` and ``add`` are used.
     """
 
     def __init__(self, boxes: Sequence[Box], outer: Box, buffer: Array, kernels: Any) -> None:

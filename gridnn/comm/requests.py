@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from gridnn.comm.communicator import Communicator, Pending
 from gridnn.comm.ledger import Where
 from gridnn.comm.packing import Packing
-from gridnn.layout.layout import box_shape, within
+from gridnn.layout.layout import box_shape, box_size, within
 from gridnn.layout.messages import call_kind, exchange
 from gridnn.layout.stage import Stage
 
@@ -16,22 +16,15 @@ Array = Any
 
 
 class Arrays(NamedTuple):
-    """What a stage moves on this rank.
+    """What a stage moves on this rank."""
 
-    Attributes
-    ----------
-    source, out : array
-        This rank's boxes, before and after.
-    send, receive : array
-        Flat memory for the messages (see `gridnn.layout.messages.message_sizes`).
-    send_is_source, receive_is_out : bool
-        Whether that memory is the array's own: nothing is packed, or unpacked.
-    """
-
+    # source, out: this rank's boxes, before and after
     source: Array
     out: Array
+    # send, receive: flat memory for the messages (see `gridnn.layout.messages.message_sizes`)
     send: Array
     receive: Array
+    # send_is_source, receive_is_out: whether that memory is the array's own: nothing is packed, or unpacked
     send_is_source: bool = False
     receive_is_out: bool = False
 
@@ -56,89 +49,52 @@ class Request:
 
 
 class StageRequest(Request):
-    """One stage of a transfer, or of its adjoint (abstract).
-
-    Parameters
-    ----------
-    stage : Stage
-        The plan.
-    adjoint : bool
-        Whether the adjoint runs.
-    grid : Grid
-        This rank's place and communicators.
-    arrays : Arrays
-        What is moved.
-    where : Where
-        To whose account it goes.
-    at_once : bool
-        Whether ``end`` comes next.
-    """
+    """One stage of a transfer, or of its adjoint (abstract); ``at_once`` says that ``end`` comes next."""
 
     def __init__(self, stage: Stage, adjoint: bool, grid: Any, arrays: Arrays, where: Where, at_once: bool) -> None:
         self.arrays, self.where, self.at_once, self.adjoint = arrays, where, at_once, adjoint
         held, needed = stage.source.box(grid.index), stage.target.box(grid.index)
         self.source, self.target = (needed, held) if adjoint else (held, needed)
         self.kernels = grid.backend.kernels
+        self.communicator = grid.all if stage.kind == "neighbours" else grid.group(stage.members(grid.index))
 
 
-class Gather(StageRequest):
-    """An all-gather: of divided parts, or the adjoint of a reduce-scatter."""
+class Joining(StageRequest):
+    """An all-gather of divided parts or a reduce-scatter of partial sums, each the adjoint of the other."""
 
-    def __init__(self, stage: Stage, adjoint: bool, grid: Any, arrays: Arrays, where: Where, at_once: bool) -> None:
-        super().__init__(stage, adjoint, grid, arrays, where, at_once)
-        self.communicator = grid.group(stage.members(grid.index))
-        self.part = Packing([self.source], self.source, arrays.send, self.kernels)
-        self.whole = Packing(stage.boxes(grid.index), self.target, arrays.receive, self.kernels)
+    def __init__(self, stage: Stage, adjoint: bool, grid: Any, *bound: Any) -> None:
+        super().__init__(stage, adjoint, grid, *bound)
+        boxes, gathers = stage.boxes(grid.index), (stage.kind == "all-gather") != adjoint
+        self.start = self.communicator.start_all_gather if gathers else self.communicator.start_reduce_scatter
+        self.sizes = [box_size(box) for box in boxes]
+        sent, received = ([self.source], boxes) if gathers else (boxes, [self.target])
+        self.sent = Packing(sent, self.source, self.arrays.send, self.kernels)
+        self.received = Packing(received, self.target, self.arrays.receive, self.kernels)
 
     def begin(self) -> None:
         if not self.arrays.send_is_source:
-            self.part.pack(self.arrays.source)
-        buffers = self.part.buffer, self.whole.buffer
-        self._pending = self.communicator.start_all_gather(*buffers, self.whole.sizes, self.where, self.at_once)
+            self.sent.pack(self.arrays.source)
+        self._pending = self.start(self.sent.buffer, self.received.buffer, self.sizes, self.where, self.at_once)
 
     def end(self) -> None:
         self._wait()
         if not self.arrays.receive_is_out:
-            self.whole.unpack(self.arrays.out)
-
-
-class Scatter(StageRequest):
-    """A reduce-scatter: of partial sums, or the adjoint of an all-gather."""
-
-    def __init__(self, stage: Stage, adjoint: bool, grid: Any, arrays: Arrays, where: Where, at_once: bool) -> None:
-        super().__init__(stage, adjoint, grid, arrays, where, at_once)
-        self.communicator = grid.group(stage.members(grid.index))
-        self.whole = Packing(stage.boxes(grid.index), self.source, arrays.send, self.kernels)
-        self.part = Packing([self.target], self.target, arrays.receive, self.kernels)
-
-    def begin(self) -> None:
-        if not self.arrays.send_is_source:
-            self.whole.pack(self.arrays.source)
-        buffers = self.whole.buffer, self.part.buffer
-        self._pending = self.communicator.start_reduce_scatter(*buffers, self.whole.sizes, self.where, self.at_once)
-
-    def end(self) -> None:
-        self._wait()
-        if not self.arrays.receive_is_out:
-            self.part.unpack(self.arrays.out)
+            self.received.unpack(self.arrays.out)
 
 
 class Sum(StageRequest):
     """An all-reduce, of which this rank keeps what it needs: its own adjoint, or that of an all-gather."""
 
-    def __init__(self, stage: Stage, adjoint: bool, grid: Any, arrays: Arrays, where: Where, at_once: bool) -> None:
-        super().__init__(stage, adjoint, grid, arrays, where, at_once)
-        self.communicator = grid.group(stage.members(grid.index))
-        self.packed = Packing([self.source], self.source, arrays.send, self.kernels)
+    def __init__(self, *bound: Any) -> None:
+        super().__init__(*bound)
+        self.packed = Packing([self.source], self.source, self.arrays.send, self.kernels)
         self.total = self.packed.buffer.reshape(box_shape(self.source))[within(self.target, self.source)]
 
     def begin(self) -> None:
         self.packed.pack(self.arrays.source)
         flat = self.packed.buffer
-        if self.at_once:
-            self.communicator.all_reduce(flat, self.where)
-        else:
-            self._pending = self.communicator.start_all_reduce(flat, [(self.where, flat.size)])
+        shares = [(self.where, flat.size)]
+        self._pending = self.communicator.start_all_reduce(flat, shares, at_once=self.at_once)
 
     def end(self) -> None:
         self._wait()
@@ -152,10 +108,9 @@ class Messages(StageRequest):
     What a rank gives to itself is copied, not packed.
     """
 
-    def __init__(self, stage: Stage, adjoint: bool, grid: Any, arrays: Arrays, where: Where, at_once: bool) -> None:
-        super().__init__(stage, adjoint, grid, arrays, where, at_once)
+    def __init__(self, stage: Stage, adjoint: bool, grid: Any, arrays: Arrays, *bound: Any) -> None:
+        super().__init__(stage, adjoint, grid, arrays, *bound)
         self.is_collective = stage.kind == "all-to-all"
-        self.communicator = grid.group(stage.members(grid.index)) if self.is_collective else grid.all
         moved = exchange(stage, grid.index)
         gives, takes = (moved.takes, moved.gives) if adjoint else (moved.gives, moved.takes)
         self.send = Packing([piece.box for piece in gives], self.source, arrays.send, self.kernels)
@@ -198,10 +153,7 @@ class Reduction(Request):
 class StartedSum(Request):
     """A sum of a flat array over a group, in place, under way from ``begin`` to ``end``.
 
-    Parameters
-    ----------
-    shares : sequence of (Where, int)
-        To whose account how many of the elements go.
+    ``shares`` says to whose account how many of the elements go.
     """
 
     def __init__(self, communicator: Communicator, flat: Array, shares: Sequence[tuple[Where, int]]) -> None:
@@ -215,8 +167,8 @@ class StartedSum(Request):
 
 
 KINDS = {
-    "all-gather": Gather,
-    "reduce-scatter": Scatter,
+    "all-gather": Joining,
+    "reduce-scatter": Joining,
     "all-reduce": Sum,
     "all-to-all": Messages,
     "neighbours": Messages,

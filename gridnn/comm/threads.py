@@ -26,17 +26,10 @@ def _core(cpu: int) -> int:
 
 
 def share(mine: Iterable[int], everyone: Sequence[Iterable[int]]) -> int:
-    """The whole threads that a rank is entitled to, at least one.
+    """The whole threads, at least one, of a rank with the cores ``mine`` among ``everyone`` on its node.
 
     A core counts 1/k for each of the k ranks of the node that may use it. So ranks that are bound to cores of their own
     get these, and ranks that are not bound get equal shares.
-
-    Parameters
-    ----------
-    mine : iterable of int
-        The cores of this rank.
-    everyone : sequence of iterables of int
-        The cores of all ranks of the node, this one included.
     """
     users: dict[int, int] = {}
     for cores in everyone:

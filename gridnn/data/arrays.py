@@ -5,6 +5,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,23 +23,11 @@ def open_arrays(path: Path, classes: int | None, called: Names = ("x", "y")) -> 
     """A data set from FILE.npz (loaded whole by every rank), FILE.h5 or DIRECTORY/x_train.npy ... (read in part).
 
     The arrays are called x_train, y_train, x_test, y_test; or there are x and y alone, and a fifth of the samples,
-    always the same ones, is the test set. Bytes (uint8) are scaled to [0, 1], all else is taken as it is; bytes of
-    shape (samples, h, w) are grey images. Integer targets are labels, one a sample or one for every place in its
-    space; floating-point targets are numbers to be predicted.
-
-    Parameters
-    ----------
-    path : Path
-        The file or directory.
-    classes : int, optional
-        The number of classes; one more than the largest label if not given.
-    called : tuple of str
-        What the arrays are called instead of x and y.
-
-    Raises
-    ------
-    UserError
-        If arrays are missing or damaged, or do not fit each other.
+    always the same ones, is the test set. They may be ``called`` otherwise than x and y. Bytes (uint8) are scaled to
+    [0, 1], all else is taken as it is; bytes of shape (samples, h, w) are grey images. Integer targets are labels, one
+    a sample or one for every place in its space; floating-point targets are numbers to be predicted. Without
+    ``classes`` there is one more than the largest label. `UserError` if arrays are missing or damaged, or do not fit
+    each other.
     """
     there, get = _contents(path)
     x, y = called
@@ -104,19 +93,10 @@ def _contents(path: Path) -> tuple[list[str], Callable[[str], Source]]:
         return sorted(file.stem for file in path.glob("*.npy")), lambda name: Mapped(path / f"{name}.npy")
     if is_hdf5(path):
         return names(path), lambda name: Hyperslabs(path, name)
-    return _members(path), lambda name: Held(_member(path, name))
+    return _of_npz(path, lambda npz: list(npz.files)), lambda name: Held(_of_npz(path, lambda npz: npz[name]))
 
 
-def _members(path: Path) -> list[str]:
-    """The names in a .npz file."""
-    return _of_npz(path, lambda loaded: list(loaded.files))
-
-
-def _member(path: Path, name: str) -> np.ndarray:
-    return _of_npz(path, lambda loaded: loaded[name])
-
-
-def _of_npz(path: Path, get: Callable) -> object:
+def _of_npz(path: Path, get: Callable) -> Any:
     """``get`` of the open file; what NumPy says of a damaged one is the user's to know."""
     try:
         with path.open("rb") as file:

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gridnn.errors import UserError
-
-Box = tuple[tuple[int, int], ...]
+from gridnn.layout.layout import Box
 
 
 class Dataset(ABC):
@@ -112,10 +111,7 @@ class Data:
 def check_finite(values: np.ndarray, indices: np.ndarray, name: str) -> None:
     """Refuse NaN and infinity in ``values``, the first dimension of which runs over the samples ``indices``.
 
-    Raises
-    ------
-    UserError
-        Naming the first such sample.
+    The `UserError` names the first such sample.
     """
     # Minimum and maximum pass NaN on, and need no temporary of the size of the values.
     if not values.size or (np.isfinite(values.min()) and np.isfinite(values.max())):
@@ -127,10 +123,7 @@ def check_finite(values: np.ndarray, indices: np.ndarray, name: str) -> None:
 def check_labels(labels: np.ndarray, indices: np.ndarray, classes: int, name: str) -> None:
     """Refuse labels outside of 0 to ``classes`` - 1; their first dimension runs over the samples ``indices``.
 
-    Raises
-    ------
-    UserError
-        Naming the first sample that has one, and its label.
+    The `UserError` names the first sample that has one, and its label.
     """
     wrong = np.argwhere((labels < 0) | (labels >= classes))
     if wrong.size:
@@ -142,13 +135,7 @@ def check_labels(labels: np.ndarray, indices: np.ndarray, classes: int, name: st
 
 
 def check_size(path: object, size: int, count: int, each: int, what: str, before: int = 0) -> None:
-    """Refuse a file whose ``size`` in bytes is not ``before + count * each``.
-
-    Raises
-    ------
-    UserError
-        With the equation.
-    """
+    """Refuse a file whose ``size`` in bytes is not ``before + count * each``: a `UserError` with the equation."""
     if size != before + count * each:
         header = f"{before} + " if before else ""
         raise UserError(
@@ -160,11 +147,6 @@ def check_size(path: object, size: int, count: int, each: int, what: str, before
 def whole(shape: tuple[int, ...]) -> Box:
     """The box that is everything of ``shape``."""
     return tuple((0, size) for size in shape)
-
-
-def extents(box: Box) -> tuple[int, ...]:
-    """The shape of a box."""
-    return tuple(stop - start for start, stop in box)
 
 
 def format_shape(shape: tuple[int, ...]) -> str:

@@ -30,10 +30,7 @@ SOURCE = (
 def open_cifar10(directory: Path) -> Data:
     """50,000 images of 32 x 32 x 3 to train and 10,000 to test. The binary version is mapped, the Python one loaded.
 
-    Raises
-    ------
-    UserError
-        If files are missing or damaged.
+    `UserError` if files are missing or damaged.
     """
     binary = tuple(f"{name}.bin" for name in (*BATCHES, "test_batch"))
     if paths := find(directory, BINARY_FOLDERS, binary):

@@ -11,13 +11,7 @@ SCALE, MEAN, STD = 1 / 16, (0.3053,), (0.3760,)
 
 
 def open_digits() -> Data:
-    """1,437 digits to train and 360 to test, always the same ones.
-
-    Raises
-    ------
-    UserError
-        If scikit-learn is not installed.
-    """
+    """1,437 digits to train and 360 to test, always the same ones; `UserError` if scikit-learn is not installed."""
     try:
         from sklearn.datasets import load_digits
     except ImportError:

@@ -16,10 +16,7 @@ from gridnn.errors import UserError
 def find(directory: Path, folders: Sequence[str], names: Sequence[str]) -> list[Path] | None:
     """The files ``names`` in the first of ``folders`` below ``directory`` that has any of them; None if none has.
 
-    Raises
-    ------
-    UserError
-        If some of them are there and others are not.
+    `UserError` if some of them are there and others are not.
     """
     for folder in folders:
         paths = [directory / folder / name for name in names]
@@ -47,13 +44,7 @@ def map_bytes(path: Path, start: int, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def unpack(path: Path) -> np.ndarray:
-    """The bytes of a .gz file, all of them in memory (it cannot be mapped).
-
-    Raises
-    ------
-    UserError
-        If it is damaged.
-    """
+    """The bytes of a .gz file, all of them in memory (it cannot be mapped); `UserError` if it is damaged."""
     try:
         return np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -61,13 +52,7 @@ def unpack(path: Path) -> np.ndarray:
 
 
 def load_npy(path: Path) -> np.ndarray:
-    """The array in a .npy file, mapped.
-
-    Raises
-    ------
-    UserError
-        If it is empty, truncated, or holds Python objects.
-    """
+    """The array in a .npy file, mapped; `UserError` if it is empty, truncated, or holds Python objects."""
     size = path.stat().st_size
     try:
         with path.open("rb") as file:

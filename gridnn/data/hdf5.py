@@ -27,22 +27,10 @@ def is_hdf5(path: Path) -> bool:
 
 
 class Hyperslabs(Source):
-    """One data set of an HDF5 file.
+    """One data set of an HDF5 file, its ``name`` with the groups that it is in: ``group/x``.
 
     The file is opened at the first read, by every process for itself: read-only, and without a lock where the file
-    system has none.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    name : str
-        Of the data set in it, with the groups that it is in: ``group/x``.
-
-    Raises
-    ------
-    UserError
-        If the file is none, truncated, or has no such data set; the text names those that there are.
+    system has none. `UserError` if the file is none, truncated, or has no such data set; the text names those it has.
     """
 
     def __init__(self, path: Path, name: str):
@@ -86,13 +74,7 @@ def runs(rows: np.ndarray, places: np.ndarray) -> list[tuple[int, int]]:
 
 
 def open_file(path: Path) -> Any:
-    """The file, open for reading.
-
-    Raises
-    ------
-    UserError
-        If h5py is not installed, or the file is no HDF5 file, or truncated.
-    """
+    """The file, open for reading; `UserError` if h5py is not installed, or the file is no HDF5 file, or truncated."""
     try:
         import h5py
     except ImportError:
@@ -104,13 +86,7 @@ def open_file(path: Path) -> Any:
 
 
 def names(path: Path) -> list[str]:
-    """The data sets in the file, `LISTED` at the most.
-
-    Raises
-    ------
-    UserError
-        As in `open_file`.
-    """
+    """The data sets in the file, `LISTED` at the most; `UserError` as in `open_file`."""
     found: list[str] = []
 
     def visit(name: str, item: Any) -> bool | None:

@@ -25,28 +25,12 @@ AUGMENT = 0x1A6E  # names the random numbers of crops and flips
 
 
 class ImageFiles(Dataset):
-    """Images in files of any size, brought to one size by scaling and cropping.
+    """Images in files of any size with their labels, brought to one size by scaling and cropping.
 
     The shorter side becomes ``resize`` pixels (Pillow's bilinear filter, which averages where it shrinks), then a
-    square of ``crop`` pixels is cut out: a random one for training, the middle one otherwise. A file can only be
-    decoded as a whole; of what is decoded a rank keeps its box.
-
-    Parameters
-    ----------
-    name : str
-        What messages call it.
-    files : sequence of path
-        One an image.
-    labels : sequence of int
-        Their classes.
-    classes : int
-        How many there are.
-    resize, crop : int
-        Pixels.
-    flip : bool
-        Whether half of the images, at random, are mirrored for training.
-    seed : int
-        Names the random numbers, together with the step and the index of the image.
+    square of ``crop`` pixels is cut out: a random one for training, the middle one otherwise. With ``flip``, half of
+    the images, at random, are mirrored for training. A file can only be decoded as a whole; of what is decoded a rank
+    keeps its box. The ``seed`` names the random numbers, together with the step and the index of the image.
     """
 
     def __init__(
@@ -126,12 +110,8 @@ def open_images(
 
     The classes are the sorted names of the subfolders. ``valid`` and ``test`` are other names for ``val``. Without
     them a fifth of the images, always the same ones, is the test set. Of ``resize`` and ``crop``, the one that is not
-    given is as the other one.
-
-    Raises
-    ------
-    UserError
-        If Pillow is not installed, a class has no images, or the test images have classes of their own.
+    given is as the other one. `UserError` if Pillow is not installed, a class has no images, or the test images have
+    classes of their own.
     """
     _check_pillow(path)
     resize, crop = (resize or crop or RESIZE, crop or resize or CROP)

@@ -23,10 +23,7 @@ SOURCE = "they are distributed by yann.lecun.com/exdb/mnist and its mirrors (pac
 def open_mnist(directory: Path) -> Data:
     """60,000 images of 28 x 28 x 1 to train and 10,000 to test. Plain files are mapped, packed ones are loaded whole.
 
-    Raises
-    ------
-    UserError
-        If files are missing or damaged.
+    `UserError` if files are missing or damaged.
     """
     packed = tuple(f"{name}.gz" for name in NAMES)
     paths = find(directory, FOLDERS, NAMES) or find(directory, FOLDERS, packed)
@@ -43,13 +40,7 @@ def _stored(part: str, images_path: Path, labels_path: Path) -> Stored:
 
 
 def read_idx(path: Path, ndim: int) -> np.ndarray:
-    """The bytes of an idx file with ``ndim`` dimensions.
-
-    Raises
-    ------
-    UserError
-        If it is no such file, or its size is not what its header says.
-    """
+    """The bytes of an idx file with ``ndim`` dimensions; `UserError` if it is none or incomplete."""
     content = unpack(path) if path.suffix == ".gz" else None
     size, before = path.stat().st_size if content is None else len(content), 4 + 4 * ndim
     if size < before:

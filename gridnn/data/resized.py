@@ -4,27 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from gridnn.data.base import Box, Data, Dataset, extents, format_shape
+from gridnn.data.base import Box, Data, Dataset, format_shape
 from gridnn.errors import UserError
+from gridnn.layout.layout import box_shape
 
 
 class Resized(Dataset):
-    """The images of another data set, interpolated linearly from the two nearest rows and columns.
+    """The images of another data set, their shorter side ``size`` pixels; the proportion stays.
 
-    As in PyTorch's ``interpolate(mode="bilinear", align_corners=False)``: pixels are areas, the outer ones go on
-    outwards, and nothing is averaged where an image shrinks.
-
-    Parameters
-    ----------
-    images : Dataset
-        Samples of shape (h, w, c).
-    size : int
-        The shorter side becomes this many pixels; the proportion stays.
-
-    Raises
-    ------
-    UserError
-        If the samples are no images.
+    They are interpolated linearly from the two nearest rows and columns, as in PyTorch's
+    ``interpolate(mode="bilinear", align_corners=False)``: pixels are areas, the outer ones go on outwards, and nothing
+    is averaged where an image shrinks. `UserError` if the samples are no images.
     """
 
     def __init__(self, images: Dataset, size: int):
@@ -42,7 +32,7 @@ class Resized(Dataset):
     def read(self, indices: np.ndarray, box: Box, out: np.ndarray, step: int = 0) -> None:
         taps = [self._taps(axis, box[axis]) for axis in (0, 1)]
         needed = (*(interval for interval, _, _ in taps), box[2])
-        image = np.empty((len(indices), *extents(needed)), out.dtype)
+        image = np.empty((len(indices), *box_shape(needed)), out.dtype)
         self._images.read(indices, needed, image, step)
         for axis, (_, near, share) in enumerate(taps, 1):
             weights = share.astype(out.dtype).reshape((-1,) + (1,) * (3 - axis))

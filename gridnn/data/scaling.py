@@ -10,14 +10,7 @@ import numpy as np
 class Scaling:
     """x becomes ``(scale * x - mean) / std``, in place.
 
-    Parameters
-    ----------
-    channels : int
-        Of a whole sample.
-    scale : float
-        What the samples are multiplied by.
-    mean, std : sequence of float
-        Of the scaled samples, one for all channels or one for each.
+    ``channels`` are those of a whole sample; ``mean`` and ``std`` those of the scaled samples, one for all or each.
     """
 
     def __init__(

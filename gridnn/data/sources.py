@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from gridnn.data.base import Box, extents, whole
+from gridnn.data.base import Box, whole
 from gridnn.data.files import load_npy
+from gridnn.layout.layout import box_shape
 
 SINGLE = 4096  # from so many elements of a sample on, samples are copied one by one, without an array in between
 
@@ -29,20 +30,10 @@ class Source(ABC):
 
     @abstractmethod
     def read(self, rows: np.ndarray, box: Box, out: np.ndarray, places: np.ndarray) -> None:
-        """Write the part ``box`` of ``rows`` into ``out[places]``; nothing else is read.
+        """Write the part ``box`` (one range per dimension after the first) of ``rows`` into ``out[places]``.
 
-        Parameters
-        ----------
-        rows, places : array of int64, shape (n,)
-        box : tuple of (start, stop)
-            One range per dimension after the first.
-        out : array, shape (at least n, *extents of box)
-            Contiguous, of any type.
-
-        Raises
-        ------
-        UserError
-            If a file cannot be read.
+        Nothing else is read. ``out`` has the shape (at least n, *extents of box) and any type; `UserError` if a file
+        cannot be read.
         """
 
     def all(self) -> np.ndarray:
@@ -62,7 +53,7 @@ class Held(Source):
 
     def read(self, rows: np.ndarray, box: Box, out: np.ndarray, places: np.ndarray) -> None:
         within = tuple(slice(*interval) for interval in box)
-        if math.prod(extents(box)) < SINGLE:
+        if math.prod(box_shape(box)) < SINGLE:
             out[places] = self._array[(slice(None), *within)][rows]  # the view first: only the box is read
             return
         for row, place in zip(rows, places, strict=True):
@@ -70,13 +61,7 @@ class Held(Source):
 
 
 class Mapped(Source):
-    """The array in a .npy file. It is mapped for the time of a read, so that what was read does not stay resident.
-
-    Raises
-    ------
-    UserError
-        If it is empty, truncated, or holds Python objects.
-    """
+    """The array in a .npy file. It is mapped for the time of a read, so that what was read does not stay resident."""
 
     def __init__(self, path: Path):
         array = load_npy(path)

@@ -6,33 +6,21 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from gridnn.data.base import Box, Dataset, check_finite, check_labels, extents, format_shape, whole
+from gridnn.data.base import Box, Dataset, check_finite, check_labels, format_shape, whole
 from gridnn.data.scaling import Scaling
 from gridnn.data.sources import Held, Source
 from gridnn.errors import UserError
+from gridnn.layout.layout import box_shape
 
 SHAPES = "(samples, features), or space and channels: (samples, w, c), (samples, h, w, c) or (samples, d, h, w, c)"
 
 
 class Stored(Dataset):
-    """Samples and targets in one or more arrays, one after the other.
+    """Samples and targets in one or more arrays or sources, one after the other; `UserError` if they do not fit.
 
-    Parameters
-    ----------
-    name : str
-        What messages call it.
-    samples, targets : sequence of array or Source
-        Samples of shape (n, features), (n, w, c), (n, h, w, c) or (n, d, h, w, c); labels (integers) of shape (n,) or
-        (n, *space), or numbers of any shape. Of files and views only what is asked for is touched.
-    classes : int or None
-        None: the targets are numbers.
-    scale, mean, std
-        As in `Scaling`.
-
-    Raises
-    ------
-    UserError
-        If samples and targets do not fit.
+    Samples have the shape (n, features), (n, w, c), (n, h, w, c) or (n, d, h, w, c). Targets are labels (integers) of
+    shape (n,) or (n, *space), or numbers of any shape: then ``classes`` is None. Of files and views only what is asked
+    for is touched. ``scale``, ``mean`` and ``std`` are those of `Scaling`.
     """
 
     def __init__(
@@ -67,7 +55,7 @@ class Stored(Dataset):
     def targets(self, indices: np.ndarray, box: Box | None = None) -> np.ndarray:
         box = whole(self.target_shape) if box is None else box
         labels = self.classes is not None
-        out = np.empty((len(indices), *extents(box)), np.int64 if labels else self._targets[0].dtype)
+        out = np.empty((len(indices), *box_shape(box)), np.int64 if labels else self._targets[0].dtype)
         for source, rows, places in self._parts(self._targets, indices):
             source.read(rows, box, out, places)
         if labels:
@@ -89,13 +77,7 @@ def _sources(arrays: Sequence[np.ndarray | Source]) -> list[Source]:
 
 
 def check_pair(name: str, samples: np.ndarray | Source, targets: np.ndarray | Source) -> None:
-    """Refuse samples and targets that do not fit.
-
-    Raises
-    ------
-    UserError
-        If there are none, or not as many of both, or a shape is none of a sample.
-    """
+    """Refuse samples and targets that do not fit: none, not as many of both, or a shape that is none of a sample."""
     if len(samples.shape) not in range(2, 6) or not np.prod(samples.shape):
         raise UserError(
             f"{name}: the samples have the shape {format_shape(samples.shape)}; give at least one of the shape {SHAPES}"

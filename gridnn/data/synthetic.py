@@ -20,18 +20,8 @@ class Synthetic(Dataset):
     """Sample = template of its class + noise, both of variance 1, so that it can be learned.
 
     The template is a product of one random vector per dimension: any box of it is made from these few numbers. The
-    class of a sample is its index modulo the number of classes.
-
-    Parameters
-    ----------
-    shape : tuple of int
-        Of one sample.
-    classes, samples : int
-        How many.
-    seed : int
-        Names templates and noise.
-    part : int
-        TRAIN or TEST: the same templates, other noise.
+    class of a sample is its index modulo the number of classes. The ``seed`` names templates and noise; TRAIN and TEST,
+    the ``part``, have the same templates and other noise.
     """
 
     def __init__(self, shape: tuple[int, ...], classes: int, samples: int, seed: int, part: int):
@@ -75,13 +65,7 @@ def _centred(values: np.ndarray) -> np.ndarray:
 
 
 def open_synthetic(shape: tuple[int, ...], classes: int, samples: int, seed: int) -> Data:
-    """``samples`` to train with, and a fifth of that to test.
-
-    Raises
-    ------
-    UserError
-        If a number is below 1.
-    """
+    """``samples`` to train with, and a fifth of that to test; `UserError` if a number is below 1."""
     for name, value in (("shape", min(shape, default=0)), ("classes", classes), ("samples", samples)):
         if value < 1:
             raise UserError(f"dataset synthetic: {name} {shape if name == 'shape' else value} must be at least 1")

@@ -8,10 +8,11 @@ import math
 
 import numpy as np
 
-from gridnn.data.base import Box, Data, Dataset, extents, format_shape, whole
+from gridnn.data.base import Box, Data, Dataset, format_shape, whole
 from gridnn.data.synthetic import TEST_SHARE, UNIT
 from gridnn.errors import UserError
 from gridnn.kernels.random import uniform
+from gridnn.layout.layout import box_shape
 
 TRAIN, TEST, TARGETS = 0, 1, 0x7A61
 NOISE = 0.5  # its standard deviation
@@ -23,20 +24,11 @@ class Volumes(Dataset):
     The k-th wave is a product of one cosine per space axis, half a period for a frequency of one; the waves are those
     of the lowest frequencies, which begin with the constant one. The targets are uniform in [-1, 1].
 
-        x[d, h, w, c] = sum_k t_k f_k(d) g_k(h) e_k(w) + noise
+    x[d, h, w, c] = sum_k t_k f_k(d) g_k(h) e_k(w) + noise
 
-    so that any box of it is made from a few numbers along each axis.
-
-    Parameters
-    ----------
-    shape : tuple of int
-        Of one sample: one to three space axes, and channels, which differ in their noise only.
-    targets, samples : int
-        How many.
-    seed : int
-        Names targets and noise.
-    part : int
-        TRAIN or TEST: other targets, other noise.
+    so that any box of it is made from a few numbers along each axis. A sample has one to three space axes, and
+    channels, which differ in their noise only. The ``seed`` names targets and noise; TRAIN and TEST, the ``part``, have
+    others.
     """
 
     classes = None
@@ -60,7 +52,7 @@ class Volumes(Dataset):
         out *= 2 * UNIT * NOISE
         heights = self.targets(indices)
         first, *rest = self._waves(box[:-1])
-        depth, *across, channels = extents(box)
+        depth, *across, channels = box_shape(box)
         for sample, height in zip(out.reshape(len(out), depth, math.prod(across), channels), heights, strict=True):
             for k, t in enumerate(height):
                 plane = functools.reduce(np.multiply.outer, (wave[k] for wave in rest), np.float64(t)).reshape(-1)
@@ -80,13 +72,7 @@ def lowest(count: int, axes: int) -> np.ndarray:
 
 
 def open_volumes(shape: tuple[int, ...], targets: int, samples: int, seed: int) -> Data:
-    """``samples`` to train with, and a fifth of that to test.
-
-    Raises
-    ------
-    UserError
-        If the shape has no space axis, or more than three.
-    """
+    """``samples`` to train with, a fifth of that to test; `UserError` if the shape has not one to three space axes."""
     if len(shape) not in (2, 3, 4):
         raise UserError(
             f"dataset volumes: --shape {format_shape(shape)}: write space and channels, as 64x64x64x1 (or 128x128x1)"

@@ -21,27 +21,16 @@ def get_backend(
     tf32: bool = False,
     conv: str = "auto",
 ) -> Backend:
-    """A new backend by its name.
+    """A new backend by its name, "numpy" or "cupy"; `UserError` if there is none, or what it needs is missing.
 
     Parameters
     ----------
-    name : {"numpy", "cupy"}
-        The array library.
     kernels : str, optional
         Of numpy "reference" (the default), "numba", "onednn", or "auto" for the best there is; of cupy "auto".
     dtype : str
         Of the activations: on numpy, those of 16 bits are computed in float32 (`gridnn.kernels.cpu.widened`).
-    local_rank : int
-        This rank among those of its node: which GPU it takes.
-    tf32 : bool
-        Whether products of float32 on a GPU may round their factors.
-    conv : {"auto", "gemm", "cudnn"}
-        Whose convolutions on a GPU: products by cuBLAS, or cuDNN's; auto is cuDNN where it is installed.
-
-    Raises
-    ------
-    UserError
-        If no backend or kernels have this name, or what they need is missing; the text says what to do.
+    local_rank, tf32, conv
+        Of cupy: see `gridnn.kernels.cuda.backend.CupyBackend`.
     """
     if name == "cupy":
         from gridnn.kernels.cuda.backend import CupyBackend

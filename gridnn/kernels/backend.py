@@ -41,13 +41,7 @@ class Backend:
         self._workspaces: dict[str, Array] = {}
 
     def dtype(self, name: Any) -> np.dtype:
-        """The type of this ``name``; bfloat16 comes from ml_dtypes.
-
-        Raises
-        ------
-        UserError
-            If bfloat16 is asked for and ml_dtypes is not installed.
-        """
+        """The type of this ``name``; bfloat16 comes from ml_dtypes, a `UserError` if that is not installed."""
         return np.dtype(_bfloat16() if str(name) == "bfloat16" else name)
 
     def wide(self, dtype: Any) -> np.dtype:
@@ -113,23 +107,11 @@ class Backend:
         return self.host_empty(array.shape, array.dtype)
 
     def from_host(self, host, out: Array) -> None:
-        """Copy the host array ``host`` into the device array ``out`` of the same shape.
-
-        Raises
-        ------
-        ValueError
-            If the shapes differ.
-        """
+        """Copy the host array ``host`` into the device array ``out``; `ValueError` if their shapes differ."""
         raise NotImplementedError
 
     def host_view(self, array: Array):
-        """What MPI may read and write for ``array``.
-
-        Raises
-        ------
-        ValueError
-            If ``array`` is not contiguous.
-        """
+        """What MPI may read and write for ``array``; `ValueError` if that is not contiguous."""
         raise NotImplementedError
 
     def synchronize(self) -> None:
@@ -146,13 +128,7 @@ def _bfloat16() -> Any:
 
 
 def require_contiguous(array) -> None:
-    """Refuse an array that MPI cannot take as one run of memory.
-
-    Raises
-    ------
-    ValueError
-        With its shape and strides.
-    """
+    """Refuse an array that MPI cannot take as one run of memory: a `ValueError` with its shape and strides."""
     if not array.flags.c_contiguous:
         raise ValueError(
             f"array of shape {array.shape} with strides {array.strides} is not contiguous: pack it into a buffer first"
@@ -160,12 +136,6 @@ def require_contiguous(array) -> None:
 
 
 def require_shape(host, out) -> None:
-    """Refuse a copy between arrays of different shapes (no broadcasting between host and device).
-
-    Raises
-    ------
-    ValueError
-        With both shapes.
-    """
+    """Refuse, by a `ValueError`, a copy between host and device arrays of different shapes (no broadcasting)."""
     if tuple(host.shape) != tuple(out.shape):
         raise ValueError(f"from_host: host shape {tuple(host.shape)} != device shape {tuple(out.shape)}")

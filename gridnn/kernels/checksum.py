@@ -12,28 +12,13 @@ from typing import Any
 
 from gridnn.kernels.random import GAMMA, MIXERS, flat_index, pieces
 
-MASK = (1 << 64) - 1
 HALF = 0xFFFFFFFF
 
 
 def checksum(backend: Any, array: Any, box: tuple[tuple[int, int], ...], shape: tuple[int, ...]) -> int:
-    """The share of the part ``box`` in the checksum of a tensor of ``shape``.
+    """The share of a rank's part ``box``, of 2, 4 or 8 bytes an element, in the checksum of a tensor of ``shape``.
 
-    Parameters
-    ----------
-    backend : Backend
-        Whose array it is.
-    array : array
-        The part, of 2, 4 or 8 bytes an element.
-    box : tuple of (start, stop)
-        Which part of the tensor it is.
-    shape : tuple of int
-        The global shape.
-
-    Returns
-    -------
-    int
-        Below 2^64; to be added modulo 2^64.
+    It is below 2^64, and to be added modulo 2^64.
     """
     xp = backend.xp
     bits = array.view(f"uint{8 * array.itemsize}")

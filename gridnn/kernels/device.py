@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 Array = Any
@@ -56,23 +56,11 @@ class Device:
         raise NotImplementedError
 
     def to_host(self, array: Array, host: Any, stream: str) -> None:
-        """Copy the contiguous ``array`` into pinned host memory of as many bytes, when ``stream`` comes to it.
-
-        Raises
-        ------
-        ValueError
-            If one of them is not contiguous, or their bytes differ.
-        """
+        """Copy the contiguous ``array`` into pinned host memory of as many bytes, when ``stream`` comes to it."""
         raise NotImplementedError
 
     def to_device(self, host: Any, array: Array, stream: str) -> None:
-        """Copy pinned host memory into the contiguous ``array`` of as many bytes, when ``stream`` comes to it.
-
-        Raises
-        ------
-        ValueError
-            If one of them is not contiguous, or their bytes differ.
-        """
+        """Copy pinned host memory into the contiguous ``array`` of as many bytes, when ``stream`` comes to it."""
         raise NotImplementedError
 
     def pointer(self, array: Array) -> int:
@@ -83,33 +71,6 @@ class Device:
         """Make the device and its compute stream current in the calling thread; every helper thread begins with it."""
         raise NotImplementedError
 
-    def recorder(self) -> Recorder:
-        """What records graphs of the compute stream."""
-        raise NotImplementedError
-
-
-class Recorder:
-    """Graphs of what is asked of the compute stream (abstract).
-
-    A graph repeats its kernels on the addresses that they were asked for with.
-    """
-
-    def record(self, calls: Sequence[Callable[[], Any]]) -> Graph:
-        """Record what ``calls`` ask of the compute stream, in place of doing it.
-
-        Returns
-        -------
-        callable
-            What does it all when it is called, as often as it is called.
-
-        Raises
-        ------
-        UserError
-            If something was asked for that cannot be recorded.
-        """
-        raise NotImplementedError
-
-    @property
-    def taken(self) -> int:
-        """Bytes that graphs hold for what kernels allocate."""
+    def recorder(self) -> Any:
+        """What records graphs of the compute stream: see `gridnn.kernels.cuda.recorder.CupyRecorder`."""
         raise NotImplementedError

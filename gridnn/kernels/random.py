@@ -20,27 +20,18 @@ PIECE = 1 << 16  # elements made at once: their 64-bit integers stay in the cach
 
 
 def uniform(xp, key: tuple[int, ...], box: Selection, shape: tuple[int, ...], dtype=None, out: Any = None) -> Any:
-    """The part ``box`` of a tensor of ``shape`` of independent uniform numbers in [0, 1).
+    """The part ``box`` of a tensor of ``shape``, of fewer than 2^63 independent uniform numbers in [0, 1).
 
     Parameters
     ----------
-    xp : namespace
-        The array library.
     key : tuple of int
         Names the tensor, e.g. (seed, layer, step); each is taken modulo 2**64.
     box : tuple of (start, stop) or array of int64
-        The part wanted, a range or indices along every dimension; only it is made.
-    shape : tuple of int
-        The global shape, of fewer than 2**63 elements.
+        A range or indices along every dimension; only these are made.
     dtype : dtype, optional
-        float64 (the default; 53 random bits) or float32 (the leading 24 of them).
+        Of a new array: float64 (the default; 53 random bits) or float32 (the leading 24 of them).
     out : array, optional
         Where to put the numbers; its shape is that of ``box``.
-
-    Returns
-    -------
-    array
-        ``out``, or a new array.
     """
     if out is None:
         out = xp.empty(extents(box), dtype=dtype or xp.float64)

@@ -5,8 +5,9 @@ arrays, temporaries into the caller's flat ``workspace`` of the same dtype, so t
 is allocated. Inputs and gradients may be views with any strides, such as the inside of a padded array. Empty arrays are
 fine everywhere. The docstrings of `reference` say what an operation computes; its other implementations equal it.
 
-An implementation is a function with the name of its operation; its first parameter is the `Kernels` it is called
-through. It asks these for other operations, so that those, too, are computed by the fastest implementation.
+An implementation is a function with the name of its operation and the parameters of the reference, where their types
+stand; the first one is the `Kernels` it is called through. It asks these for other operations, so that those, too, are
+computed by the fastest implementation.
 """
 
 from __future__ import annotations
@@ -83,21 +84,11 @@ TABLE: dict[str, tuple[str, ...]] = {
 
 
 class Part(NamedTuple):
-    """A library that computes a part of the operations, for the header of a run.
+    """A library that computes a part of the operations, for the header of a run."""
 
-    Attributes
-    ----------
-    library : str
-        Its name and version.
-    work : str
-        What it computes; empty where the library's name says it.
-    dtypes : tuple of str
-        With arrays of which types; empty: of all.
-    """
-
-    library: str
-    work: str
-    dtypes: tuple[str, ...] = ()
+    library: str  # its name and version
+    work: str  # what it computes; empty where the library's name says it
+    dtypes: tuple[str, ...] = ()  # with arrays of which types; empty: of all
 
     def __str__(self) -> str:
         return f"{self.library} ({self.work})" if self.work else self.library
@@ -106,16 +97,8 @@ class Part(NamedTuple):
 class Kernels:
     """The operations of one backend: a method for every row of `TABLE`, made by `make_kernels`.
 
-    Parameters
-    ----------
-    name : str
-        What the user calls them.
-    xp : namespace
-        The array library.
-    parts : tuple of Part
-        Whose implementations they are.
-    **attributes
-        What the implementations ask for: libraries, compiled kernels, and the attributes below where they differ.
+    ``name`` is what the user calls them, ``xp`` the array library, ``parts`` say whose implementations they are, and
+    ``attributes`` are what these ask for: libraries, compiled kernels, and the attributes below where they differ.
 
     Attributes
     ----------
@@ -155,10 +138,7 @@ def may_decline(function: Implementation) -> Implementation:
 def implementations(modules: Collection[str]) -> dict[str, Implementation]:
     """Every operation by the ``modules`` and the reference: the first that takes the arguments computes.
 
-    Raises
-    ------
-    ImportError
-        If a module needs a library that is not installed.
+    `ImportError` if a module needs a library that is not installed.
     """
     return {name: _first_of(_found(name, modules)) for name in TABLE}
 

@@ -27,21 +27,10 @@ def tap_view(tile: Tile, tap: Sizes, stride: Sizes, dilation: Sizes) -> Tile:
 
 
 def check_windows(padded, kernel: Sizes, stride: Sizes, dilation: Sizes, output) -> None:
-    """Refuse a padded input that ends before the last window does.
-
-    Raises
-    ------
-    ValueError
-        With the equation that fails.
-    """
-    sizes = zip(space_axes(kernel), padded[1:-1], kernel, stride, dilation, output[1:-1], strict=True)
+    """Refuse a padded input that ends before the last window does: a `ValueError` with the equation that fails."""
+    sizes = zip("dhw"[-len(kernel) :], padded[1:-1], kernel, stride, dilation, output[1:-1], strict=True)
     for axis, size, taps, step, apart, count in sizes:
         needed = (count - 1) * step + (taps - 1) * apart + 1
         if count and size < needed:
             equation = f"({count} - 1) * {step} + ({taps} - 1) * {apart} + 1 = {needed}"
             raise ValueError(f"{count} windows over {axis} need {equation} elements, the padded input has {size}")
-
-
-def space_axes(kernel: Sizes) -> str:
-    """The letters of the space axes."""
-    return "dhw"[-len(kernel) :]

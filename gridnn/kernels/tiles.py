@@ -38,13 +38,7 @@ def tiles(extents: tuple[int, ...], fit: int) -> Iterator[tuple[slice, ...]]:
 
 
 def carve(workspace: Array, shape: tuple[int, ...], start: int = 0) -> Array:
-    """``shape`` elements of the flat ``workspace``, from ``start`` on.
-
-    Raises
-    ------
-    ValueError
-        If it is too small.
-    """
+    """``shape`` elements of the flat ``workspace``, from ``start`` on; `ValueError` if it is too small."""
     size = math.prod(shape)
     if start + size > workspace.size:
         raise ValueError(f"workspace of {workspace.size} elements, but {start} + {size} are needed: give a larger one")
@@ -63,13 +57,7 @@ def evenly_spaced(array: Array) -> bool:
 
 
 def output_matrix(array: Array) -> Array:
-    """``array`` as [rows, columns] to write into.
-
-    Raises
-    ------
-    ValueError
-        If its rows are not evenly spaced, so that no view of it is a matrix.
-    """
+    """``array`` as [rows, columns] to write into; `ValueError` if its rows are not evenly spaced: no such view."""
     if array.size and not evenly_spaced(array):
         raise ValueError(f"output of shape {array.shape} with strides {array.strides}: its rows are not evenly spaced")
     return matrix(array)

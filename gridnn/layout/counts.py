@@ -42,11 +42,6 @@ def dimension_of(ranks: Iterable[int], rows: int) -> str:
     return "column" if along_column else "row" if along_row else "world"
 
 
-def all_reduce_words(size: int, group: int, place: int) -> int:
-    """The words of member ``place`` of ``group`` in an all-reduce of ``size`` elements."""
-    return 2 * (size - Even(size, group).extent(place))
-
-
 def rounds(group: int) -> int:
     """ceil(log2 p), the messages of an all-gather or reduce-scatter over p ranks."""
     return (group - 1).bit_length()
@@ -54,7 +49,7 @@ def rounds(group: int) -> int:
 
 def all_reduce(dimension: str, group: int, place: int, size: int) -> Count:
     """The count of member ``place`` of ``group`` ranks for an all-reduce of ``size`` elements."""
-    return Count("all-reduce", dimension, all_reduce_words(size, group, place), 2 * rounds(group))
+    return Count("all-reduce", dimension, 2 * (size - Even(size, group).extent(place)), 2 * rounds(group))
 
 
 def joining(kind: str, dimension: str, group: int, own: int, total: int) -> Count:

@@ -53,13 +53,7 @@ class Split:
 
     @classmethod
     def parse(cls, text: str) -> Split:
-        """A split from its text, ``n=4,co=2``; ``1`` or nothing is the undivided one.
-
-        Raises
-        ------
-        UserError
-            If a term is not of the form ``axis=parts``.
-        """
+        """A split from its text, ``n=4,co=2``; ``1`` or nothing is the undivided one; else a `UserError`."""
         factors = []
         for term in filter(None, (part.strip() for part in text.split(","))):
             if term == "1":
@@ -94,10 +88,7 @@ class Split:
     def over(self, ranks: int) -> Split:
         """This split on ``ranks`` ranks: what its factors leave over are copies, on neighbouring ranks.
 
-        Raises
-        ------
-        UserError
-            If the product of the factors does not divide ``ranks``.
+        `UserError` if the product of the factors does not divide ``ranks``.
         """
         if ranks % self.ranks:
             product = " x ".join(map(str, self.mesh)) + " = " if len(self.mesh) > 1 else ""

@@ -20,6 +20,7 @@ the corners travel along): see `gridnn.layout.halo.halo_stages`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from gridnn.layout.counts import Count
@@ -31,23 +32,15 @@ from gridnn.layout.stage import Stage
 
 @dataclass(frozen=True)
 class Transfer:
-    """The plan of a movement: its stages, and how its adjoint sums.
+    """The plan of a movement: its stages, and how its adjoint sums."""
 
-    Attributes
-    ----------
-    source, target : Layout
-        Where the tensor is and where it must be. Parts of ``source`` do not overlap (between two stages they may, along
-        dimensions that the second one leaves alone), ``target`` has no partial sums.
-    stages : tuple of Stage
-        What is done, in this order; nothing for an identity.
-    full_sum : bool
-        Whether the adjoint of an all-gather is the all-reduce of Gholami et al. 2018, eq (8), of which each rank keeps
-        its part, in place of the reduce-scatter.
-    """
-
+    # source, target: where the tensor is and where it must be. Parts of ``source`` do not overlap (between two stages
+    # they may, along dimensions that the second one leaves alone), ``target`` has no partial sums
     source: Layout
     target: Layout
-    stages: tuple[Stage, ...]
+    stages: tuple[Stage, ...]  # tuple of Stage: what is done, in this order; nothing for an identity
+    # whether the adjoint of an all-gather is the all-reduce of Gholami et al. 2018, eq (8), of which each rank keeps
+    # its part, in place of the reduce-scatter
     full_sum: bool = False
 
     def counts(self, index: int, rows: int, backward: bool = False) -> list[Count]:
@@ -78,7 +71,7 @@ def plan_transfer(source: Layout, target: Layout, rows: int, full_sum: bool = Fa
     """
     if source.shape != target.shape:
         raise ValueError(f"a transfer keeps its tensor's shape, but {source.shape} is not {target.shape}")
-    grid = (-(-_ranks(source) // rows), rows)
+    grid = (-(-math.prod(source.mesh) // rows), rows)
     mesh = common_mesh(source.mesh, target.mesh, grid) or common_mesh(source.mesh, target.mesh)
     if mesh is None:
         stages = _sum_everywhere(source) + _pairwise(source.summed(), target)
@@ -89,20 +82,12 @@ def plan_transfer(source: Layout, target: Layout, rows: int, full_sum: bool = Fa
     return Transfer(source, target, stages, full_sum)
 
 
-def _ranks(layout: Layout) -> int:
-    count = 1
-    for radix in layout.mesh:
-        count *= radix
-    return count
-
-
 def _plan(source: Layout, target: Layout) -> tuple[Stage, ...]:
     if not source.partial:
         return _move(source, target)
     middle = _scattered(source, target)
     if middle is None:
-        stages = _sum_everywhere(source)
-        return stages + _move(source.summed(), target)
+        return _sum_everywhere(source) + _move(source.summed(), target)
     return (Stage("reduce-scatter", source, middle, source.partial), *_move(middle, target))
 
 
@@ -135,10 +120,7 @@ def _nested(coarse: Partition, wanted: Partition, factor: int) -> Partition | No
 
 
 def _radix(layout: Layout, digits: tuple[int, ...]) -> int:
-    count = 1
-    for digit in digits:
-        count *= layout.mesh[digit]
-    return count
+    return math.prod(layout.mesh[digit] for digit in digits)
 
 
 def _move(source: Layout, target: Layout) -> tuple[Stage, ...]:

@@ -31,7 +31,7 @@ def alexnet(input_shape: tuple[int, ...], outputs: int, dropout: float = 0.5) ->
         net.add(f"relu{number}", ReLU())
     net.add("pool3", MaxPool2d(3, 2))
     add_fixed_size(net, SIZE)
-    add_classifier(net, (4096, 4096), outputs, dropout, before=False)
+    add_classifier(net, (4096, 4096), outputs, dropout)
     return net
 
 

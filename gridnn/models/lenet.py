@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from gridnn.layers import Conv2d, Flatten, Linear, MaxPool2d, ReLU
-from gridnn.models.parts import image_network
+from gridnn.layers import Conv2d, MaxPool2d, ReLU
+from gridnn.models.parts import add_classifier, image_network
 from gridnn.network import Network
 
 KERNEL = 5
@@ -25,9 +25,5 @@ def lenet(input_shape: tuple[int, ...], outputs: int) -> Network:
     net.add("conv2", Conv2d(16, KERNEL, padding=2 if min(net.shapes["pool1"][:2]) < SMALL else 0))
     net.add("relu2", ReLU())
     net.add("pool2", MaxPool2d(2))
-    net.add("flatten", Flatten())
-    for number, width in enumerate((120, 84), 1):
-        net.add(f"fc{number}", Linear(width))
-        net.add(f"fc_relu{number}", ReLU())
-    net.add("fc3", Linear(outputs))
+    add_classifier(net, (120, 84), outputs)
     return net

@@ -29,19 +29,9 @@ def own_model(
 ) -> Network:
     """Call ``function(input_shape, outputs)`` of ``file.py``, which gives a network without its loss.
 
-    Parameters
-    ----------
-    name : str
-        ``path/of/file.py:function``. Modules beside the file can be imported by it.
-    options : mapping
-        Handed over as keywords as far as the function names them: ``widths``, ``dropout``.
-    asked : collection of str
-        Those of the options that the function must take.
-
-    Raises
-    ------
-    UserError
-        If there is no such file or function, if it raises (with the line of the file), or gives anything else back.
+    ``name`` is ``path/of/file.py:function``; modules beside the file can be imported by it. The ``options``, ``widths``
+    and ``dropout``, are handed over as keywords as far as the function names them; it must take those ``asked`` for.
+    `UserError` if there is no such file or function, if it raises (with the line of the file), or gives anything else.
     """
     path, _, function = name.rpartition(":")
     if not path or not function.isidentifier():

@@ -15,24 +15,12 @@ class SamplesError(UserError):
 
 
 def image_network(name: str, input_shape: Shape) -> Network:
-    """An empty network for images.
-
-    Raises
-    ------
-    SamplesError
-        If the samples are no images.
-    """
+    """An empty network for images; `SamplesError` if the samples are no images."""
     return _network(name, input_shape, 3)
 
 
 def volume_network(name: str, input_shape: Shape) -> Network:
-    """An empty network for volumes.
-
-    Raises
-    ------
-    SamplesError
-        If the samples are no volumes.
-    """
+    """An empty network for volumes; `SamplesError` if the samples are no volumes."""
     return _network(name, input_shape, 4)
 
 
@@ -70,7 +58,9 @@ def add_fixed_size(net: Network, size: int) -> None:
         net.add("avgpool", AdaptiveAvgPool(size))
 
 
-def add_classifier(net: Network, widths: tuple[int, ...], outputs: int, dropout: float, before: bool) -> None:
+def add_classifier(
+    net: Network, widths: tuple[int, ...], outputs: int, dropout: float = 0.0, before: bool = False
+) -> None:
     """Fully connected layers with ReLU and dropout (``before`` each or behind it), and one for the outputs."""
     net.add("flatten", Flatten())
     for number, width in enumerate(widths, 1):

@@ -14,19 +14,22 @@ EXPANSION = 4  # of a bottleneck's output over its width
 
 def resnet(layers: int, input_shape: tuple[int, ...], outputs: int) -> Network:
     """The network with ``layers`` (18, 34, 50 or 101) layers that have weights, for images of 224 x 224."""
-    net = image_network(f"resnet{layers}", input_shape)
-    add_normed(net, "conv1", "bn1", Conv2d(64, 7, stride=2, padding=3, bias=False), net.output)
-    net.add("relu", ReLU())
+    net = _stem(f"resnet{layers}", input_shape, Conv2d(64, 7, stride=2, padding=3, bias=False))
     net.add("maxpool", MaxPool2d(3, 2, 1))
     return _add_stages(net, layers, outputs)
 
 
 def resnet_cifar(layers: int, input_shape: tuple[int, ...], outputs: int) -> Network:
     """The same stages behind a 3 x 3 convolution without stride and pool, for images of 32 x 32."""
-    net = image_network(f"resnet{layers}-cifar", input_shape)
-    add_normed(net, "conv1", "bn1", Conv2d(64, 3, padding=1, bias=False), net.output)
-    net.add("relu", ReLU())
+    net = _stem(f"resnet{layers}-cifar", input_shape, Conv2d(64, 3, padding=1, bias=False))
     return _add_stages(net, layers, outputs)
+
+
+def _stem(name: str, input_shape: tuple[int, ...], layer: Conv2d) -> Network:
+    net = image_network(name, input_shape)
+    add_normed(net, "conv1", "bn1", layer, net.output)
+    net.add("relu", ReLU())
+    return net
 
 
 def _add_stages(net: Network, layers: int, outputs: int) -> Network:

@@ -12,34 +12,17 @@ from gridnn.network import Network
 
 @dataclass(frozen=True)
 class Summary:
-    """The numbers of one layer, or of a whole network.
+    """The numbers of one layer, or of a whole network."""
 
-    Attributes
-    ----------
-    name, kind : str
-        Of a layer: its name and class. Of a network: its name, and "Network".
-    shape : tuple of int
-        Of one sample: a layer's output, a network's input.
-    layers : int
-        How many layers.
-    parameters : int
-        Trained numbers.
-    weights : int
-        Those of them that are factors of convolutions and fully connected layers: no biases, no norms.
-    flops : int
-        Floating-point operations of one forward pass over the batch; a multiplication and an addition are two.
-    activations : int
-        Elements of the layers' outputs for the batch. ``Flatten`` has none of its own.
-    """
-
+    # name, kind: of a layer: its name and class. Of a network: its name, and "Network"
     name: str
     kind: str
-    shape: Shape
-    layers: int
-    parameters: int
-    weights: int
-    flops: int
-    activations: int
+    shape: Shape  # of one sample: a layer's output, a network's input
+    layers: int  # how many layers
+    parameters: int  # trained numbers
+    weights: int  # those of them that are factors of convolutions and fully connected layers: no biases, no norms
+    flops: int  # floating-point operations of one forward pass over the batch; a multiplication and an addition are two
+    activations: int  # elements of the layers' outputs for the batch. ``Flatten`` has none of its own
 
 
 def summarize_layers(network: Network, batch: int = 1) -> list[Summary]:

@@ -21,33 +21,20 @@ TORCHVISION = (
 
 
 class Source(NamedTuple):
-    """One tensor in the file.
+    """One tensor in the file."""
 
-    Attributes
-    ----------
-    name, shape : str, tuple of int
-        In the file.
-    order : tuple of int
-        Which dimension of the file's tensor each dimension of ours is.
-    image : tuple of int, optional
-        (h, w, c) where our first dimension is an image flattened with c the fastest: the file has it as (c, h, w).
-    """
-
+    # name, shape: in the file
     name: str
     shape: Shape
-    order: tuple[int, ...]
+    order: tuple[int, ...]  # which dimension of the file's tensor each dimension of ours is
+    # (h, w, c) where our first dimension is an image flattened with c the fastest: the file has it as (c, h, w)
     image: Shape | None = None
 
 
 def sources(model: str, network: Network) -> dict[str, Source]:
-    """The tensors of ``network``, trained and kept, by ``layer.tensor``.
+    """The tensors of ``network``, trained and kept, by ``layer.tensor``, for a ``model`` of `TORCHVISION`.
 
-    Parameters
-    ----------
-    model : str
-        One of `TORCHVISION`.
-    network : Network
-        As `gridnn.models.get_model` makes it, with its loss or without.
+    The network is as `gridnn.models.get_model` makes it, with its loss or without.
     """
     module = _module_names(model, network)
     found: dict[str, Source] = {}

@@ -17,12 +17,7 @@ def unet3d(input_shape: tuple[int, ...], outputs: int) -> Network:
     downwards, then 256, 128 and 64 twice each behind 2^3 transposed convolutions and the skips. With 3 channels in and
     out the paper counts 19,069,955 parameters: the weights and one bias a convolution. Here the shift of the batch norm
     is that bias; the norm's 2,336 scales come on top. Convolutions are padded, so that every size is kept, where the
-    paper crops.
-
-    Raises
-    ------
-    SamplesError
-        If a side is no multiple of 8: the skips would not fit.
+    paper crops. `SamplesError` if a side is no multiple of 8: the skips would not fit.
     """
     net = volume_network("unet3d", input_shape)
     _check_sides(input_shape)

@@ -15,7 +15,7 @@ def vgg(layers: int, input_shape: tuple[int, ...], outputs: int, dropout: float 
     net = image_network(f"vgg{layers}", input_shape)
     add_convolutions(net, _stages(layers))
     add_fixed_size(net, SIZE)
-    add_classifier(net, (4096, 4096), outputs, dropout, before=False)
+    add_classifier(net, (4096, 4096), outputs, dropout)
     return net
 
 
@@ -23,7 +23,7 @@ def vgg_cifar(layers: int, input_shape: tuple[int, ...], outputs: int, dropout: 
     """The same convolutions for images of 32 x 32, and fully connected layers of 512 in place of 4096."""
     net = image_network(f"vgg{layers}-cifar", input_shape)
     add_convolutions(net, _stages(layers))
-    add_classifier(net, (512, 512), outputs, dropout, before=False)
+    add_classifier(net, (512, 512), outputs, dropout)
     return net
 
 

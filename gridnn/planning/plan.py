@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,70 +122,55 @@ def load_plan(
 
     The file holds ``{"version": 1, "splits": {"conv1": "n=2,h=2", ...}}``, perhaps ``grid``, ``gather_backward``,
     ``halo``, ``recompute`` and ``rounds``; layers that it does not name follow their inputs. ``options`` holds what the
-    user asked for of `OPTIONS`.
-
-    Raises
-    ------
-    UserError
-        If the file cannot be read, is of another grid, names a layer that the network lacks, or says otherwise than
-        ``options``.
+    user asked for of `OPTIONS`. `UserError` if the file cannot be read, is of another grid, names a layer that the
+    network lacks, or says otherwise than ``options``.
     """
     data = read_plan(path)
-    for key in data:
-        if key not in KEYS:
-            raise UserError(f"plan {path}: {unknown('key', key, KEYS)}")
-    if data.get("version") != VERSION or data.get("version") is True:
-        raise UserError(f"plan {path}: version {data.get('version')!r}, but this gridnn reads version {VERSION}")
+    with _about(path):
+        for key in data:
+            if key not in KEYS:
+                raise unknown("key", key, KEYS)
+        if data.get("version") != VERSION or data.get("version") is True:
+            raise UserError(f"version {data.get('version')!r}, but this gridnn reads version {VERSION}")
     if data.get("grid", str(grid)) != str(grid):
         raise UserError(f"plan {path} is for grid {data['grid']!r}, this run has {grid}: mend one of them")
-    texts = data.get("splits")
-    if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
-        raise UserError(f'plan {path}: "splits" must be an object such as {{"conv1": "n=2,co=2"}}')
-    provenance = read_provenance(path, data)
-    if provenance:
-        try:
+    with _about(path):
+        texts = data.get("splits")
+        if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
+            raise UserError('"splits" must be an object such as {"conv1": "n=2,co=2"}')
+        provenance = Provenance.from_file(data)
+        if provenance:
             provenance.check(network)
-        except UserError as error:
-            raise UserError(f"plan {path}: {error}") from None
-    names = [node.name for node in network.nodes]
-    for name in texts:
-        if name not in names:
-            raise UserError(f"plan {path}: {unknown('layer', name, names)}")
-    agreed = {name: _agreed(path, data, name, options.get(name, values[0])) for name, values in OPTIONS.items()}
-    try:
+        names = [node.name for node in network.nodes]
+        for name in texts:
+            if name not in names:
+                raise unknown("layer", name, names)
         chosen = {name: Split.parse(text) for name, text in texts.items()}
         splits = propagate(network, chosen, grid.size, batch, copies)
-    except UserError as error:
-        raise UserError(f"plan {path}: {error}") from error
-    rounds = _rounds(path, data)
-    return Plan(
-        str(data.get("strategy", "file")),
-        grid,
-        splits,
-        **agreed,
-        rounds=rounds,
-        provenance=provenance,
-    )
+        rounds = _rounds(data)
+    agreed = {name: _agreed(path, data, name, options.get(name, values[0])) for name, values in OPTIONS.items()}
+    return Plan(str(data.get("strategy", "file")), grid, splits, **agreed, rounds=rounds, provenance=provenance)
 
 
 def read_provenance(path: str | Path, data: Mapping[str, Any]) -> Provenance | None:
-    """What the plan in a file was made for, if it says so.
-
-    Raises
-    ------
-    UserError
-        If it says so incompletely.
-    """
-    try:
+    """What the plan in a file was made for, if it says so; `UserError` if it says so incompletely."""
+    with _about(path):
         return Provenance.from_file(data)
+
+
+@contextmanager
+def _about(path: str | Path) -> Iterator[None]:
+    """Inside, mistakes are told of the plan in the file ``path``."""
+    try:
+        yield
     except UserError as error:
-        raise UserError(f"plan {path}: {error}") from None
+        raise UserError(f"plan {path}: {error}") from error
 
 
-def _rounds(path: str | Path, data: Mapping[str, Any]) -> int:
+def _rounds(data: Mapping[str, Any]) -> int:
     rounds = data.get("rounds", 1)
     if not isinstance(rounds, int) or isinstance(rounds, bool) or rounds < 1:
-        raise UserError(f'plan {path}: "rounds" is {rounds!r}, but must be a whole number of at least 1')
+        raise UserError(f'"rounds" is {rounds!r}, but must be a whole number of at least 1')
     return rounds
 
 
@@ -199,13 +185,7 @@ def _agreed(path: str | Path, data: dict, name: str, asked: Any) -> Any:
 
 
 def read_plan(path: str | Path) -> dict:
-    """The plan in a JSON file as plain data.
-
-    Raises
-    ------
-    UserError
-        If the file cannot be read, or holds no object.
-    """
+    """The plan in a JSON file as plain data; `UserError` if the file cannot be read, or holds no object."""
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:

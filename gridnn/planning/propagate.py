@@ -11,13 +11,7 @@ from gridnn.network import Network, Node
 
 
 class TooFineError(UserError):
-    """An axis of space has more parts than places.
-
-    Attributes
-    ----------
-    size : int
-        The places.
-    """
+    """An axis of space has more parts than places, of which there are ``size``."""
 
     def __init__(self, text: str, size: int) -> None:
         super().__init__(text)
@@ -30,13 +24,8 @@ def propagate(
     """A split for every layer: those ``chosen``, and for the others the one in which their input comes out.
 
     With ``copies`` an axis that is shorter than its parts is divided into the most that fit, a divisor of their number,
-    and the ranks left over repeat the work; otherwise such a split is refused.
-
-    Raises
-    ------
-    UserError
-        If a split does not fit its layer: an axis that it lacks, more parts than elements, a product that does not
-        divide P.
+    and the ranks left over repeat the work; otherwise such a split is refused. `UserError` if a split does not fit its
+    layer: an axis that it lacks, more parts than elements, a product that does not divide P.
     """
     splits: dict[str, Split] = {}
     refused: list[TooFineError] = []

@@ -17,24 +17,15 @@ MARK, OLDER_MARK = "fingerprint", "digest"  # of the network and of the machine
 
 @dataclass(frozen=True)
 class Provenance:
-    """What a plan was made for.
+    """What a plan was made for."""
 
-    Attributes
-    ----------
-    layers : mapping of str to str
-        What every layer is, in words: its options, its inputs and their shapes.
-    batch : int
-        B.
-    machine, machine_fingerprint : str or None
-        The name of the machine whose constants were used, and their fingerprint.
-    options : mapping
-        The options of the command line that make the network, so that ``gridnn price plan.json`` needs none of them.
-    """
-
+    # what every layer is, in words: its options, its inputs and their shapes
     layers: Mapping[str, str]
-    batch: int
+    batch: int  # B
+    # machine, machine_fingerprint: the name of the machine whose constants were used, and their fingerprint
     machine: str | None = None
     machine_fingerprint: str | None = None
+    # the options of the command line that make the network, so that ``gridnn price plan.json`` needs none of them
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -43,13 +34,7 @@ class Provenance:
         return cls(describe_layers(network), batch, **known)
 
     def check(self, network: Network) -> None:
-        """Refuse another network than the plan was made for.
-
-        Raises
-        ------
-        UserError
-            Naming the layers that differ.
-        """
+        """Refuse another network than the plan was made for: a `UserError` naming the layers that differ."""
         differences = list(self._differences(describe_layers(network)))
         if differences:
             more = f"; and {len(differences) - SHOWN} more" if len(differences) > SHOWN else ""
@@ -81,10 +66,7 @@ class Provenance:
     def from_file(cls, content: Mapping[str, Any]) -> Provenance | None:
         """The provenance in the content of a plan's file, also of one that calls it ``made_for``; None if it has none.
 
-        Raises
-        ------
-        UserError
-            If it is not complete, or its fingerprint is not that of its layers: somebody edited it.
+        `UserError` if it is not complete, or its fingerprint is not that of its layers: somebody edited it.
         """
         key = next((key for key in (KEY, OLDER_KEY) if key in content), None)
         if key is None:

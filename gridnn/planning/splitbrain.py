@@ -20,12 +20,8 @@ from gridnn.network import Network
 def stack_start(network: Network) -> int:
     """The place of the first layer of the stack: fully connected, and all later layers read only what comes before it.
 
-    A fully connected layer that reads the samples themselves is none of the stack: it stays batch parallel.
-
-    Raises
-    ------
-    UserError
-        If there is no such layer, it reads the samples themselves, or a later one takes statistics over the samples.
+    A fully connected layer that reads the samples themselves is none of the stack: it stays batch parallel. `UserError`
+    if there is no such layer, it reads the samples themselves, or a later one takes statistics over the samples.
     """
     direct = False
     for place, node in enumerate(network.nodes):
@@ -63,10 +59,7 @@ def _refuse_statistics(network: Network, start: int) -> None:
 def check_dealt(network: Network, start: int, splits: Mapping[str, Split]) -> None:
     """Refuse parts of n in the stack from ``start`` on that do not divide those that deal: with copies they may not.
 
-    Raises
-    ------
-    UserError
-        With the layer and both numbers.
+    The `UserError` says the layer and both numbers.
     """
     for node in network.nodes[start:]:
         dealt, parts = splits[network.nodes[start].inputs[0]].parts("n"), splits[node.name].parts("n")
@@ -80,12 +73,8 @@ def check_dealt(network: Network, start: int, splits: Mapping[str, Split]) -> No
 def group_grid(group: int | None, grid: str, ranks: int, order: str = "column") -> GridShape:
     """The grid of SplitBrain for ``--group K`` and ``--grid``: K x P/K.
 
-    ``grid`` may be ``auto``, and then follows from ``group``; without a group, K is the grid's Pr.
-
-    Raises
-    ------
-    UserError
-        If K does not divide P, or the two do not agree.
+    ``grid`` may be ``auto``, and then follows from ``group``; without a group, K is the grid's Pr. `UserError` if K
+    does not divide P, or the two do not agree.
     """
     if group is None:
         return GridShape.parse(grid, ranks, order)

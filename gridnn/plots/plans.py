@@ -18,12 +18,7 @@ from gridnn.units import duration, time_unit
 
 FACTORS = dict(zip((*AXES, COPIES), (*COLOURS[:6], "#dddddd"), strict=True))
 OTHER = "#555555"  # an axis that a layer names for itself
-PHASES = {
-    "forward": COLOURS[0],
-    "recompute": COLOURS[4],
-    "backward": COLOURS[1],
-    "update": COLOURS[2],
-}
+PHASES = {"forward": COLOURS[0], "recompute": COLOURS[4], "backward": COLOURS[1], "update": COLOURS[2]}
 NAMES = 60  # layers that a picture can name
 LAYERS = 14.0  # layers an inch of the picture of splits
 TALLEST = 4  # times the fastest plan, where bars of plans are cut

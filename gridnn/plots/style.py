@@ -42,10 +42,7 @@ class Bars(NamedTuple):
 def save(draw: Callable[[Any], None], path: str, title: str, size: tuple[float, float], note: str = "") -> None:
     """Draw a figure of ``size`` inches in the house's style and write it as PNG, with ``note`` below it.
 
-    Raises
-    ------
-    UserError
-        If matplotlib is not installed.
+    `UserError` if matplotlib is not installed.
     """
     try:
         from matplotlib import rc_context

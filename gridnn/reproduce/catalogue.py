@@ -19,13 +19,7 @@ ALL, MEASURE = "all", "measure"
 
 
 def select(paper: str, name: str = ALL) -> list[tuple[str, str]]:
-    """The experiments that are meant, as (paper, name).
-
-    Raises
-    ------
-    UserError
-        If there is no such paper, or it has no such experiment.
-    """
+    """The experiments that are meant, as (paper, name); `UserError` if there is no such paper or experiment."""
     if paper == ALL:
         if name != ALL:
             raise UserError(f"reproduce all {name}: all is every paper; name the paper of {name!r}, or leave it out")

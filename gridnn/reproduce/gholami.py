@@ -5,7 +5,8 @@ The bars are in `gridnn.reproduce.gholami_bars`; what agrees and what does not i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from gridnn.cost.machines import load_machine
@@ -83,20 +84,8 @@ def figure6() -> Experiment:
         *winners("6", fitted, known, "(9), as drawn"),
         *winners("6", printed, {}, "(8), as printed: " + _NOT_8),
     ]
-    rows = [
-        {**one.as_row(), "reading": reading} for reading, made in readings.items() for panel in made for one in panel
-    ]
-
-    def draw(figure: Any) -> None:
-        for axes, shown, *lines in _axes(figure, *readings.values()):
-            _stack(axes, shown, known)
-            for line, name, style in zip(lines, list(readings)[1:], ("s--", "^:"), strict=True):
-                axes.plot(range(len(line)), [one.total for one in line], style, color=PAPER, ms=4, label=name)
-            axes.set_ylim(0, 1.25 * max(one.total for one in shown))
-        legend(figure, figure.axes[0])
-
     title = "Gholami et al., Fig 6: AlexNet, B=2048, the same grid on all layers"
-    return Experiment("gholami-6", title, rows, claims, draw, (12, 8.5))
+    return _bars("gholami-6", title, readings, claims, known, most=1.25)
 
 
 _FITTED = "with k/2 not rounded, the second sum twice, and (6) with d=4096"
@@ -113,7 +102,7 @@ def figure7() -> Experiment:
         *oracle("7", layers, made),
     ]
     title = "Gholami et al., Fig 7: AlexNet, B=2048, convolutions batch parallel, fully connected layers on Pr x Pc"
-    return _bars("gholami-7", title, made, claims, known)
+    return _bars("gholami-7", title, {"": made}, claims, known)
 
 
 def figure8() -> Experiment:
@@ -129,22 +118,9 @@ def figure8() -> Experiment:
         *winners("8", backward, {}, "max(0, T_batch - 2/3 T_compute), as the text says; the bars hide more"),
         *winners("8", events, {}, _EVENTS),
     ]
-    rows = [
-        {**one.as_row(), "reading": reading} for reading, made in readings.items() for panel in made for one in panel
-    ]
-
-    def draw(figure: Any) -> None:
-        for axes, shown, *lines in _axes(figure, *readings.values()):
-            _stack(axes, shown, {})
-            for line, name, style in zip(lines, list(readings)[1:], ("D--", "s:"), strict=True):
-                totals = [one.total for one in line]
-                axes.plot(range(len(line)), totals, style, color=PAPER, ms=4, lw=0.8, label=f"total, {name}")
-            axes.set_ylim(0, 1.12 * max(one.total for one in (*shown, *lines[0], *lines[1])))
-        legend(figure, figure.axes[0])
-
     title = "Gholami et al., Fig 8: Fig 7 with the sums of gradients overlapped"
     note = f"event simulation: {machine.note()}; its computation is made as fast as that of the bars"
-    return Experiment("gholami-8", title, rows, claims, draw, (12, 8.5), note)
+    return _bars("gholami-8", title, readings, claims, {}, note=note)
 
 
 _EVENTS = "gridnn's schedule and words, computing as long: a sum starts when its gradient is there, so none hides all"
@@ -156,7 +132,7 @@ def figure9() -> Experiment:
     made = list(panels("9", layers, PURE_BATCH, WEAK))
     claims = [*winners("9", made, {}), *oracle("9", layers, made)]
     title = "Gholami et al., Fig 9: AlexNet, weak scaling, B/P = 4, layers as in Fig 7"
-    return _bars("gholami-9", title, made, claims, {})
+    return _bars("gholami-9", title, {"": made}, claims, {})
 
 
 def figure10() -> Experiment:
@@ -165,7 +141,7 @@ def figure10() -> Experiment:
     made = list(panels("10", layers, BEYOND_BATCH, LARGE))
     claims = [*winners("10", made, {}, "compute of one image at a time, divided by P"), *oracle("10", layers, made)]
     title = "Gholami et al., Fig 10: AlexNet, B=512, convolutions in P/B parts of an image"
-    return _bars("gholami-10", title, made, claims, {})
+    return _bars("gholami-10", title, {"": made}, claims, {})
 
 
 def _by_grid(figure: str) -> dict[tuple[str, str], Bar]:
@@ -173,20 +149,37 @@ def _by_grid(figure: str) -> dict[tuple[str, str], Bar]:
     return {(one.figure, one.grid): one for one in drawn() if one.figure.startswith(figure)}
 
 
-def _bars(name: str, title: str, made: Panels, claims: Sequence, known: Mapping) -> Experiment:
-    """A figure whose panels are stacked bars and nothing else."""
+def _bars(
+    name: str,
+    title: str,
+    readings: Mapping[str, Panels],
+    claims: Sequence,
+    known: Mapping,
+    most: float = math.inf,
+    note: str = "",
+) -> Experiment:
+    """A figure whose panels are stacked bars, those of the first reading, and lines: the totals of the others.
+
+    A panel ends at ``most`` times the highest bar.
+    """
+    rows = [
+        {**one.as_row(), **({"reading": reading} if reading else {})}
+        for reading, made in readings.items()
+        for panel in made
+        for one in panel
+    ]
 
     def draw(figure: Any) -> None:
-        for axes, shown in _axes(figure, made):
+        for axes, shown, *lines in zip(figure.subplots(2, 2).flat, *readings.values(), strict=True):
             _stack(axes, shown, known)
+            for line, reading, style in zip(lines, list(readings)[1:], ("D--", "s:"), strict=False):
+                totals = [one.total for one in line]
+                axes.plot(range(len(line)), totals, style, color=PAPER, ms=4, lw=0.8, label=f"total, {reading}")
+            highest = max(one.total for panel in (shown, *lines) for one in panel)
+            axes.set_ylim(0, min(1.12 * highest, most * max(one.total for one in shown)))
         legend(figure, figure.axes[0], 6)
 
-    return Experiment(name, title, [one.as_row() for panel in made for one in panel], claims, draw, (12, 8.5))
-
-
-def _axes(figure: Any, *readings: Panels) -> Iterator[tuple]:
-    """For every panel its axes and its bars in every reading."""
-    yield from zip(figure.subplots(2, 2).flat, *readings, strict=True)
+    return Experiment(name, title, rows, claims, draw, (12, 8.5), note)
 
 
 def _stack(axes: Any, panel: Sequence[Bar], known: Mapping) -> None:

@@ -12,7 +12,7 @@ are alpha x messages + beta x words. What gridnn really moves (the model ``exact
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -47,27 +47,17 @@ class Term:
 
 
 class Sizes(NamedTuple):
-    """What the formulas know of a layer with weights.
+    """What the formulas know of a layer with weights."""
 
-    Attributes
-    ----------
-    name : str
-        The layer.
-    weights, inputs, outputs : int
-        |W_i|, without biases, and the elements of its input and output (d_i) per sample.
-    inside, outside : tuple of int
-        Input and output per sample, ``(*space, channels)``.
-    kernel : tuple of int
-        The taps over every axis of space.
-    """
-
-    name: str
+    name: str  # the layer
+    # weights, inputs, outputs: |W_i|, without biases, and the elements of its input and output (d_i) per sample
     weights: int
     inputs: int
     outputs: int
+    # inside, outside: input and output per sample, ``(*space, channels)``
     inside: tuple[int, ...]
     outside: tuple[int, ...]
-    kernel: tuple[int, ...]
+    kernel: tuple[int, ...]  # the taps over every axis of space
 
 
 def sizes(network: Network) -> list[Sizes]:
@@ -93,16 +83,6 @@ def gather(words: Number, ranks: int) -> Term:
     return Term(rounds(ranks), Fraction(words) * (ranks - 1) / ranks)
 
 
-def model_parallel(layers: Iterable[Sizes], batch: int, ranks: int) -> Term:
-    """Eq (3)."""
-    return _sum(3 * gather(batch * layer.outputs, ranks) for layer in layers)
-
-
-def batch_parallel(layers: Iterable[Sizes], ranks: int) -> Term:
-    """Eq (4)."""
-    return _sum(2 * gather(layer.weights, ranks) for layer in layers)
-
-
 def redistribution(outputs: int, batch: Number, ranks: int) -> Term:
     """Eq (6): from batch to model parallel, a tensor of ``outputs`` elements per sample."""
     return gather(batch * outputs, ranks)
@@ -126,40 +106,14 @@ def halos(layer: Sizes, samples: Number, split: Split) -> Term:
     return total
 
 
-def domain_parallel(layers: Sequence[Sizes], batch: int, ranks: int) -> Term:
-    """Eq (7): images divided by height over all ranks."""
-    split = Split.of(h=ranks)
-    return _sum(halos(layer, batch, split) for layer in layers) + batch_parallel(layers, ranks)
-
-
-def grid_parallel(layers: Iterable[Sizes], batch: int, rows: int, cols: int) -> Term:
-    """Eq (8), the 1.5D algorithm on ``rows`` x ``cols`` = Pr x Pc ranks."""
-    return _sum(
-        3 * gather(Fraction(batch, cols) * layer.outputs, rows) + 2 * gather(Fraction(layer.weights, rows), cols)
-        for layer in layers
-    )
-
-
-def integrated(model: Sequence[Sizes], domain: Sequence[Sizes], batch: int, rows: int, cols: int) -> Term:
-    """Eq (9): the layers ``model`` (L_M) by (8), the layers ``domain`` (L_D) divide their images over the Pr rows."""
-    split, samples = Split.of(h=rows), Fraction(batch, cols)
-    moved = _sum(halos(layer, samples, split) for layer in domain)
-    return grid_parallel(model, batch, rows, cols) + moved + batch_parallel(domain, rows * cols)
-
-
 def best_rows(layers: Iterable[Sizes], batch: int, ranks: int) -> float:
-    """Pr* = sqrt(2 sum |W| P / (3 B sum d)), where the words of (8) are fewest; nearest power of two: `nearest_rows`.
+    """Pr* = sqrt(2 sum |W| P / (3 B sum d)), where the words of (8) are fewest.
 
     Derived: d/dPr of 3 B/P sum d (Pr - 1) + 2 (1/Pr - 1/P) sum |W| is 0 there.
     """
     layers = list(layers)
     weights, outputs = sum(layer.weights for layer in layers), sum(layer.outputs for layer in layers)
     return math.sqrt(2 * weights * ranks / (3 * batch * outputs))
-
-
-def nearest_rows(rows: float, ranks: int) -> int:
-    """The power of two nearest to ``rows``, of those up to ``ranks``."""
-    return min((2**i for i in range(ranks.bit_length())), key=lambda power: abs(power - rows))
 
 
 # -- any plan -----------------------------------------------------------------------------------------------------
@@ -210,12 +164,8 @@ def paper_cost(network: Network, plan: Plan, batch: int, machine: Machine, items
 
     alpha and beta are those of the outermost level of ``machine``; the paper knows one. A layer with ``p`` parts of
     ``co`` gathers its output and sums its gradient over them (3 units), sums its weights over the P / p ranks that
-    share them (2 units), and exchanges halos over divided space.
-
-    Raises
-    ------
-    UserError
-        If a layer divides ``ci``, which the paper does not.
+    share them (2 units), and exchanges halos over divided space. `UserError` if a layer divides ``ci``, which the paper
+    does not.
     """
     layers, before = [], None
     for one in sizes(network):

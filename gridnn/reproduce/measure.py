@@ -85,19 +85,8 @@ class PlanRun:
 def measure_plans(job: Any, cases: Sequence[Case], machine: Machine, rounds: int = 5) -> list[Measured]:
     """Run every plan ``rounds`` times `STEPS` steps; those of a network take turns, so that drift meets all alike.
 
-    Parameters
-    ----------
-    job : Job
-        The ranks.
-    cases : sequence of Case
-        What to run; the cases of one network follow each other.
-    machine : Machine
-        What predicts: best a machine calibrated with these ranks.
-
-    Raises
-    ------
-    UserError
-        If a case does not fit the ranks.
+    The cases of one network follow each other. What predicts is best a ``machine`` calibrated with these ranks.
+    `UserError` if a case does not fit the ranks.
     """
     job.check_ranks()
     job.use_threads()

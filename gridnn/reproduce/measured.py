@@ -23,10 +23,7 @@ MARKERS = {"batch": "o", "grid": "s", "domain": "^", "channel": "D", "integrated
 def measure(job: Any, paper: str, name: str, machine: str, rounds: int) -> Experiment:
     """The experiment of ``gridnn reproduce PAPER NAME --measure`` or ``gridnn reproduce measure``, on all ranks.
 
-    Raises
-    ------
-    UserError
-        If it cannot be run, or there is one rank.
+    `UserError` if it cannot be run, or there is one rank.
     """
     if job.size == 1:
         raise UserError(

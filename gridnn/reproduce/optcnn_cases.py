@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from gridnn.cost.machines import load_machine
-from gridnn.layers import Conv2d, Flatten, Linear, MaxPool2d, ReLU, SoftmaxCrossEntropy
+from gridnn.layers import Conv2d, Linear, MaxPool2d, ReLU, SoftmaxCrossEntropy
 from gridnn.models import MODELS, get_model
+from gridnn.models.parts import add_classifier
 from gridnn.network import Network
 from gridnn.planning.search.groups import LayerGroup
 from gridnn.reproduce.optcnn_cost import READING, OptCNN, Reading
@@ -67,11 +68,7 @@ def alexnet() -> Network:
         net.add(f"relu{number}", ReLU())
         if number in (1, 2, 5):
             net.add(f"pool{number}", MaxPool2d(3, 2, 1))
-    net.add("flatten", Flatten())
-    for number, width in enumerate((4096, 4096), 1):
-        net.add(f"fc{number}", Linear(width))
-        net.add(f"fc_relu{number}", ReLU())
-    net.add("fc3", Linear(1000))
+    add_classifier(net, (4096, 4096), 1000)
     return net
 
 
@@ -86,33 +83,20 @@ def case(name: str, ranks: int, reading: Reading = READING) -> Case:
     return Case(model, pace * seconds)
 
 
-def data_parallel(group: LayerGroup, ranks: int) -> dict[str, int]:
-    """Every layer divides the batch."""
-    return {"n": ranks}
-
-
-def model_parallel(group: LayerGroup, ranks: int) -> dict[str, int]:
-    """Every layer divides its channels."""
-    return {"co": ranks}
-
-
-def owt(group: LayerGroup, ranks: int) -> dict[str, int]:
-    """Krizhevsky 2014, "one weird trick": fully connected layers divide their outputs, the others the batch."""
-    return (model_parallel if isinstance(group.leader.layer, Linear) else data_parallel)(group, ranks)
-
-
-OTHERS: Mapping[str, Callable[[LayerGroup, int], dict[str, int]]] = {
-    "data": data_parallel,
-    "model": model_parallel,
-    "OWT": owt,
+# By which axis each of the other strategies divides a layer.
+OTHERS: Mapping[str, Callable[[LayerGroup], str]] = {
+    "data": lambda group: "n",
+    "model": lambda group: "co",
+    # Krizhevsky 2014, "one weird trick": fully connected layers divide their outputs, the others the batch
+    "OWT": lambda group: "co" if isinstance(group.leader.layer, Linear) else "n",
 }
 
 
-def chosen(model: OptCNN, rule: Callable[[LayerGroup, int], dict[str, int]]) -> tuple[int, ...]:
-    """The choice of a rule; a layer that cannot have it divides the batch."""
+def chosen(model: OptCNN, axis_of: Callable[[LayerGroup], str]) -> tuple[int, ...]:
+    """The choice that divides every layer by one axis; a layer that cannot have it divides the batch."""
     choice = []
     for name, group in model.groups.items():
         known = {tuple(split.factors): i for i, split in enumerate(model.splits[name])}
-        asked = tuple(rule(group, model.ranks).items())
+        asked = ((axis_of(group), model.ranks),)
         choice.append(known[asked] if asked in known else known[("n", model.ranks),])
     return tuple(choice)

@@ -7,27 +7,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gridnn.errors import unknown
 from gridnn.planning.search.layerwise_costs import LayerwiseCosts
 from gridnn.planning.search.timing import link_seconds
 
-SERVERS = ("spread", "one")
-
 
 class Reading(NamedTuple):
-    """What the paper leaves open; the first reading is that of the strategy ``layerwise``.
+    """What the paper leaves open; the first reading is that of the strategy ``layerwise``."""
 
-    Attributes
-    ----------
-    server : {"spread", "one"}
-        Whether each of the devices that share a part of the weights serves its share to the others (which moves what an
-        all-reduce does), or one of them serves all.
-    duplex : bool
-        Whether a link carries bytes in and bytes out at once.
-    """
-
+    # {"spread", "one"}: whether each of the devices that share a part of the weights serves its share to the others
+    # (which moves what an all-reduce does), or one of them serves all
     server: str = "spread"
-    duplex: bool = False
+    duplex: bool = False  # whether a link carries bytes in and bytes out at once
 
 
 READING = Reading()
@@ -35,19 +25,9 @@ READING = Reading()
 
 @dataclass(frozen=True)
 class OptCNN(LayerwiseCosts):
-    """`LayerwiseCosts` in another reading.
-
-    Raises
-    ------
-    UserError
-        If there is no such server.
-    """
+    """`LayerwiseCosts` in another reading."""
 
     reading: Reading = READING
-
-    def __post_init__(self) -> None:
-        if self.reading.server not in SERVERS:
-            raise unknown("server", self.reading.server, SERVERS)
 
     def _served(self, size: float, members: np.ndarray, share: int, sharing: int) -> np.ndarray | float:
         if self.reading.server == "spread":

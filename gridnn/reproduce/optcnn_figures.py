@@ -8,27 +8,13 @@ from typing import Any
 
 from gridnn.planning.search.eliminate import eliminate
 from gridnn.plots.style import grouped, legend
-from gridnn.reproduce.optcnn_cases import (
-    LOCAL,
-    MOVED,
-    NETWORKS,
-    OTHERS,
-    RANKS,
-    SPEEDUPS,
-    Case,
-    case,
-    chosen,
-)
+from gridnn.reproduce.optcnn_cases import LOCAL, MOVED, NETWORKS, OTHERS, RANKS, SPEEDUPS, Case, case, chosen
 from gridnn.reproduce.optcnn_cost import OptCNN, Reading
 from gridnn.reproduce.report import Claim, Experiment, agrees
 
 GIB = 2.0**30
 DEFAULT = "a spread server"
-READINGS = {
-    DEFAULT: Reading(),
-    "one server": Reading(server="one"),
-    "links in and out at once": Reading(duplex=True),
-}
+READINGS = {DEFAULT: Reading(), "one server": Reading(server="one"), "links in and out at once": Reading(duplex=True)}
 
 
 def fig7() -> Experiment:

@@ -13,56 +13,29 @@ from gridnn.records import write_rows
 
 
 class Claim(NamedTuple):
-    """What a paper says beside what comes out here.
+    """What a paper says beside what comes out here."""
 
-    Attributes
-    ----------
-    text : str
-        What is claimed, in one line.
-    paper, ours : str
-        Both values, with their unit.
-    holds : bool
-        Whether ours is the paper's, within what ``text`` or ``why`` says.
-    why : str
-        Which reading it needs; where it does not hold, the reason.
-    """
-
-    text: str
+    text: str  # what is claimed, in one line
+    # paper, ours: both values, with their unit
     paper: str
     ours: str
-    holds: bool
-    why: str = ""
+    holds: bool  # whether ours is the paper's, within what ``text`` or ``why`` says
+    why: str = ""  # which reading it needs; where it does not hold, the reason
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A figure or table of a paper, computed here.
+    """A figure or table of a paper, computed here."""
 
-    Attributes
-    ----------
-    name : str
-        The name of its files: ``gholami-7``.
-    title : str
-        What it shows, in one line.
-    rows : sequence of mapping
-        Tidy: one row a bar, point or cell, with the same keys in all.
-    claims : sequence of Claim
-        What the paper says of it.
-    draw : callable
-        Draws it into a matplotlib figure, a `SubFigure` (with helpers of `gridnn.plots.style`).
-    size : (float, float)
-        Width and height of the picture in inches.
-    note : str
-        Stands under the picture and the claims: the machine, and what of it is estimated.
-    """
-
-    name: str
-    title: str
+    name: str  # the name of its files: ``gholami-7``
+    title: str  # what it shows, in one line
+    # tidy: one row a bar, point or cell, with the same keys in all
     rows: Sequence[Mapping[str, Any]]
-    claims: Sequence[Claim]
+    claims: Sequence[Claim]  # what the paper says of it
+    # draws it into a matplotlib figure, a `SubFigure` (with helpers of `gridnn.plots.style`)
     draw: Callable[[Any], None]
-    size: tuple[float, float] = (10.0, 6.0)
-    note: str = ""
+    size: tuple[float, float] = (10.0, 6.0)  # width and height of the picture in inches
+    note: str = ""  # stands under the picture and the claims: the machine, and what of it is estimated
 
 
 def agrees(text: str, paper: float, ours: float, within: float, unit: str = "", why: str = "") -> Claim:
@@ -80,22 +53,9 @@ def agrees(text: str, paper: float, ours: float, within: float, unit: str = "", 
 
 
 def publish(experiment: Experiment, folder: str | os.PathLike, table: str | os.PathLike | None = None) -> list[str]:
-    """Write ``NAME.csv``, ``NAME-claims.csv`` and ``NAME.png`` into ``folder``, which is made.
+    """Write ``NAME.csv`` (or ``table``), ``NAME-claims.csv`` and ``NAME.png`` into ``folder``; their paths.
 
-    Parameters
-    ----------
-    table : path, optional
-        Where the rows go instead of ``NAME.csv``.
-
-    Returns
-    -------
-    list of str
-        The paths of the files.
-
-    Raises
-    ------
-    UserError
-        If they cannot be written, or matplotlib is not installed.
+    `UserError` if they cannot be written, or matplotlib is not installed.
     """
     with writing("--output", folder):
         os.makedirs(folder, exist_ok=True)

@@ -54,11 +54,6 @@ class Operand(NamedTuple):
             return self
         return self._replace(**{("rows", "columns")[tiling]: self[tiling] / 2, "parts": 2 * self.parts})
 
-    @property
-    def is_odd(self) -> bool:
-        """Whether some halving did not come out even."""
-        return self.rows % 1 != 0 or self.columns % 1 != 0
-
 
 class Level(NamedTuple):
     """The products of one layer that a level of the graph holds, with the operands of each as one side has them."""
@@ -75,10 +70,7 @@ class Level(NamedTuple):
 def levels_of(network: Network, batch: int) -> list[Level]:
     """The layers with weights of a chain, as products; what lies between them keeps its tiling.
 
-    Raises
-    ------
-    ValueError
-        If the network branches: the paper's dynamic program is for a chain.
+    `UserError` if the network branches: the paper's dynamic program is for a chain.
     """
     read = [source for node in network.nodes for source in node.inputs]
     levels = []
@@ -102,23 +94,13 @@ def _level(node: Node, network: Network, batch: int) -> Level:
 
 
 class Cut(NamedTuple):
-    """One cut in two.
+    """One cut in two."""
 
-    Attributes
-    ----------
-    cost : float
-        Elements that move across it.
-    borders : tuple of (tiling, tiling)
-        Of every activation, from the input to the output, and of its gradient.
-    weights : tuple of tiling
-        Of the weights of every level, and of their gradients.
-    axes : tuple of (str, str, str)
-        Which axis the forward, the backward and the gradient product of every level halve.
-    """
-
-    cost: float
+    cost: float  # elements that move across it
+    # tuple of (tiling, tiling): of every activation, from the input to the output, and of its gradient
     borders: tuple[tuple[Tiling, Tiling], ...]
-    weights: tuple[Tiling, ...]
+    weights: tuple[Tiling, ...]  # of the weights of every level, and of their gradients
+    # tuple of (str, str, str): which axis the forward, the backward and the gradient product of every level halve
     axes: tuple[tuple[str, str, str], ...]
 
     def tilings(self, level: int) -> dict[str, Tiling]:
@@ -137,12 +119,8 @@ class Cuts(NamedTuple):
 def one_cut(levels: Sequence[Level], axes: Sequence[str] = AXES, tied: bool = False) -> Cut:
     """The cut of least volume, by dynamic programming over the levels.
 
-    Parameters
-    ----------
-    axes : sequence of str
-        What a product may halve: all, or one for the cut of a named strategy (``("n",)`` is data parallelism).
-    tied : bool
-        Whether the three products of a layer halve the same axis, as in gridnn; the paper lets each have its own.
+    ``axes`` are what a product may halve: all, or one for the cut of a named strategy (``("n",)`` is data parallelism).
+    With ``tied`` the three products of a layer halve the same axis, as in gridnn; the paper lets each have its own.
     """
     best: dict = {border: (0.0, (border,), (), ()) for border in STATES}
     for number, level in enumerate(levels):
@@ -208,20 +186,12 @@ def _level_cost(tables: list[dict], before, after, axes: Sequence[str], tied: bo
 
 
 def k_cuts(
-    levels: Sequence[Level],
-    cuts: int,
-    *,
-    fixed: Sequence[str] = (),
-    tied: bool = False,
-    halves: str = "operations",
-    even: bool = False,
+    levels: Sequence[Level], cuts: int, *, fixed: Sequence[str] = (), tied: bool = False, halves: str = "operations"
 ) -> Cuts:
     """Cuts for 2^k devices: cost(k) = one cut + 2 cost(k - 1) on the halves.
 
     Parameters
     ----------
-    cuts : int
-        k.
     fixed : sequence of str, optional
         The axis of every cut, for a named strategy; otherwise each is the best one.
     tied : bool
@@ -231,35 +201,21 @@ def k_cuts(
         tensor is gathered whole by the later cuts as well; then plain strategies cost what they move. "tensors": it
         goes on with the tiles that are held, the shorter reading of the paper, which counts too little wherever a
         tensor is held in another tiling than it is used in.
-    even : bool
-        Whether odd sizes are refused, as the authors' code does.
-
-    Raises
-    ------
-    ValueError
-        If a size is odd where ``even`` is asked for.
     """
     done, total, levels = [], 0.0, list(levels)
     for number in range(cuts):
         cut = one_cut(levels, fixed[number : number + 1] or AXES, tied)
         total += 2**number * cut.cost
         done.append(cut)
-        levels = [_half(level, place, cut, halves, even) for place, level in enumerate(levels)]
+        levels = [_half(level, place, cut, halves) for place, level in enumerate(levels)]
     return Cuts(total, tuple(done))
 
 
-def _half(level: Level, place: int, cut: Cut, halves: str, even: bool) -> Level:
+def _half(level: Level, place: int, cut: Cut, halves: str) -> Level:
     held = cut.tilings(place)
     products = []
     for number, (names, operands) in enumerate(zip(PRODUCTS, level.products, strict=True)):
         used = FORMS[number][cut.axes[place][number]]
         tilings = used if halves == "operations" else [held[name] for name in names]
         products.append(tuple(o.halved(tiling) for o, tiling in zip(operands, tilings, strict=True)))
-        for name, before, after in zip(names, operands, products[-1], strict=True):
-            if even and after.is_odd:
-                raise UserError(
-                    f"layer {level.name!r}: {name} with {before.rows:g} x {before.columns:g} entries has an odd side "
-                    "to be halved: the paper's cuts want even sizes; use fewer devices, or --strategy tiling, which "
-                    "takes parts of any size"
-                )
     return Level(level.name, tuple(products))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,11 +17,14 @@ from transports import OnHost, OnStandin, moves, on_devices, standin, sums, valu
 from gridnn.comm.communicator import Communicator
 from gridnn.comm.grid import Grid
 from gridnn.comm.ledger import Ledger, Where
+from gridnn.comm.redistribute import Transfer
 from gridnn.comm.transports import host
 from gridnn.comm.transports.cuda_aware import CudaAwareTransport
 from gridnn.comm.transports.host import HostTransport
 from gridnn.comm.transports.nccl import NcclTransport
 from gridnn.comm.transports.worker import Worker
+from gridnn.layout.layout import Dim, Layout
+from gridnn.layout.partition import Even
 
 TO_MPI = ["mark compute 1", "hold communication 1", "to_host communication", "mark communication 2"]
 BACK = ["to_device communication", "mark communication 4", "hold compute 4"]
@@ -242,22 +246,19 @@ def test_16_bits_are_moved_as_they_are_and_summed_in_float32(comm, device, dtype
     if dtype == "bfloat16":
         pytest.importorskip("ml_dtypes")
     backend, ledger = RecordingBackend(late=False) if device else get_backend("numpy"), Ledger()
-    group, dtype = Communicator(comm.Dup(), range(comm.size), 1, backend, ledger), backend.dtype(dtype)
-    array = np.full(8, 4096 if comm.rank == 0 else 1.5).astype(dtype)
-    group.all_reduce(array, STEP)
-    np.testing.assert_array_equal(array, np.full(8, 4096 + 1.5 * (comm.size - 1), "float32").astype(dtype))
-    flat = np.full(8, comm.rank).astype(dtype)
-    group.start_all_reduce(flat, [(STEP, 8)]).wait()
-    np.testing.assert_array_equal(flat, np.full(8, sum(range(comm.size))).astype(dtype))
-    sizes, everyone = [2] * comm.size, np.repeat(np.arange(comm.size), 2).astype(dtype)
-    part, whole = np.full(2, comm.rank).astype(dtype), np.zeros(2 * comm.size, dtype)
-    group.all_gather(part, whole, sizes, Where("fc", "forward"))
-    np.testing.assert_array_equal(whole, everyone)
-    group.reduce_scatter(np.ones(2 * comm.size, dtype), part, sizes, Where("fc", "backward"))
-    np.testing.assert_array_equal(part, np.full(2, comm.size).astype(dtype))
+    grid, ranks, dtype = Grid(comm, comm.size, 1, backend=backend, ledger=ledger), comm.size, backend.dtype(dtype)
+    whole, parts = Layout.whole((2 * ranks,), (ranks,)), Layout((ranks,), (Dim(Even(2 * ranks, ranks), (0,)),))
+    partial, values = replace(whole, partial=(0,)), np.full(2 * ranks, 1.5 if comm.rank else 4096).astype(dtype)
+    wanted = np.full(2 * ranks, 4096 + 1.5 * (ranks - 1), "float32").astype(dtype)
+    np.testing.assert_array_equal(Transfer(grid, partial, whole, dtype).forward(values), wanted)
+    np.testing.assert_array_equal(Transfer(grid, partial, parts, dtype).forward(values), wanted[:2])
+    everyone = np.repeat(np.arange(ranks), 2).astype(dtype)
+    np.testing.assert_array_equal(
+        Transfer(grid, parts, whole, dtype).forward(everyone[parts.slices(comm.rank)]), everyone
+    )
     widths = {key.kind: tally.bytes / max(1, tally.words) for key, tally in ledger.rows.items()}
     assert comm.size == 1 or widths == {"all-reduce": 4, "all-gather": 2, "reduce-scatter": 4}
-    group.free()
+    grid.free()
 
 
 @pytest.mark.mpi

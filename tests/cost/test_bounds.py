@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
+from closed_forms import grid_parallel
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,7 +19,7 @@ from gridnn.models import get_model
 from gridnn.network import Network
 from gridnn.planning.rules import make_plan
 from gridnn.program.program import Program
-from gridnn.reproduce.gholami_cost import grid_parallel, sizes
+from gridnn.reproduce.gholami_cost import sizes
 
 
 def of_grid(m: int, n: int, k: int, p: tuple[int, int, int]) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from fractions import Fraction
 
+import closed_forms
 import pytest
 
 from gridnn import layers as L
@@ -51,7 +52,7 @@ def test_alexnet_has_the_sizes_of_the_paper():
 @pytest.mark.parametrize("ranks", [1, 2, 8, 64, 512])
 def test_batch_parallel_is_equation_4(ranks):
     layers, priced = paper.sizes(alexnet()), cost("batch", 1, ranks)
-    assert priced.printed == paper.batch_parallel(layers, ranks)
+    assert priced.printed == closed_forms.batch_parallel(layers, ranks)
     written = sum(2 * (ALPHA * paper.rounds(ranks) + BETA * Fraction(ranks - 1, ranks) * one.weights) for one in layers)
     assert priced.printed.seconds(ALPHA, BETA) == written
     assert priced.total == priced.printed
@@ -61,7 +62,7 @@ def test_batch_parallel_is_equation_4(ranks):
 def test_model_parallel_is_equation_3(ranks):
     """Convolutions with two groups divide their channels into even numbers of parts as well."""
     layers, priced = paper.sizes(alexnet()), cost("model", ranks, 1)
-    assert priced.printed == paper.model_parallel(layers, 2048, ranks)
+    assert priced.printed == closed_forms.model_parallel(layers, 2048, ranks)
     written = sum(
         3 * (ALPHA * paper.rounds(ranks) + BETA * 2048 * Fraction(ranks - 1, ranks) * one.outputs) for one in layers
     )
@@ -71,7 +72,7 @@ def test_model_parallel_is_equation_3(ranks):
 @pytest.mark.parametrize(("rows", "cols"), [(1, 8), (2, 4), (4, 2), (8, 1), (3, 5), (16, 32)])
 def test_the_grid_is_equation_8(rows, cols):
     layers, priced = paper.sizes(alexnet()), cost("grid", rows, cols)
-    assert priced.printed == paper.grid_parallel(layers, 2048, rows, cols)
+    assert priced.printed == closed_forms.grid_parallel(layers, 2048, rows, cols)
     written = 0
     for one in layers:
         gathered = Fraction(2048, cols) * Fraction(rows - 1, rows) * one.outputs
@@ -89,7 +90,7 @@ def test_a_network_of_convolutions_over_the_domain_is_equation_7():
     net.add("conv3", L.Conv2d(4, 3, padding=1))
     plan = make_plan("domain", net, GridShape(4, 1), 10)
     priced, layers = paper.paper_cost(net, plan, 10, MACHINE), paper.sizes(net)
-    assert priced.printed == paper.domain_parallel(layers, 10, 4)
+    assert priced.printed == closed_forms.domain_parallel(layers, 10, 4)
     # conv1: X_W X_C floor(kh/2), Y_W Y_C floor(kw/2); conv2 has one tap
     assert priced.layers[0].halos == paper.Term(2, 10 * (12 * 3 * 2 + 12 * 8 * 1))
     assert priced.layers[1].halos == paper.Term()
@@ -99,13 +100,13 @@ def test_a_network_of_convolutions_over_the_domain_is_equation_7():
 @pytest.mark.parametrize(("rows", "cols"), [(2, 4), (4, 2), (2, 256)])
 def test_convolutions_over_the_domain_before_a_grid_are_equation_9(rows, cols):
     model, domain = two_kinds()
-    assert cost("domain", rows, cols).printed == paper.integrated(model, domain, 2048, rows, cols)
+    assert cost("domain", rows, cols).printed == closed_forms.integrated(model, domain, 2048, rows, cols)
 
 
 def test_integrated_is_equations_4_and_8_with_the_redistribution_6():
     model, domain = two_kinds()
     priced = cost("integrated", 8, 64)
-    assert priced.printed == paper.batch_parallel(domain, 512) + paper.grid_parallel(model, 2048, 8, 64)
+    assert priced.printed == closed_forms.batch_parallel(domain, 512) + closed_forms.grid_parallel(model, 2048, 8, 64)
     moved = [layer.redistributed for layer in priced.layers if layer.redistributed.messages]
     assert moved == [paper.Term(3, Fraction(2048, 64) * Fraction(7, 8) * 9216)]
     assert priced.total == priced.printed + moved[0]
@@ -159,10 +160,10 @@ def test_in_channels_are_refused():
 )  # fmt: skip
 def test_the_oracle_names_the_winners_of_the_figures(batch, ranks, winner):
     model, _ = two_kinds()
-    assert paper.nearest_rows(paper.best_rows(model, batch, ranks), ranks) == winner
+    assert closed_forms.nearest_rows(paper.best_rows(model, batch, ranks), ranks) == winner
     # so does the formula itself, with the redistribution (6) of d = 4096 as the figures draw it
     words = {}
     for rows in (2**i for i in range(ranks.bit_length()) if ranks // 2**i <= batch):
         moved = paper.redistribution(4096, Fraction(batch * rows, ranks), rows)
-        words[rows] = (paper.grid_parallel(model, batch, rows, ranks // rows) + moved).words
+        words[rows] = (closed_forms.grid_parallel(model, batch, rows, ranks // rows) + moved).words
     assert min(words, key=words.get) == winner

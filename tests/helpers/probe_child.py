@@ -13,9 +13,10 @@ import numpy as np
 from gridnn.comm.transports.capabilities import capabilities_of
 from gridnn.comm.transports.probe_calls import ELEMENTS, PASSED, STARTED, TRYING, Calls, say
 
-POINTERS = SimpleNamespace(pointer=lambda array: array.ctypes.data)
-HOST_MEMORY = SimpleNamespace(asarray=np.array, to_host=np.asarray, synchronize=lambda: None, device=POINTERS)
-FORGETFUL = SimpleNamespace(asarray=np.array, to_host=lambda a: a * 0, synchronize=lambda: None, device=POINTERS)
+NOTHING = {name: lambda *_: None for name in ("mark", "wait", "hold", "bind")}
+POINTERS = SimpleNamespace(pointer=lambda array: array.ctypes.data, **NOTHING)
+HOST_MEMORY = SimpleNamespace(asarray=np.array, to_host=np.asarray, device=POINTERS)
+FORGETFUL = SimpleNamespace(asarray=np.array, to_host=lambda a: a * 0, device=POINTERS)
 
 
 def main(how: str) -> None:

@@ -153,7 +153,7 @@ def test_long_arrays_are_sent_in_pieces_or_refused_by_name(comm):
     with pytest.raises(UserError, match=r"layer 'fc', forward: the all-gather of 8 elements"):
         sizes = [8 if r == 0 else 0 for r in range(comm.size)]
         parts = backend.empty((sizes[comm.rank],), "float64"), backend.empty((8,), "float64")
-        limited.all_gather(*parts, sizes, Where("fc", "forward"))
+        limited.start_all_gather(*parts, sizes, Where("fc", "forward"), at_once=True).wait()
 
 
 @pytest.mark.mpi

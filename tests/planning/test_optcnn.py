@@ -139,7 +139,7 @@ def test_too_many_devices_are_refused():
 def test_alexnet_of_the_paper():
     assert optcnn_cases.network_of("AlexNet").parameter_count == 74_732_328  # 8.91 GiB = 16 x 2 x 4 x that
     one = optcnn_cases.case("AlexNet", 2)
-    data = optcnn_cases.chosen(one.model, optcnn_cases.data_parallel)
+    data = optcnn_cases.chosen(one.model, optcnn_cases.OTHERS["data"])
     assert one.model.size(data) == 2 * 2 * 4 * 74_732_328
     assert one.alone == pytest.approx(32 / 745)
     first = optcnn_figures.first_only(one.model, 2) / 2**30

@@ -173,10 +173,6 @@ def test_halves_of_tensors_count_less():
 
 
 def test_odd_sizes():
-    levels = C.levels_of(chain(300, 300), 400)
-    with pytest.raises(UserError, match=r"75 entries has an odd side to be halved.*fewer devices"):
-        C.k_cuts(levels, 3, fixed=("ci",) * 3, even=True)
-    assert C.k_cuts(levels, 2, fixed=("ci",) * 2, even=True).cost > 0
     odd = chain(7, 5, 3)
     plan = plan_tiling(odd, 6, 11)
     assert all(split.ranks == 6 for split in plan.splits.values())

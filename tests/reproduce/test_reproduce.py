@@ -10,6 +10,7 @@ import sys
 from fractions import Fraction
 
 import pytest
+from closed_forms import grid_parallel, integrated
 from launch import clean_environment, mpirun_command, run
 
 from gridnn.cli import reproduce as command
@@ -20,7 +21,7 @@ from gridnn.reproduce import gholami
 from gridnn.reproduce import gholami_bars as bars
 from gridnn.reproduce.cases import Case, grids, grids_of_figure_7, many
 from gridnn.reproduce.gholami_claims import PRINTED, best
-from gridnn.reproduce.gholami_cost import Sizes, Term, best_rows, grid_parallel, integrated, sizes
+from gridnn.reproduce.gholami_cost import Sizes, Term, best_rows, sizes
 from gridnn.reproduce.measure import Measured
 from gridnn.reproduce.measured import measured_claims, spearman
 from gridnn.reproduce.report import Claim, Experiment, agrees, publish

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 from mpi4py import MPI
 
 from gridnn.comm.transports.base import Array, Messages, Result, Transport, Work
-from gridnn.comm.transports.worker import Task, Worker
+from gridnn.comm.transports.worker import Worker
 
 Event = Any
 Buffer = Any  # memory that MPI takes, without a type
@@ -18,7 +19,7 @@ Call = Callable[[list[Buffer], list[Buffer]], None]
 class DeviceWork(Work):
     """A task of the worker, and the event after which its arrays may be used."""
 
-    def __init__(self, device: Any, task: Task, arrays: Sequence[Array]) -> None:
+    def __init__(self, device: Any, task: Future, arrays: Sequence[Array]) -> None:
         self.device, self.task = device, task
         self.arrays = arrays  # their memory must not be given to others meanwhile
 
@@ -30,16 +31,9 @@ class DeviceWork(Work):
 
 
 class DeviceTransport(Transport):
-    """MPI's blocking calls, made when the device has what is sent (abstract).
+    """MPI's blocking calls on the arrays of a ``device``, made when that has what is sent (abstract).
 
     Every operation marks the compute stream when it begins, and goes to the worker, which waits for that mark.
-
-    Parameters
-    ----------
-    comm : mpi4py.MPI.Comm
-        The group.
-    device : kernels.device.Device
-        Where the arrays lie.
     """
 
     def __init__(self, comm: Any, device: Any) -> None:

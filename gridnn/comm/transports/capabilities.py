@@ -14,123 +14,32 @@ from pathlib import Path
 
 from gridnn.comm.launcher import vendor
 
-# What every library with CUDA support does: the blocking forms, with contiguous buffers.
-PORTABLE = (
-    "Allreduce",
-    "Reduce",
-    "Reduce_scatter_block",
-    "Allgather",
-    "Allgatherv",
-    "Alltoall",
-    "Alltoallv",
-    "Bcast",
-    "Isend",
-    "Irecv",
-)
-NOT_STATED = "not stated: taken as no"
-OPEN_MPI_5 = "docs.open-mpi.org, v5.0.x, Tuning, CUDA"
-OPEN_MPI_4 = "open-mpi.org, FAQ, Running CUDA-aware Open MPI"
-TRIED = "tried with a stand-in CUDA driver"
-
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What one MPI library does with device pointers beyond `PORTABLE`.
+    """What one MPI library does with device pointers beyond the blocking forms of what all of them do.
 
-    A transport asks for ``vector_reduce_scatter`` alone. The other two are why it makes blocking calls in a thread, and
-    are kept beside it for whoever wants to change that; docs/transports.md shows them.
-
-    Attributes
-    ----------
-    library : str
-        Its name, with the versions that are meant.
-    nonblocking_reductions : bool
-        Iallreduce, Ireduce, Ireduce_scatter.
-    vector_reduce_scatter : bool
-        Reduce_scatter into parts that are not all equal.
-    nonblocking_collectives : bool
-        Iallgather(v), Ialltoall(v), Ibcast.
-    sources : dict of str to str
-        Where each of the three is said, by its name.
+    docs/transports.md has those, the other calls, and where each is said.
     """
 
-    library: str
-    nonblocking_reductions: bool
-    vector_reduce_scatter: bool
-    nonblocking_collectives: bool
-    sources: Mapping[str, str]
-
-
-def _row(library: str, **said: tuple[bool, str]) -> Capabilities:
-    return Capabilities(
-        library,
-        **{name: value for name, (value, _) in said.items()},
-        sources={name: source for name, (_, source) in said.items()},
-    )
-
-
-def _unknown(library: str) -> Capabilities:
-    no = (False, NOT_STATED)
-    return _row(library, nonblocking_reductions=no, vector_reduce_scatter=no, nonblocking_collectives=no)
+    library: str  # its name, with the versions that are meant
+    vector_reduce_scatter: bool  # Reduce_scatter into parts that are not all equal; False: or not stated
 
 
 # The first row whose pattern is found in the library's version text is believed; Cray's names MPICH too.
 TABLE = (
-    (
-        r"Open MPI v?(?:[5-9]|\d\d)\.",
-        _row(
-            "Open MPI 5",
-            nonblocking_reductions=(False, f"{OPEN_MPI_5}; crashes, github.com/open-mpi/ompi issues 9845 and 12045"),
-            vector_reduce_scatter=(True, f"{OPEN_MPI_5}; {TRIED}"),
-            nonblocking_collectives=(False, f"{OPEN_MPI_5}: over UCX only"),
-        ),
-    ),
-    (
-        r"Open MPI v?4\.",
-        _row(
-            "Open MPI 4.1",
-            nonblocking_reductions=(False, f"{OPEN_MPI_4}; crashes, github.com/open-mpi/ompi issue 9845"),
-            vector_reduce_scatter=(True, OPEN_MPI_4),
-            nonblocking_collectives=(False, f"{OPEN_MPI_4}: over UCX only"),
-        ),
-    ),
-    (
-        r"(?i)cray mpich",
-        _unknown("Cray MPICH"),
-    ),
-    (
-        r"MPICH (?:Version:? *)?(?:[4-9]|\d\d)\.",
-        _row(
-            "MPICH 4 and 5",
-            nonblocking_reductions=(True, "its source: maint/gen_coll.py stages device buffers in all of them"),
-            vector_reduce_scatter=(True, "its source: maint/gen_coll.py stages device buffers in all of them"),
-            nonblocking_collectives=(False, "github.com/pmodels/mpich/wiki/GPU-Support-Matrix speaks of no forms"),
-        ),
-    ),
-    (
-        r"MVAPICH",
-        _row(
-            "MVAPICH",
-            nonblocking_reductions=(False, NOT_STATED),
-            vector_reduce_scatter=(False, NOT_STATED),
-            nonblocking_collectives=(True, "mvapich.cse.ohio-state.edu/userguide/gdr/2.3a: from GPU buffers"),
-        ),
-    ),
-    (
-        r"Intel(?:\(R\))? MPI",
-        _row(
-            "Intel MPI",
-            nonblocking_reductions=(True, f"2021.18, {TRIED}"),
-            vector_reduce_scatter=(True, f"2021.18, {TRIED}"),
-            nonblocking_collectives=(True, f"2021.18, {TRIED}"),
-        ),
-    ),
+    (r"Open MPI v?(?:[5-9]|\d\d)\.", Capabilities("Open MPI 5", True)),
+    (r"Open MPI v?4\.", Capabilities("Open MPI 4.1", True)),
+    (r"(?i)cray mpich", Capabilities("Cray MPICH", False)),
+    (r"MPICH (?:Version:? *)?(?:[4-9]|\d\d)\.", Capabilities("MPICH 4 and 5", True)),
+    (r"MVAPICH", Capabilities("MVAPICH", False)),
+    (r"Intel(?:\(R\))? MPI", Capabilities("Intel MPI", True)),
 )
 
 
 def capabilities_of(library: str) -> Capabilities:
-    """The row of an MPI library by its version text; of one that the table does not name, `PORTABLE` and no more."""
-    return next((row for pattern, row in TABLE if re.search(pattern, library)), None) or _unknown(library)
+    """The row of an MPI library by its version text; one that the table does not name does no more than all do."""
+    return next((row for pattern, row in TABLE if re.search(pattern, library)), Capabilities(library, False))
 
 
 def says(env: Mapping[str, str], library: str) -> bool | None:

@@ -23,55 +23,25 @@ UNTRIED = Verdict(None, "not tested: nobody needs it")
 
 
 class Place(NamedTuple):
-    """Where a rank computes.
+    """Where a rank computes."""
 
-    Attributes
-    ----------
-    rank : int
-        Its number in the job.
-    node : int
-        The first rank of its node, which stands for the node.
-    host : str
-        The node's name, for people.
-    device : str
-        `Device.identity`.
-    nccl : str
-        What is said where NCCL is missing; "" if it is there, or nobody wants it.
-    """
-
-    rank: int
-    node: int
-    host: str
-    device: str
-    nccl: str
+    rank: int  # its number in the job
+    node: int  # the first rank of its node, which stands for the node
+    host: str  # the node's name, for people
+    device: str  # `Device.identity`
+    nccl: str  # what is said where NCCL is missing; "" if it is there, or nobody wants it
 
 
 @dataclass(frozen=True)
 class Transports:
-    """The transports of a run; a `Grid` asks it for that of each group.
+    """The transports of a run; a `Grid` asks it for that of each group."""
 
-    Attributes
-    ----------
-    shape : GridShape
-        The grid.
-    asked : {"auto", "cuda-aware", "nccl", "host"}
-        What the user wants.
-    places : tuple of Place
-        Of all ranks, by grid index.
-    verdict : Verdict
-        Of the test of CUDA-aware MPI; `UNTRIED` where no group would use it.
-    library : str
-        The MPI library's name and version.
-    device : kernels.device.Device
-        This rank's.
-    """
-
-    shape: GridShape
-    asked: str
-    places: tuple[Place, ...]
-    verdict: Verdict
-    library: str
-    device: Any = field(repr=False)
+    shape: GridShape  # the grid
+    asked: str  # {"auto", "cuda-aware", "nccl", "host"}: what the user wants
+    places: tuple[Place, ...]  # of all ranks, by grid index
+    verdict: Verdict  # of the test of CUDA-aware MPI; `UNTRIED` where no group would use it
+    library: str  # the MPI library's name and version
+    device: Any = field(repr=False)  # this rank's
 
     @classmethod
     def choose(

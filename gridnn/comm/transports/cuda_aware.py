@@ -13,20 +13,11 @@ from gridnn.comm.transports.direct import OPERATIONS
 
 
 class CudaAwareTransport(DeviceTransport):
-    """CUDA-aware MPI.
+    """CUDA-aware MPI, of a library with these `Capabilities`.
 
     MPI knows nothing of streams: the host waits for the event of the stream that wrote the arrays before MPI may read
     them. Every library takes the blocking reductions, several crash in the non-blocking ones, so that started sums
     are blocking calls of the worker. All buffers are contiguous, with types that MPI has.
-
-    Parameters
-    ----------
-    comm : mpi4py.MPI.Comm
-        The group.
-    device : kernels.device.Device
-        Where the arrays lie.
-    capabilities : Capabilities
-        What the library takes; ``vector_reduce_scatter`` is asked for.
     """
 
     name = "cuda-aware"

@@ -29,12 +29,7 @@ class Requests(Work):
 class DirectTransport(Transport):
     """MPI on arrays in host memory: its blocking calls where the caller waits at once, else its non-blocking ones.
 
-    Parameters
-    ----------
-    comm : mpi4py.MPI.Comm
-        The group.
-    backend : kernels.Backend
-        Whose arrays they are: it says what MPI may read and write (`Backend.host_view`).
+    The ``backend``, whose arrays they are, says what MPI may read and write (`Backend.host_view`).
     """
 
     name = "host"

@@ -46,13 +46,6 @@ class HostTransport(DeviceTransport):
 
     The copies run on a stream of their own: to the host when the compute stream has written the arrays, back when MPI
     is done, and the compute stream goes on after that.
-
-    Parameters
-    ----------
-    comm : mpi4py.MPI.Comm
-        The group.
-    device : kernels.device.Device
-        Where the arrays lie.
     """
 
     name = "host"
@@ -96,13 +89,7 @@ class HostTransport(DeviceTransport):
 
 
 class HostTransports:
-    """Host memory for every group: what a grid takes if it is given nothing else.
-
-    Parameters
-    ----------
-    backend : kernels.Backend
-        Whose arrays are moved.
-    """
+    """Host memory for every group, and arrays of this ``backend``: what a grid takes if it is given nothing else."""
 
     def __init__(self, backend: Any) -> None:
         self.backend = backend

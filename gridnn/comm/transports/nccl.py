@@ -32,21 +32,8 @@ class NcclTransport(Transport):
     """NCCL among ranks that have a device each (it refuses two ranks on one; `Transports` says so before).
 
     All groups use one stream: their operations run in the order in which this rank asks for them, and since all ranks
-    run the same program, no two of them wait for each other.
-
-    What is only moved goes as bytes.
-
-    Parameters
-    ----------
-    comm : mpi4py.MPI.Comm
-        The group; all members make the transport together.
-    device : kernels.device.Device
-        Where the arrays lie, a device of CuPy.
-
-    Raises
-    ------
-    UserError
-        If NCCL is not installed.
+    run the same program, no two of them wait for each other. What is only moved goes as bytes. All members of a group
+    make its transport together; `UserError` if NCCL is not installed.
     """
 
     name = "nccl"
@@ -164,13 +151,7 @@ def _parts(sizes: Sequence[int], width: int) -> list[tuple[int, int, int]]:
 
 
 def load_nccl() -> Any:
-    """CuPy's module of NCCL.
-
-    Raises
-    ------
-    UserError
-        If it finds no library.
-    """
+    """CuPy's module of NCCL; `UserError` if it finds no library."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # CuPy warns of what is refused here
         from cupy.cuda import nccl

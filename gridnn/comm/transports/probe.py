@@ -36,31 +36,16 @@ AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
 
 
 class Verdict(NamedTuple):
-    """What was found out.
+    """What was found out."""
 
-    Attributes
-    ----------
-    passed : bool or None
-        Whether device pointers came through with right numbers; None: it could not be tested.
-    text : str
-        How it is known, or why not, in one line.
-    """
-
-    passed: bool | None
-    text: str
+    passed: bool | None  # whether device pointers came through with right numbers; None: it could not be tested
+    text: str  # how it is known, or why not, in one line
 
 
 def probe(library: str, child: Sequence[str] = CHILD, limit: float = LIMIT) -> Verdict:
     """Let two processes of this node, started by the library's own mpirun, move device memory; else one alone.
 
-    Parameters
-    ----------
-    library : str
-        The version text of the MPI library.
-    child : sequence of str
-        The command that makes the calls and tells how far it came (`gridnn.comm.transports.probe_calls`).
-    limit : float
-        Seconds for all of it.
+    They have ``limit`` seconds; ``child`` makes the calls and tells how far it came (see `probe_calls`).
     """
     started, env, name = time.monotonic(), child_environment(os.environ), short_version(library)
     launcher, verdict = own_mpirun(library), Verdict(None, "")
@@ -125,21 +110,7 @@ def _kill(process: subprocess.Popen) -> tuple[str, str]:
 
 
 def judge(status: int | None, output: str, errors: str, ranks: int, name: str, limit: float = LIMIT) -> Verdict:
-    """What a child's end says about MPI.
-
-    Parameters
-    ----------
-    status : int or None
-        Its exit status; None: it was ended at the limit.
-    output, errors : str
-        What all of its processes said.
-    ranks : int
-        How many they were.
-    name : str
-        The MPI library's name and version.
-    limit : float
-        The seconds that they had.
-    """
+    """What a child's end says about MPI: its exit status (None: ended at the limit), and what its processes said."""
     said = [line.split(SAYS, 1)[1].strip() for line in output.splitlines() if SAYS in line]
     where = f"a test of {name} in {ranks} process{'es' * (ranks > 1)}"
     tried = [line.removeprefix(TRYING) for line in said if line.startswith(TRYING)]

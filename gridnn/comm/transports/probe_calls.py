@@ -6,6 +6,7 @@ the run itself: an MPI library without CUDA support ends the process that hands 
 
 from __future__ import annotations
 
+import itertools
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from gridnn.comm.transports.base import Work
 from gridnn.comm.transports.capabilities import Capabilities, capabilities_of
 
 SAYS = "gridnn-probe: "
@@ -20,6 +22,8 @@ TRYING, STARTED, PASSED = "trying ", "ranks: ", "all calls passed"
 LIMIT = 60  # seconds
 ELEMENTS = (257, 1 << 18)  # one that is sent at once, and one that libraries move by other means (1 MiB)
 Array = Any
+Begun = tuple[Work, Array, np.ndarray]
+Call = Callable[[], Begun]
 
 
 def say(text: str) -> None:
@@ -28,100 +32,69 @@ def say(text: str) -> None:
 
 
 class Calls:
-    """Every kind of call that the CUDA-aware transport makes, on device memory, with numbers that are known.
+    """Every call that the CUDA-aware transport makes, by the transport itself, on ``size`` float32 of every rank.
 
-    Parameters
-    ----------
-    comm : mpi4py.MPI.Comm
-        One rank or more.
-    backend : kernels.Backend
-        One with a device; ``asarray``, ``to_host``, ``synchronize`` and ``device.pointer`` are used.
-    capabilities : Capabilities
-        What is used beyond the portable calls, and so is tested.
-    size : int
-        Elements (float32) of every rank's array.
+    The numbers are known. Of the ``backend``, one with a device, ``asarray`` and ``to_host`` are used; what the
+    transport uses beyond the calls that all libraries have, its ``capabilities`` say.
     """
 
     def __init__(self, comm: Any, backend: Any, capabilities: Capabilities, size: int) -> None:
-        from mpi4py import MPI
+        from gridnn.comm.transports.cuda_aware import CudaAwareTransport
 
-        self.mpi, self.comm, self.backend, self.capabilities, self.size = MPI, comm, backend, capabilities, size
+        self.transport, self.backend = CudaAwareTransport(comm, backend.device, capabilities), backend
+        self.vector, self.size = capabilities.vector_reduce_scatter, size
         self.rank, self.ranks = comm.Get_rank(), comm.Get_size()
         self.sizes = [size // self.ranks + (1 if rank % 2 else -1) for rank in range(self.ranks)]  # of uneven parts
         self.sizes[-1] = size - sum(self.sizes[:-1])
-        self.starts = [sum(self.sizes[:rank]) for rank in range(self.ranks)]
-        self.mine = slice(self.starts[self.rank], self.starts[self.rank] + self.sizes[self.rank])
+        self.mine = self._part(self.sizes)
 
     def check(self) -> str | None:
         """The first call that gave wrong numbers; None if all are right."""
         for name, call in self._calls():
             say(f"{TRYING}{name} of {self.size:,} float32")
-            array, wanted = call()
+            work, array, wanted = call()
+            work.wait()
             if not np.array_equal(self.backend.to_host(array), wanted):
                 return f"{name} of {self.size:,} float32 gave wrong numbers"
+        self.transport.free()
         return None
 
-    def _calls(self) -> Iterator[tuple[str, Callable[[], tuple[Array, np.ndarray]]]]:
-        yield "Isend and Irecv", self._neighbours
+    def _calls(self) -> Iterator[tuple[str, Call]]:
+        yield "Isend and Irecv", self._exchange
         yield "Allreduce", self._all_reduce
-        yield "Allreduce in place", self._all_reduce_in_place
-        if self.capabilities.vector_reduce_scatter:
-            yield "Reduce_scatter", self._parts
-        else:
-            yield "Reduce_scatter_block", self._equal_parts
-            yield "Reduce", self._reduce
-        yield "Allgatherv", self._gather
+        if not self.vector:
+            yield "Reduce_scatter_block", lambda: self._reduce_scatter([self.size // self.ranks] * self.ranks)
+        yield "Reduce_scatter" if self.vector else "Reduce", lambda: self._reduce_scatter(self.sizes)
+        yield "Allgatherv", self._all_gather
         yield "Alltoallv", self._all_to_all
 
-    # -- the calls: what is there afterwards, and what should be -----------------------------------------------
+    # -- the calls: what is begun, what is there afterwards, and what should be --------------------------------
 
-    def _neighbours(self) -> tuple[Array, np.ndarray]:
-        send, receive = self._values(), self._room(self.size)
-        before, after = (self.rank - 1) % self.ranks, (self.rank + 1) % self.ranks
-        requests = [self.comm.Irecv(self._buffer(receive), before), self.comm.Isend(self._buffer(send), after)]
-        self.mpi.Request.Waitall(requests)
-        return receive, self._host(before)
+    def _exchange(self) -> Begun:
+        receive, before, after = self._room(self.size), (self.rank - 1) % self.ranks, (self.rank + 1) % self.ranks
+        work = self.transport.exchange([(after, self._values())], [(before, receive)])
+        return work, receive, self._host(before)
 
-    def _all_reduce(self) -> tuple[Array, np.ndarray]:
-        send, receive = self._values(), self._room(self.size)
-        self.comm.Allreduce(self._buffer(send), self._buffer(receive))
-        return receive, self._sum()
-
-    def _all_reduce_in_place(self) -> tuple[Array, np.ndarray]:
+    def _all_reduce(self) -> Begun:
         array = self._values()
-        self.comm.Allreduce(self.mpi.IN_PLACE, self._buffer(array))
-        return array, self._sum()
+        return self.transport.all_reduce(array, at_once=True), array, self._sum()
 
-    def _equal_parts(self) -> tuple[Array, np.ndarray]:
-        part = self.size // self.ranks
-        send, receive = self._values(slice(part * self.ranks)), self._room(part)
-        self.comm.Reduce_scatter_block(self._buffer(send), self._buffer(receive))
-        return receive, self._sum()[part * self.rank : part * (self.rank + 1)]
+    def _reduce_scatter(self, sizes: list[int]) -> Begun:
+        send, receive = self._values(slice(sum(sizes))), self._room(sizes[self.rank])
+        work = self.transport.reduce_scatter(send, receive, sizes, at_once=True)
+        return work, receive, self._sum()[self._part(sizes)]
 
-    def _parts(self) -> tuple[Array, np.ndarray]:
-        send, receive = self._values(), self._room(self.sizes[self.rank])
-        self.comm.Reduce_scatter(self._buffer(send), self._buffer(receive), self.sizes)
-        return receive, self._sum()[self.mine]
+    def _all_gather(self) -> Begun:
+        receive = self._room(self.size)
+        work = self.transport.all_gather(self._values(self.mine), receive, self.sizes, at_once=True)
+        parts = itertools.pairwise(itertools.accumulate(self.sizes, initial=0))
+        return work, receive, np.concatenate([self._host(rank)[slice(*part)] for rank, part in enumerate(parts)])
 
-    def _reduce(self) -> tuple[Array, np.ndarray]:
-        send, receive = self._values(), self._room(self.size)
-        for root in range(self.ranks):
-            self.comm.Reduce(self._buffer(send), self._buffer(receive) if root == self.rank else None, root=root)
-        return receive, self._sum()
-
-    def _gather(self) -> tuple[Array, np.ndarray]:
-        send, receive = self._values(self.mine), self._room(self.size)
-        self.comm.Allgatherv(self._buffer(send), self._buffer(receive, self.sizes, self.starts))
-        parts = zip(self.starts, self.sizes, strict=True)
-        wanted = [self._host(rank)[start : start + size] for rank, (start, size) in enumerate(parts)]
-        return receive, np.concatenate(wanted)
-
-    def _all_to_all(self) -> tuple[Array, np.ndarray]:
-        part = self.sizes[self.rank]
-        send, receive = self._values(), self._room(part * self.ranks)
-        places = [part] * self.ranks, [part * rank for rank in range(self.ranks)]
-        self.comm.Alltoallv(self._buffer(send, self.sizes, self.starts), self._buffer(receive, *places))
-        return receive, np.concatenate([self._host(rank)[self.mine] for rank in range(self.ranks)])
+    def _all_to_all(self) -> Begun:
+        parts = [self.sizes[self.rank]] * self.ranks
+        receive = self._room(sum(parts))
+        work = self.transport.all_to_all(self._values(), self.sizes, receive, parts, at_once=True)
+        return work, receive, np.concatenate([self._host(rank)[self.mine] for rank in range(self.ranks)])
 
     # -- numbers ---------------------------------------------------------------------------------------------
 
@@ -138,11 +111,10 @@ class Calls:
     def _room(self, size: int) -> Array:
         return self.backend.asarray(np.full(size, -1, np.float32))
 
-    def _buffer(self, array: Array, *parts: list[int]) -> list[Any]:
-        """``array`` as MPI gets it: an address, once the device has written there; with sizes and starts of parts."""
-        self.backend.synchronize()
-        memory = self.mpi.buffer.fromaddress(self.backend.device.pointer(array), array.nbytes)
-        return [memory, *([parts] if parts else []), self.mpi.FLOAT]
+    def _part(self, sizes: list[int]) -> slice:
+        """This rank's part of an array in parts of ``sizes``."""
+        start = sum(sizes[: self.rank])
+        return slice(start, start + sizes[self.rank])
 
 
 def main() -> None:

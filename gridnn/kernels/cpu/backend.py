@@ -11,17 +11,8 @@ from gridnn.kernels.cpu.choice import choose_kernels
 class NumpyBackend(Backend):
     """Arrays of NumPy in host memory.
 
-    Parameters
-    ----------
-    kernels : str
-        "reference", "numba", "onednn", or "auto" for the last of these that is installed.
-    dtype : str
-        Of the activations; those of 16 bits are computed in float32.
-
-    Raises
-    ------
-    UserError
-        If the kernels that were asked for are not installed.
+    The ``kernels`` are "reference", "numba", "onednn", or "auto" for the last of these that is installed; `UserError`
+    if they are not. Activations whose ``dtype`` has 16 bits are computed in float32.
     """
 
     name = "numpy"

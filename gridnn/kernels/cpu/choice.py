@@ -15,21 +15,10 @@ ONEDNN = ("cpu.onednn_kernels",)
 
 
 def choose_kernels(name: str, xp: Any, half: bool = False) -> Kernels:
-    """The kernels of this ``name`` on ``xp``; "auto" is the fastest that is installed.
+    """The kernels of this ``name``, one of `KERNELS`, on ``xp``; "auto" is the fastest that is installed.
 
-    Parameters
-    ----------
-    name : str
-        One of `KERNELS`.
-    xp : namespace
-        The array library.
-    half : bool
-        Whether activations have 16 bits: they are computed in float32.
-
-    Raises
-    ------
-    UserError
-        If there are none of this name, or what they need is not installed.
+    With ``half``, activations have 16 bits: they are computed in float32. `UserError` if there are none of this name,
+    or what they need is not installed.
     """
     if name not in KERNELS:
         raise unknown("kernels", name, KERNELS)

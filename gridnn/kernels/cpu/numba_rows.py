@@ -7,20 +7,18 @@ are serial: a second pool of threads would fight with that of the BLAS.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
 from gridnn.kernels.cpu import compiled_rows
 from gridnn.kernels.cpu.strided import RowView
-from gridnn.kernels.table import Kernels, may_decline
-from gridnn.kernels.tiles import Array
+from gridnn.kernels.table import may_decline
 
 # -- activations -------------------------------------------------------------------------------------------
 
 
 @may_decline
-def relu(kernels: Kernels, x: Array, out: Array) -> Any:
+def relu(kernels, x, out):
     view = RowView(x, out, flat=True)
     if not view.possible:
         return NotImplemented
@@ -28,7 +26,7 @@ def relu(kernels: Kernels, x: Array, out: Array) -> Any:
 
 
 @may_decline
-def relu_grad(kernels: Kernels, y: Array, dy: Array, out: Array) -> Any:
+def relu_grad(kernels, y, dy, out):
     view = RowView(y, dy, out, flat=True)
     if not view.possible:
         return NotImplemented
@@ -36,7 +34,7 @@ def relu_grad(kernels: Kernels, y: Array, dy: Array, out: Array) -> Any:
 
 
 @may_decline
-def tanh_grad(kernels: Kernels, y: Array, dy: Array, out: Array) -> Any:
+def tanh_grad(kernels, y, dy, out):
     view = RowView(y, dy, out, flat=True)
     if not view.possible:
         return NotImplemented
@@ -47,7 +45,7 @@ def tanh_grad(kernels: Kernels, y: Array, dy: Array, out: Array) -> Any:
 
 
 @may_decline
-def sum_rows(kernels: Kernels, x: Array, out: Array) -> Any:
+def sum_rows(kernels, x, out):
     view = RowView(x)
     if not view.possible:
         return NotImplemented
@@ -57,7 +55,7 @@ def sum_rows(kernels: Kernels, x: Array, out: Array) -> Any:
 
 
 @may_decline
-def moments(kernels: Kernels, x: Array, shift: Array, out: Array, workspace: Array) -> Any:
+def moments(kernels, x, shift, out, workspace):
     view = RowView(x)
     if not view.possible:
         return NotImplemented
@@ -66,7 +64,7 @@ def moments(kernels: Kernels, x: Array, shift: Array, out: Array, workspace: Arr
 
 
 @may_decline
-def moments_grad(kernels: Kernels, x: Array, dy: Array, mean: Array, out: Array, workspace: Array) -> Any:
+def moments_grad(kernels, x, dy, mean, out, workspace):
     view = RowView(x, dy)
     if not view.possible:
         return NotImplemented
@@ -75,7 +73,7 @@ def moments_grad(kernels: Kernels, x: Array, dy: Array, mean: Array, out: Array,
 
 
 @may_decline
-def affine(kernels: Kernels, x: Array, scale: Array, offset: Array, out: Array) -> Any:
+def affine(kernels, x, scale, offset, out):
     view = RowView(x, out)
     if not view.possible:
         return NotImplemented
@@ -84,7 +82,7 @@ def affine(kernels: Kernels, x: Array, scale: Array, offset: Array, out: Array) 
 
 
 @may_decline
-def add_scaled(kernels: Kernels, x: Array, scale: Array, out: Array, workspace: Array) -> Any:
+def add_scaled(kernels, x, scale, out, workspace):
     view = RowView(x, out)
     if not view.possible:
         return NotImplemented
@@ -96,10 +94,7 @@ def add_scaled(kernels: Kernels, x: Array, scale: Array, out: Array, workspace: 
 
 
 @may_decline
-def sgd(
-    kernels: Kernels, p: Array, g: Array, m: Array | None, lr: float, momentum: float, nesterov: bool,
-    weight_decay: float, scratch: Array,
-) -> Any:  # fmt: skip
+def sgd(kernels, p, g, m, lr, momentum, nesterov, weight_decay, scratch):
     arrays = (p, g) if not momentum else (p, g, m)
     if not RowView(*arrays, flat=True).one_run:
         return NotImplemented
@@ -111,10 +106,7 @@ def sgd(
 
 
 @may_decline
-def adamw(
-    kernels: Kernels, p: Array, g: Array, m: Array, v: Array, step: int, lr: float, beta1: float, beta2: float,
-    eps: float, weight_decay: float, scratch: Array,
-) -> Any:  # fmt: skip
+def adamw(kernels, p, g, m, v, step, lr, beta1, beta2, eps, weight_decay, scratch):
     if not RowView(p, g, m, v, flat=True).one_run:
         return NotImplemented
     factors = (lr / (1 - beta1**step), 1 / math.sqrt(1 - beta2**step), beta1, 1 - beta1, beta2, 1 - beta2, eps)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
 from gridnn.kernels.cpu import compiled_windows
 from gridnn.kernels.cpu.strided import WindowView
 from gridnn.kernels.reference.convolution import is_pointwise
-from gridnn.kernels.table import Kernels, may_decline
+from gridnn.kernels.table import may_decline
 from gridnn.kernels.taps import Sizes
 from gridnn.kernels.tiles import Array, carve, matrix, tiles
 
@@ -22,9 +21,7 @@ LONGEST_ROW = 640  # of such a tile: with longer ones it has too few rows for th
 
 
 @may_decline
-def max_pool(
-    kernels: Kernels, x: Array, kernel: Sizes, stride: Sizes, out: Array, index: Array, workspace: Array
-) -> Any:
+def max_pool(kernels, x, kernel, stride, out, index, workspace):
     window = WindowView(x, out, kernel, stride, index=index)
     if not window.possible:
         return NotImplemented
@@ -33,9 +30,7 @@ def max_pool(
 
 
 @may_decline
-def max_pool_grad(
-    kernels: Kernels, dy: Array, index: Array, kernel: Sizes, stride: Sizes, out: Array, workspace: Array
-) -> Any:
+def max_pool_grad(kernels, dy, index, kernel, stride, out, workspace):
     window = WindowView(out, dy, kernel, stride, index=index)
     if not window.possible:
         return NotImplemented
@@ -44,7 +39,7 @@ def max_pool_grad(
 
 
 @may_decline
-def avg_pool(kernels: Kernels, x: Array, kernel: Sizes, stride: Sizes, out: Array) -> Any:
+def avg_pool(kernels, x, kernel, stride, out):
     window = WindowView(x, out, kernel, stride)
     if not window.possible:
         return NotImplemented
@@ -52,7 +47,7 @@ def avg_pool(kernels: Kernels, x: Array, kernel: Sizes, stride: Sizes, out: Arra
 
 
 @may_decline
-def avg_pool_grad(kernels: Kernels, dy: Array, kernel: Sizes, stride: Sizes, out: Array, workspace: Array) -> Any:
+def avg_pool_grad(kernels, dy, kernel, stride, out, workspace):
     window = WindowView(out, dy, kernel, stride)
     if not window.possible:
         return NotImplemented
@@ -64,9 +59,7 @@ def avg_pool_grad(kernels: Kernels, dy: Array, kernel: Sizes, stride: Sizes, out
 
 
 @may_decline
-def conv_grad_input(
-    kernels: Kernels, dy: Array, w: Array, stride: Sizes, dilation: Sizes, out: Array, workspace: Array
-) -> Any:
+def conv_grad_input(kernels, dy, w, stride, dilation, out, workspace):
     """Where a GEMM for one tap is thin: one for all taps of a tile, added where it belongs by one compiled pass."""
     kernel = w.shape[:-2]
     row = math.prod(w.shape[:-1])
@@ -85,9 +78,7 @@ def conv_grad_input(
 
 
 @may_decline
-def depthwise(
-    kernels: Kernels, x: Array, w: Array, stride: Sizes, dilation: Sizes, out: Array, workspace: Array
-) -> Any:
+def depthwise(kernels, x, w, stride, dilation, out, workspace):
     window = WindowView(x, out, w.shape[:-2], stride, dilation=dilation)
     if not window.possible:
         return NotImplemented
@@ -95,9 +86,7 @@ def depthwise(
 
 
 @may_decline
-def depthwise_grad_weight(
-    kernels: Kernels, x: Array, dy: Array, stride: Sizes, dilation: Sizes, out: Array, workspace: Array
-) -> Any:
+def depthwise_grad_weight(kernels, x, dy, stride, dilation, out, workspace):
     window = WindowView(x, dy, out.shape[:-2], stride, dilation=dilation)
     if not window.possible:
         return NotImplemented
@@ -107,9 +96,7 @@ def depthwise_grad_weight(
 
 
 @may_decline
-def depthwise_grad_input(
-    kernels: Kernels, dy: Array, w: Array, stride: Sizes, dilation: Sizes, out: Array, workspace: Array
-) -> Any:
+def depthwise_grad_input(kernels, dy, w, stride, dilation, out, workspace):
     window = WindowView(out, dy, w.shape[:-2], stride, dilation=dilation)
     if not window.possible:
         return NotImplemented

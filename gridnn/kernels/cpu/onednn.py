@@ -26,13 +26,7 @@ class Argument(ctypes.Structure):
 
 
 class OneDnn:
-    """The library, with one engine and one stream.
-
-    Raises
-    ------
-    ImportError
-        If the package is not installed, or has no library for this system.
-    """
+    """The library, with one engine and one stream; `ImportError` if there is none for this system."""
 
     def __init__(self) -> None:
         # Idle threads sleep: spinning ones take the cores from compiled loops, MPI and other ranks. Read when loaded.
@@ -53,13 +47,7 @@ class OneDnn:
         return ".".join(map(str, self._library.dnnl_version().contents))
 
     def call(self, function: str, *arguments) -> None:
-        """``dnnl_`` + ``function``.
-
-        Raises
-        ------
-        RuntimeError
-            With the library's status where it is no success.
-        """
+        """``dnnl_`` + ``function``; `RuntimeError` with the library's status where it is no success."""
         status = getattr(self._library, f"dnnl_{function}")(*arguments)
         if status:
             raise RuntimeError(f"oneDNN: dnnl_{function} returned status {status}")
@@ -105,10 +93,6 @@ class OneDnn:
         self.call("primitive_desc_query", descriptor, IMPLEMENTATION, 0, ctypes.byref(text))
         return text.value.decode()
 
-    def reorder(self, source: Handle, target: Handle, attributes: Handle) -> Handle:
-        """The descriptor of a copy from one layout to another."""
-        return self.make("reorder_primitive_desc_create", source, self.engine, target, self.engine, attributes)
-
     def _attributes(self, add: bool) -> Handle:
         """The caller gives scratch memory; ``add``: the result is added to what is there."""
         attributes = self.make("primitive_attr_create")
@@ -145,13 +129,7 @@ class Primitive:
 
 
 def library_path() -> str:
-    """Where the package put the library.
-
-    Raises
-    ------
-    ImportError
-        If it is not installed.
-    """
+    """Where the package put the library; `ImportError` if it is not installed."""
     try:
         files = distribution(PACKAGE).files or []
     except PackageNotFoundError:

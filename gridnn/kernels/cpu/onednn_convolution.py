@@ -16,20 +16,9 @@ ALIGN = 64  # bytes, a cache line
 class OneDnnConvolution:
     """One direction of a convolution on dense arrays ``x`` [n, *padded, c] and ``y`` [n, *space, k].
 
-    Parameters
-    ----------
-    library : OneDnn
-        The library.
-    direction : str
-        What is computed from the other two: "output" is y, "input" x and "weight" w.
-    shapes : tuple
-        Those of ``x``, ``w`` [*kernel, c, k] and ``y``.
-    strides : tuple of int
-        Those of ``w``, in elements: it may be a slice.
-    stride, dilation : tuple of int
-        One entry per space axis.
-    depthwise : bool
-        Whether ``w`` [*kernel, 1, c] has one filter a channel.
+    The ``direction`` is what is computed from the other two: "output" is y, "input" x and "weight" w. ``shapes`` are
+    those of ``x``, ``w`` [*kernel, c, k] and ``y``; ``strides``, in elements, those of ``w``, which may be a slice.
+    ``depthwise``: ``w`` [*kernel, 1, c] has one filter a channel.
     """
 
     def __init__(self, library: OneDnn, direction: str, shapes, strides, stride, dilation, depthwise: bool) -> None:
@@ -89,7 +78,10 @@ def _describe(library: OneDnn, direction: str, x: Handle, w: Handle, y: Handle, 
 
 
 def _reorder(library: OneDnn, source: Handle, target: Handle, attributes: Handle) -> Primitive:
-    return Primitive(library, library.reorder(source, target, attributes), {SRC: source, DST: target})
+    """A copy from one layout to another."""
+    engine = library.engine
+    descriptor = library.make("reorder_primitive_desc_create", source, engine, target, engine, attributes)
+    return Primitive(library, descriptor, {SRC: source, DST: target})
 
 
 def dense(shape: tuple[int, ...]) -> tuple[int, ...]:

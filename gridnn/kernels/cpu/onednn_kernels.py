@@ -7,15 +7,12 @@ tap.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from gridnn.kernels.cpu.onednn import OneDnn, order_of
 from gridnn.kernels.cpu.onednn_convolution import OneDnnConvolution
 from gridnn.kernels.cpu.onednn_tiles import DenseTiles
 from gridnn.kernels.table import Kernels, may_decline
-from gridnn.kernels.taps import Sizes
 from gridnn.kernels.tiles import Array
 
 FEW_CHANNELS = 8  # of the input: its gradient is faster by a GEMM and col2im
@@ -24,17 +21,8 @@ FEW_CHANNELS = 8  # of the input: its gradient is faster by a GEMM and col2im
 class OneDnnContext:
     """What oneDNN keeps between calls; the implementations find it as ``kernels.onednn``.
 
-    Attributes
-    ----------
-    library : OneDnn
-        The library.
-    convolutions : dict
-        Compiled computations by direction, shapes, strides and dilations.
-
-    Raises
-    ------
-    ImportError
-        If oneDNN is not installed.
+    That is the ``library``, and ``convolutions``: computations by direction, shapes, strides and dilations.
+    `ImportError` if oneDNN is not installed.
     """
 
     def __init__(self) -> None:
@@ -50,28 +38,26 @@ class OneDnnContext:
             shapes = (x.shape, w.shape, y.shape)
             self.convolutions[key] = OneDnnConvolution(self.library, direction, shapes, strides, *tiles.geometry)
         convolution = self.convolutions[key]
-        scratch = tiles.rest if tiles.rest.size >= convolution.words else self._enough(convolution.words)
+        scratch = tiles.rest
+        if scratch.size < convolution.words:  # the workspace does not hold the weights
+            if self._large.size < convolution.words:
+                self._large = np.empty(convolution.words, np.float32)
+            scratch = self._large
         convolution.run(x, w, y, scratch, add)
-
-    def _enough(self, words: int) -> Array:
-        """Scratch for weights that the workspace does not hold."""
-        if self._large.size < words:
-            self._large = np.empty(words, np.float32)
-        return self._large
 
 
 # -- products --------------------------------------------------------------------------------------------------
 
 
 @may_decline
-def matmul(kernels: Kernels, a: Array, b: Array, out: Array) -> Any:
+def matmul(kernels, a, b, out):
     if not multiplies(a, b, out):
         return NotImplemented
     kernels.onednn.library.sgemm(a, b, out, add=False)
 
 
 @may_decline
-def add_product(kernels: Kernels, a: Array, b: Array, out: Array, workspace: Array) -> Any:
+def add_product(kernels, a, b, out, workspace):
     if not multiplies(a, b, out):
         return NotImplemented
     kernels.onednn.library.sgemm(a, b, out, add=True)
@@ -81,50 +67,30 @@ def add_product(kernels: Kernels, a: Array, b: Array, out: Array, workspace: Arr
 
 
 @may_decline
-def conv(kernels: Kernels, x: Array, w: Array, stride: Sizes, dilation: Sizes, out: Array, workspace: Array) -> Any:
+def conv(kernels, x, w, stride, dilation, out, workspace):
     tiles = DenseTiles(x, w, out, stride, dilation, workspace)
-    return _output(kernels, tiles, x, w, out) if tiles.possible and not is_narrow(w, out) else NotImplemented
+    return _output(kernels, tiles, x, w, out) if tiles.possible and not tiles.is_narrow else NotImplemented
 
 
 @may_decline
-def conv_grad_weight(
-    kernels: Kernels, x: Array, dy: Array, stride: Sizes, dilation: Sizes, out: Array, workspace: Array
-) -> Any:
+def conv_grad_weight(kernels, x, dy, stride, dilation, out, workspace):
     tiles = DenseTiles(x, out, dy, stride, dilation, workspace)
-    return _weight(kernels, tiles, x, out, dy) if tiles.possible and not is_narrow(out, dy) else NotImplemented
+    return _weight(kernels, tiles, x, out, dy) if tiles.possible and not tiles.is_narrow else NotImplemented
 
 
 @may_decline
-def conv_grad_input(
-    kernels: Kernels, dy: Array, w: Array, stride: Sizes, dilation: Sizes, out: Array, workspace: Array
-) -> Any:
+def conv_grad_input(kernels, dy, w, stride, dilation, out, workspace):
     tiles = DenseTiles(out, w, dy, stride, dilation, workspace)
-    faster = w.shape[-2] > FEW_CHANNELS and not is_narrow(w, dy)
+    faster = tiles.is_depthwise or (w.shape[-2] > FEW_CHANNELS and not tiles.is_narrow)
     return _input(kernels, tiles, out, w, dy) if tiles.possible and faster else NotImplemented
 
 
-@may_decline
-def depthwise(
-    kernels: Kernels, x: Array, w: Array, stride: Sizes, dilation: Sizes, out: Array, workspace: Array
-) -> Any:
-    tiles = DenseTiles(x, w, out, stride, dilation, workspace, depthwise=True)
-    return _output(kernels, tiles, x, w, out) if tiles.possible else NotImplemented
+# What is given says which it is: the filters of a depthwise convolution have one channel each, its input several.
 
 
-@may_decline
-def depthwise_grad_weight(
-    kernels: Kernels, x: Array, dy: Array, stride: Sizes, dilation: Sizes, out: Array, workspace: Array
-) -> Any:
-    tiles = DenseTiles(x, out, dy, stride, dilation, workspace, depthwise=True)
-    return _weight(kernels, tiles, x, out, dy) if tiles.possible else NotImplemented
-
-
-@may_decline
-def depthwise_grad_input(
-    kernels: Kernels, dy: Array, w: Array, stride: Sizes, dilation: Sizes, out: Array, workspace: Array
-) -> Any:
-    tiles = DenseTiles(out, w, dy, stride, dilation, workspace, depthwise=True)
-    return _input(kernels, tiles, out, w, dy) if tiles.possible else NotImplemented
+depthwise = conv
+depthwise_grad_weight = conv_grad_weight
+depthwise_grad_input = conv_grad_input
 
 
 def _output(kernels: Kernels, tiles: DenseTiles, x: Array, w: Array, y: Array) -> None:
@@ -158,11 +124,3 @@ def multiplies(a: Array, b: Array, out: Array) -> bool:
     floats = a.dtype == b.dtype == out.dtype == np.float32
     orders = [order_of(array) for array in (a, b, out)]
     return bool(floats and a.size and b.size and None not in orders and orders[2][0] == b"N")
-
-
-def is_narrow(w: Array, y: Array) -> bool:
-    """Whether tiles of GEMMs are faster: oneDNN works line by line, and short lines of many channels waste it.
-
-    The border was measured (docs/kernels.md): 7 outputs with 512 x 512 channels, 4 with 128 x 256, 1 with 64 x 64.
-    """
-    return y.shape[-2] < (w.shape[-2] * w.shape[-1]).bit_length() - 11

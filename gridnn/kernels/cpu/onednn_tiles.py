@@ -16,20 +16,16 @@ SPARE_WORDS = 1 << 16  # of the workspace, for what a primitive needs beside its
 class DenseTiles:
     """Tiles of a convolution, pairs (part of the padded input, part of the output), dense or as the workspace holds.
 
-    Attributes
-    ----------
-    possible : bool
-        Whether oneDNN can do it.
-    whole : bool
-        Whether all of it is one tile, the padded input and the output as they are.
-    geometry : tuple
-        stride, dilation, and whether it is a depthwise convolution.
+    ``possible`` says whether oneDNN can do it; ``whole`` whether all of it is one tile, the padded input and the output
+    as they are; ``is_depthwise`` whether every channel has a filter of its own. ``is_narrow`` says whether tiles of
+    GEMMs are faster: oneDNN works line by line, and short lines of many channels waste it. The border was measured
+    (docs/kernels.md): 7 outputs with 512 x 512 channels, 4 with 128 x 256, 1 with 64 x 64.
     """
 
-    def __init__(
-        self, x: Array, w: Array, y: Array, stride: Sizes, dilation: Sizes, workspace: Array, depthwise: bool = False
-    ) -> None:
-        self.geometry = (tuple(stride), tuple(dilation), depthwise)
+    def __init__(self, x: Array, w: Array, y: Array, stride: Sizes, dilation: Sizes, workspace: Array) -> None:
+        self.is_depthwise = x.shape[-1] != w.shape[-2]
+        self.is_narrow = not self.is_depthwise and y.shape[-2] < (w.shape[-2] * w.shape[-1]).bit_length() - 11
+        self.geometry = (tuple(stride), tuple(dilation), self.is_depthwise)
         check_windows(x.shape, w.shape[:-2], stride, dilation, y.shape)
         self._extent = [(taps - 1) * apart + 1 for taps, apart in zip(w.shape[:-2], dilation, strict=True)]
         fits = zip(x.shape[1:-1], self._extent, stride, y.shape[1:-1], strict=True)

@@ -60,18 +60,10 @@ def tap_offsets(at: tuple[int, ...], kernel: tuple[int, ...], dilation: tuple[in
 
 
 class WindowView:
-    """A padded array and an array with one row for every window, for compiled loops.
+    """A padded array [n, *padded, c] and an array with one row for every window, for compiled loops.
 
-    Parameters
-    ----------
-    padded : array
-        [n, *padded, c].
-    output : array
-        [n, *space, c], or any number of channels where it only counts the windows.
-    kernel, stride, dilation : tuple of int
-        One entry per space axis; not dilated by default.
-    index : array, optional
-        Like ``output``, of integers.
+    ``output`` [n, *space, c] may have any number of channels where it only counts the windows; ``index`` is like it, of
+    integers. Windows are not dilated by default; `ValueError` if the padded input ends before the last window does.
 
     Attributes
     ----------
@@ -79,11 +71,6 @@ class WindowView:
         Whether compiled loops can take the arrays.
     padded, output, index, extents : tuple
         Their arguments: (memory, strides, taps), (memory, strides) twice, and (counts, channels).
-
-    Raises
-    ------
-    ValueError
-        If the padded input ends before the last window does.
     """
 
     def __init__(self, padded, output, kernel: Sizes, stride: Sizes, dilation: Sizes | None = None, index=None) -> None:
@@ -108,21 +95,12 @@ class WindowView:
 
 
 class RowView:
-    """Arrays [..., c] of one shape, for compiled loops.
-
-    Parameters
-    ----------
-    arrays : array
-        Of one shape.
-    flat : bool
-        Channels do not matter: contiguous arrays are taken as one row.
+    """Arrays [..., c] of one shape, for compiled loops; ``flat``: contiguous ones are taken as one row.
 
     Attributes
     ----------
-    possible : bool
-        Whether compiled loops can take the arrays.
-    one_run : bool
-        Whether all of them are flat and contiguous.
+    possible, one_run : bool
+        Whether compiled loops can take the arrays; whether all of them are flat and contiguous.
     views : list of StridedView
         Their memory and strides.
     extents : tuple

@@ -16,36 +16,17 @@ from gridnn.kernels.cuda.cudnn import make_cudnn
 from gridnn.kernels.cuda.device import CupyDevice
 from gridnn.kernels.cuda.kernels import cuda_kernels
 from gridnn.kernels.cuda.setup import choose_device, import_cupy, require_bfloat16, require_libraries, spoken
-from gridnn.kernels.table import Kernels
 
 WORKSPACE_BYTES = 32 << 20  # a tile of the convolutions: what fits into the cache of a GPU, and keeps it busy
 
 
 class CupyBackend(Backend):
-    """Arrays of CuPy in the memory of one GPU.
+    """Arrays of CuPy in the memory of one GPU, its ``device``, with its ``pool`` of memory.
 
-    Parameters
-    ----------
-    kernels : str
-        "auto": there is one kind.
-    local_rank : int
-        This rank among those of its node, which decides about the GPU.
-    tf32 : bool
-        Whether products of float32 may round their factors to TF32.
-    conv : {"auto", "gemm", "cudnn"}
-        Whose convolutions: products by cuBLAS, or cuDNN's; auto is cuDNN where it is installed.
-
-    Attributes
-    ----------
-    device : CupyDevice
-        The GPU.
-    pool : CupyPool
-        Its memory.
-
-    Raises
-    ------
-    UserError
-        If other kernels are asked for, or CuPy, a driver, a GPU or a library is missing.
+    There is one kind of ``kernels``: "auto". The ``local_rank``, among those of the node, decides about the GPU. With
+    ``tf32`` products of float32 may round their factors to TF32. ``conv`` says whose convolutions: "gemm", products by
+    cuBLAS, or "cudnn"; "auto" is cuDNN where it is installed. `UserError` if other kernels are asked for, or CuPy, a
+    driver, a GPU or a library is missing.
     """
 
     name = "cupy"
@@ -61,7 +42,9 @@ class CupyBackend(Backend):
         self.device = CupyDevice(cupy, number)
         self.pool = self.device.pool
         with self.mistakes():
-            self.kernels = _make_kernels(cupy, self.device, tf32, conv)
+            stream = self.device.stream("compute")
+            gemm, cudnn = Cublas(cupy, stream, tf32), make_cudnn(conv, cupy, stream, tf32)
+            self.kernels = cuda_kernels(cupy, gemm, cudnn, make_epilogues(cupy, stream, tf32))
 
     def facts(self) -> dict[str, str]:
         runtime = self.xp.cuda.runtime
@@ -114,9 +97,3 @@ class CupyBackend(Backend):
             f"{free / 2**30:.2f} of {total / 2**30:.2f} GiB are free: use a smaller --batch, --accumulate, more ranks "
             "(each with a GPU of its own), or --recompute"
         )
-
-
-def _make_kernels(cupy: Any, device: CupyDevice, tf32: bool, conv: str) -> Kernels:
-    stream = device.stream("compute")
-    gemm, cudnn = Cublas(cupy, stream, tf32), make_cudnn(conv, cupy, stream, tf32)
-    return cuda_kernels(cupy, gemm, cudnn, make_epilogues(cupy, stream, tf32))

@@ -23,17 +23,15 @@ from gridnn.kernels.tiles import Array, Tile, carve, evenly_spaced, matrix, tile
 ALIGN = 64  # elements
 
 
-def matmul(kernels: Kernels, a: Array, b: Array, out: Array) -> None:
+def matmul(kernels, a, b, out):
     kernels.cuda.gemm.multiply(a, b, out)
 
 
-def add_product(kernels: Kernels, a: Array, b: Array, out: Array, workspace: Array) -> None:
+def add_product(kernels, a, b, out, workspace):
     kernels.cuda.gemm.multiply(a, b, out, accumulate=True)
 
 
-def conv_grad_input(
-    kernels: Kernels, dy: Array, w: Array, stride: Sizes, dilation: Sizes, out: Array, workspace: Array
-) -> None:
+def conv_grad_input(kernels, dy, w, stride, dilation, out, workspace):
     """By the matrix that has fewer elements to write and to read again, where both ways are possible.
 
     Either ``dy`` times all taps, [outputs, taps * c], summed where its columns belong in the padded input; or, where
@@ -105,9 +103,7 @@ def _gather(kernels: Kernels, dy: Array, tile: Tile, kernel: Sizes, dilation: Si
     _copy(kernels, "columns_of_elements", dy, columns, descriptor, width)
 
 
-def im2col(
-    kernels: Kernels, x: Array, tile: Tile, kernel: Sizes, stride: Sizes, dilation: Sizes, workspace: Array
-) -> Array:
+def im2col(kernels, x, tile, kernel, stride, dilation, workspace):
     """As the reference; taps of a line that touch are copied as one run of channels."""
     counts, channels = tuple(part.stop - part.start for part in tile), x.shape[-1]
     columns = carve(workspace, (math.prod(counts), math.prod(kernel) * channels))

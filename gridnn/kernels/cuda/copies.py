@@ -33,7 +33,7 @@ from gridnn.kernels.tiles import Array
 
 
 @may_decline
-def pack(kernels: Kernels, array: Array, boxes: Sequence[Box], flat: Array) -> Any:
+def pack(kernels, array, boxes, flat):
     if not _fits(array, flat):
         return NotImplemented
     for kind, words, batch in _moves(kernels, array, boxes, flat):
@@ -41,7 +41,7 @@ def pack(kernels: Kernels, array: Array, boxes: Sequence[Box], flat: Array) -> A
 
 
 @may_decline
-def unpack(kernels: Kernels, flat: Array, array: Array, boxes: Sequence[Box]) -> Any:
+def unpack(kernels, flat, array, boxes):
     if not _fits(array, flat):
         return NotImplemented
     for kind, words, batch in _moves(kernels, array, boxes, flat):
@@ -49,7 +49,7 @@ def unpack(kernels: Kernels, flat: Array, array: Array, boxes: Sequence[Box]) ->
 
 
 @may_decline
-def add(kernels: Kernels, flat: Array, array: Array, boxes: Sequence[Box]) -> Any:
+def add(kernels, flat, array, boxes):
     if not _fits(array, flat):
         return NotImplemented
     for batch in batches(array, boxes):
@@ -58,7 +58,7 @@ def add(kernels: Kernels, flat: Array, array: Array, boxes: Sequence[Box]) -> An
 
 
 @may_decline
-def fill(kernels: Kernels, array: Array, boxes: Sequence[Box], value: float) -> Any:
+def fill(kernels, array, boxes, value):
     if array.ndim > AXES:
         return NotImplemented
     for batch in batches(array, boxes):
@@ -76,7 +76,7 @@ def _moves(kernels: Kernels, array: Array, boxes: Sequence[Box], flat: Array) ->
 # -- resampling --------------------------------------------------------------------------------------------
 
 
-def repeat(kernels: Kernels, x: Array, factors: Sizes, shifts: Sizes, out: Array) -> None:
+def repeat(kernels, x, factors, shifts, out):
     row = x.shape[-1] * x.itemsize
     widths = [word(array, kernels.cuda.address(array), row) for array in (x, out)]
     width = None if None in widths else min(widths)
@@ -85,17 +85,17 @@ def repeat(kernels: Kernels, x: Array, factors: Sizes, shifts: Sizes, out: Array
     kernels.cuda.copies.launch("repeat", (WORDS[width or x.itemsize],), size, x, out, copies, size)
 
 
-def repeat_grad(kernels: Kernels, dy: Array, factors: Sizes, shifts: Sizes, out: Array) -> None:
+def repeat_grad(kernels, dy, factors, shifts, out):
     copies = _copies(out, dy, factors, shifts)
     kernels.cuda.copies.launch("repeat_grad", (out.dtype,), out.size, dy, out, copies, out.size)
 
 
-def resample(kernels: Kernels, x: Array, dim: int, rule: str, extents: Pair, here: Ranges, out: Array) -> None:
+def resample(kernels, x, dim, rule, extents, here, out):
     x, sampling = kernels.xp.ascontiguousarray(x), _sampling(rule, extents, here, math.prod(x.shape[dim + 1 :]))
     kernels.cuda.copies.launch("resample", (out.dtype,), out.size, x, out, sampling, out.size)
 
 
-def resample_grad(kernels: Kernels, dy: Array, dim: int, rule: str, extents: Pair, here: Ranges, out: Array) -> None:
+def resample_grad(kernels, dy, dim, rule, extents, here, out):
     dy, sampling = kernels.xp.ascontiguousarray(dy), _sampling(rule, extents, here, math.prod(dy.shape[dim + 1 :]))
     kernels.cuda.copies.launch("resample_grad", (out.dtype,), out.size, dy, out, sampling, out.size)
 

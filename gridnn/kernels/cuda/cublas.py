@@ -54,21 +54,9 @@ class Factors(NamedTuple):
 
 
 class Cublas:
-    """cuBLAS on one stream of one device.
+    """cuBLAS on one ``stream`` of CuPy's current device; `CublasError` if it refuses a call.
 
-    Parameters
-    ----------
-    cupy : module
-        CuPy, its device set.
-    stream : int
-        The ``cudaStream_t`` on which all products run.
-    tf32 : bool
-        Whether products of float32 may round their factors to the 10 bits of TF32.
-
-    Raises
-    ------
-    CublasError
-        If the library refuses a call.
+    With ``tf32``, products of float32 may round their factors to the 10 bits of TF32.
     """
 
     def __init__(self, cupy: Any, stream: int, tf32: bool = False) -> None:
@@ -92,14 +80,8 @@ class Cublas:
         """Write the product of ``a`` [m, k] and ``b`` [k, n] to ``out`` [m, n], or add it there.
 
         Sums are made in float32, of float64 in float64. ``out`` may be float32 where ``a`` and ``b`` have 16 bits. All
-        may be parts of larger matrices, or their transposes.
-
-        Raises
-        ------
-        ValueError
-            If the shapes do not fit, or neither the rows nor the columns of a matrix are contiguous.
-        CublasError
-            If the library refuses the call.
+        may be parts of larger matrices, or their transposes; `ValueError` if shapes do not fit, or neither rows nor
+        columns of a matrix are contiguous.
         """
         (m, k), (rows, n) = a.shape, b.shape
         if k != rows or out.shape != (m, n):

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from gridnn.errors import UserError, cause_of
-from gridnn.kernels.table import Kernels, may_decline
+from gridnn.kernels.table import may_decline
 from gridnn.kernels.tiles import Array
 
 WORKSPACE = 32 << 20  # bytes: what NVIDIA recommends for Hopper
@@ -28,13 +28,7 @@ Convert = Callable[[Array, Array], None]
 
 
 def make_epilogues(cupy: Any, stream: int, tf32: bool) -> Epilogues | None:
-    """cuBLASLt on one stream; None where nvmath-python is not installed.
-
-    Raises
-    ------
-    UserError
-        If it is installed, but cannot be imported.
-    """
+    """cuBLASLt on one stream; None where nvmath-python is not installed, `UserError` if its import fails."""
     if find_spec("nvmath") is None:
         return None
     try:
@@ -53,23 +47,19 @@ def make_epilogues(cupy: Any, stream: int, tf32: bool) -> Epilogues | None:
 
 
 @may_decline
-def linear(
-    kernels: Kernels, x: Array, w: Array, bias: Array | None, activation: str, out: Array, masked: bool = False
-) -> Any:
+def linear(kernels, x, w, bias, activation, out, masked=False):
     done, mask = kernels.cublaslt.linear(x, w, bias, activation, out, masked, kernels.convert)
     return mask if done else NotImplemented
 
 
 @may_decline
-def linear_grad_weight(kernels: Kernels, x: Array, dy: Array, out: Array, db: Array | None) -> Any:
+def linear_grad_weight(kernels, x, dy, out, db):
     if db is None or not kernels.cublaslt.grad_weight(x, dy, out, db):
         return NotImplemented
 
 
 @may_decline
-def linear_grad_input(
-    kernels: Kernels, dy: Array, w: Array, activation: str, y: Array, mask: Array | None, out: Array
-) -> Any:
+def linear_grad_input(kernels, dy, w, activation, y, mask, out):
     if mask is None or not kernels.cublaslt.grad_input(dy, w, mask, out):
         return NotImplemented
 
@@ -91,27 +81,15 @@ class Workspace:
 
 
 class Epilogues:
-    """Products with epilogues on the GPU.
+    """Products with epilogues on the GPU, by ``nvmath.linalg.advanced`` of this ``version``, on one ``stream``.
 
     A product is planned when its shapes are first met, outside of any capture of the stream, and run by that plan then.
     Not for cuBLASLt, and left to cuBLAS and a pass over its result: float64; matrices with an extent of 1; results that
     begin at no multiple of 256 bytes, as gradients of weights may in the flat array of all of them; activations other
-    than ReLU. What cuBLASLt itself refuses is said in a warning.
+    than ReLU. What cuBLASLt itself refuses (by ``error``) is said in a warning.
 
-    A bias of another type than the result's (float32 where activations have 16 bits) is rounded to it.
-
-    Parameters
-    ----------
-    cupy, advanced : module
-        CuPy and ``nvmath.linalg.advanced``.
-    error : type
-        What nvmath raises where cuBLASLt refuses.
-    stream : int
-        The ``cudaStream_t`` on which all products run.
-    tf32 : bool
-        Whether products of float32 may round their factors to TF32.
-    version : str
-        Of nvmath-python.
+    A bias of another type than the result's (float32 where activations have 16 bits) is rounded to it. With ``tf32``,
+    products of float32 may round their factors to TF32.
     """
 
     def __init__(self, cupy: Any, advanced: Any, error: type, stream: int, tf32: bool, version: str) -> None:
@@ -214,11 +192,8 @@ def _usable(a: Array, b: Array, out: Array) -> bool:
     """Whether the matrices are of a kind that `Epilogues` plans."""
     same = a.dtype == b.dtype and a.dtype.name in TYPES and out.dtype.name in (a.dtype.name, "float32")
     large = min(*a.shape, *b.shape) > 1
-    return same and large and all(_by_columns(m) or _by_columns(m.T) for m in (a, b)) and _is_result(out)
-
-
-def _is_result(out: Array) -> bool:
-    return _by_columns(out) and out.data.ptr % RESULT_ALIGNMENT == 0
+    described = all(_by_columns(m) or _by_columns(m.T) for m in (a, b)) and _by_columns(out)
+    return same and large and described and out.data.ptr % RESULT_ALIGNMENT == 0
 
 
 def _by_columns(matrix: Array) -> bool:

@@ -14,41 +14,31 @@ MOST = 256 << 20  # bytes that a plan may ask for
 ALIGNMENT = 16  # bytes: cuDNN's graphs promise its kernels that every operand lies so
 TYPES = {"float32": "FLOAT", "float16": "HALF", "bfloat16": "BFLOAT16"}  # what cuDNN convolves, and calls it
 X, W, Y = 1, 2, 3  # the operands' numbers in a graph
+CALLS = {  # by direction: the node, what it is given, and what it makes
+    "output": ("conv_fprop", {"image": "x", "weight": "w"}, "y"),
+    "input": ("conv_dgrad", {"loss": "y", "filter": "w"}, "x"),
+    "weight": ("conv_wgrad", {"image": "x", "loss": "y"}, "w"),
+}
 
 
 class Operand(NamedTuple):
-    """An array as cuDNN describes it: channels are counted second, wherever they lie, and strides are in elements.
+    """An array as cuDNN describes it: channels are counted second, wherever they lie, and strides are in elements."""
 
-    Attributes
-    ----------
-    sizes, strides : tuple of int
-        Of [n, c, h, w] or [n, c, d, h, w]; of weights [k, c, *kernel].
-    """
-
+    # sizes, strides: of [n, c, h, w] or [n, c, d, h, w]; of weights [k, c, *kernel]
     sizes: tuple[int, ...]
     strides: tuple[int, ...]
 
 
 class Problem(NamedTuple):
-    """One direction of a convolution.
+    """One direction of a convolution."""
 
-    Attributes
-    ----------
-    direction : {"output", "weight", "input"}
-        What is computed from the other two: ``y``, ``w`` or ``x``.
-    dtype : str
-        Of all three; sums are made in float32.
-    x, w, y : Operand
-        ``x`` holds its padding, and has the size that ``y`` follows from.
-    stride, dilation : tuple of int
-        One entry per space axis of the operands.
-    """
-
-    direction: str
-    dtype: str
+    direction: str  # {"output", "weight", "input"}: what is computed from the other two: ``y``, ``w`` or ``x``
+    dtype: str  # of all three; sums are made in float32
+    # x, w, y: ``x`` holds its padding, and has the size that ``y`` follows from
     x: Operand
     w: Operand
     y: Operand
+    # stride, dilation: one entry per space axis of the operands
     stride: Sizes
     dilation: Sizes
 
@@ -61,24 +51,11 @@ class Plan(NamedTuple):
 
 
 class Cudnn:
-    """cuDNN on one stream of the current device.
+    """cuDNN (the module ``cudnn``, its libcudnn loaded) on one ``stream`` of the current device.
 
     Plans are chosen by cuDNN's heuristics, not by measurement: so all ranks, and the same run tomorrow, have the same.
-    Plans whose results differ from run to run, or that sum in less than float32, are left out.
-
-    Parameters
-    ----------
-    library : module
-        ``cudnn``, its libcudnn loaded.
-    stream : int
-        The ``cudaStream_t`` on which everything runs.
-    tf32 : bool
-        Whether products of float32 may round their factors to the 10 bits of TF32.
-
-    Attributes
-    ----------
-    version : str
-        That of libcudnn.
+    Plans whose results differ from run to run, or that sum in less than float32, are left out. With ``tf32``, products
+    of float32 may round their factors to the 10 bits of TF32. ``version`` is that of libcudnn.
     """
 
     def __init__(self, library: Any, stream: int, tf32: bool = False) -> None:
@@ -119,25 +96,18 @@ class Cudnn:
             handle=self._handle,
         )
 
-        def tensor(name: str, number: int, operand: Operand) -> Any:
-            made = graph.tensor(name=name, dim=[*operand.sizes], stride=[*operand.strides], data_type=kind)
+        operands = {"x": (problem.x, X), "w": (problem.w, W), "y": (problem.y, Y)}
+
+        def tensor(name: str) -> Any:
+            form, number = operands[name]
+            made = graph.tensor(name=name, dim=[*form.sizes], stride=[*form.strides], data_type=kind)
             made.set_uid(number)
             return made
 
-        geometry = {
-            "padding": [0] * len(problem.stride),
-            "stride": [*problem.stride],
-            "dilation": [*problem.dilation],
-        }
-        if problem.direction == "output":
-            x, w = tensor("x", X, problem.x), tensor("w", W, problem.w)
-            result, number, form = graph.conv_fprop(image=x, weight=w, **geometry), Y, problem.y
-        elif problem.direction == "input":
-            y, w = tensor("y", Y, problem.y), tensor("w", W, problem.w)
-            result, number, form = graph.conv_dgrad(loss=y, filter=w, **geometry), X, problem.x
-        else:
-            x, y = tensor("x", X, problem.x), tensor("y", Y, problem.y)
-            result, number, form = graph.conv_wgrad(image=x, loss=y, **geometry), W, problem.w
+        geometry = {"padding": [0] * len(problem.stride), "stride": [*problem.stride], "dilation": [*problem.dilation]}
+        call, given, made = CALLS[problem.direction]
+        result = getattr(graph, call)(**{name: tensor(operand) for name, operand in given.items()}, **geometry)
+        form, number = operands[made]
         result.set_output(True).set_dim([*form.sizes]).set_stride([*form.strides]).set_data_type(kind)
         result.set_uid(number)
         return graph
@@ -156,10 +126,7 @@ class Cudnn:
 def make_cudnn(conv: str, cupy: Any, stream: int, tf32: bool) -> Cudnn | None:
     """cuDNN as ``--conv`` asks for it; None: it is not wanted, or not there and not asked for by name.
 
-    Raises
-    ------
-    UserError
-        If it is asked for by name, and cannot be loaded.
+    `UserError` if it is asked for by name, and cannot be loaded.
     """
     if conv == "gemm":
         return None

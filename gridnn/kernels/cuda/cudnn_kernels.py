@@ -25,21 +25,12 @@ MEMORY_ALIGNMENT = 256  # bytes, as of memory that CUDA allocates
 
 @dataclass
 class PlannedConvolution:
-    """A plan, and the memory it runs in.
-
-    Attributes
-    ----------
-    weights : int
-        Bytes of the weights in cuDNN's order, rounded up; the plan's workspace follows them.
-    beyond : bool
-        Whether ``x`` goes on after the part that cuDNN is given.
-    memory : array or None
-        Memory, if the caller's workspace is too small: kept, since a captured graph of CUDA may run in it again.
-    """
+    """A plan, and the memory it runs in."""
 
     plan: Plan
-    weights: int
-    beyond: bool
+    weights: int  # bytes of the weights in cuDNN's order, rounded up; the plan's workspace follows them
+    beyond: bool  # whether ``x`` goes on after the part that cuDNN is given
+    # memory, if the caller's workspace is too small: kept, since a captured graph of CUDA may run in it again
     memory: Array | None = None
 
     @property
@@ -49,13 +40,7 @@ class PlannedConvolution:
 
 
 class CudnnContext:
-    """What cuDNN's convolutions keep between calls; the implementations find it as ``kernels.cudnn``.
-
-    Attributes
-    ----------
-    library : Cudnn
-        cuDNN on its stream.
-    """
+    """What cuDNN's convolutions (``library``) keep between calls; the implementations find it as ``kernels.cudnn``."""
 
     def __init__(self, library: Cudnn) -> None:
         self.library = library
@@ -104,46 +89,24 @@ class CudnnContext:
 
 
 @may_decline
-def conv(kernels: Kernels, x: Array, w: Array, stride: Sizes, dilation: Sizes, out: Array, workspace: Array) -> Any:
+def conv(kernels, x, w, stride, dilation, out, workspace):
     return _compute(kernels, "output", x, w, out, stride, dilation, workspace)
 
 
 @may_decline
-def conv_grad_weight(
-    kernels: Kernels, x: Array, dy: Array, stride: Sizes, dilation: Sizes, out: Array, workspace: Array
-) -> Any:
+def conv_grad_weight(kernels, x, dy, stride, dilation, out, workspace):
     return _compute(kernels, "weight", x, out, dy, stride, dilation, workspace)
 
 
 @may_decline
-def conv_grad_input(
-    kernels: Kernels, dy: Array, w: Array, stride: Sizes, dilation: Sizes, out: Array, workspace: Array
-) -> Any:
+def conv_grad_input(kernels, dy, w, stride, dilation, out, workspace):
     return _compute(kernels, "input", out, w, dy, stride, dilation, workspace)
 
 
 # The shape of the weights says which channels meet: one filter a channel is a convolution in groups of one.
-
-
-@may_decline
-def depthwise(
-    kernels: Kernels, x: Array, w: Array, stride: Sizes, dilation: Sizes, out: Array, workspace: Array
-) -> Any:
-    return _compute(kernels, "output", x, w, out, stride, dilation, workspace)
-
-
-@may_decline
-def depthwise_grad_weight(
-    kernels: Kernels, x: Array, dy: Array, stride: Sizes, dilation: Sizes, out: Array, workspace: Array
-) -> Any:
-    return _compute(kernels, "weight", x, out, dy, stride, dilation, workspace)
-
-
-@may_decline
-def depthwise_grad_input(
-    kernels: Kernels, dy: Array, w: Array, stride: Sizes, dilation: Sizes, out: Array, workspace: Array
-) -> Any:
-    return _compute(kernels, "input", out, w, dy, stride, dilation, workspace)
+depthwise = conv
+depthwise_grad_weight = conv_grad_weight
+depthwise_grad_input = conv_grad_input
 
 
 def _compute(

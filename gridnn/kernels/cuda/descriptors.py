@@ -84,10 +84,7 @@ def window_descriptor(
 ) -> np.ndarray:
     """The windows of ``padded`` [n, *padded, c], one for every row of ``output`` [n, *space, c].
 
-    Raises
-    ------
-    ValueError
-        If the padded input ends before the last window does.
+    `ValueError` if the padded input ends before the last window does.
     """
     dilation = dilation or (1,) * len(kernel)
     check_windows(padded.shape, kernel, stride, dilation, output.shape)

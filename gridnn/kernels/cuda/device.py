@@ -19,14 +19,9 @@ class CupyPool:
     """CuPy's pool of device memory, and how much of it arrays have used.
 
     The counting is a hook that CuPy calls in every thread that `watch` was called in. Backends of one process share
-    the pool, as they share the device's memory.
-
-    Attributes
-    ----------
-    used, peak : int
-        Bytes that arrays hold, in blocks of 512, since the hook is there, and the most there were.
-    allocations : int
-        How often memory was taken from the device; it no longer grows once a step finds all its blocks in the pool.
+    the pool, as they share the device's memory. ``used`` and ``peak`` are the bytes that arrays hold, in blocks of 512,
+    since the hook is there, and the most there were; ``allocations`` is how often memory was taken from the device: it
+    no longer grows once a step finds all its blocks in the pool.
     """
 
     def __init__(self, cupy: Any) -> None:
@@ -71,15 +66,7 @@ class CupyPool:
 
 
 class CupyDevice(Device):
-    """One GPU of this process.
-
-    Parameters
-    ----------
-    cupy : module
-        CuPy.
-    number : int
-        Which of the visible devices.
-    """
+    """One GPU of this process, the visible device ``number``."""
 
     def __init__(self, cupy: Any, number: int = 0) -> None:
         self._cupy, self._cuda, self.number = cupy, cupy.cuda, number
@@ -153,5 +140,5 @@ class CupyDevice(Device):
 
     def recorder(self) -> CupyRecorder:
         if self._recorder is None:
-            self._recorder = CupyRecorder(self._cupy, self._streams["compute"], self.number)
+            self._recorder = CupyRecorder(self._cupy, self._streams["compute"])
         return self._recorder

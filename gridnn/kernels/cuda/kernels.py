@@ -24,23 +24,9 @@ def device_address(array: Array) -> int:
 class CudaContext:
     """What the CUDA implementations keep between calls; they find it as ``kernels.cuda``.
 
-    Parameters
-    ----------
-    xp : module
-        CuPy.
-    gemm : Cublas
-        What multiplies matrices.
-    address : callable
-        The address of an array's first element.
-
-    Attributes
-    ----------
-    elements, random, windows, copies : CudaModule
-        The kernels of the source of this name.
-    sums : RowSums
-        Those of ``rows.cu``.
-    views : StridedViews
-        Arrays as the kernels take them.
+    ``gemm`` multiplies matrices, ``address`` gives that of an array's first element. ``elements``, ``random``,
+    ``windows`` and ``copies`` are the kernels of the sources of these names, ``sums`` those of ``rows.cu``, ``views``
+    arrays as the kernels take them.
     """
 
     def __init__(self, xp: Any, gemm: Any, address: Callable[[Array], int]) -> None:
@@ -57,20 +43,10 @@ def cuda_kernels(
     epilogues: cublaslt.Epilogues | None = None,
     address: Callable[[Array], int] = device_address,
 ) -> Kernels:
-    """The kernels on arrays of CuPy.
+    """The kernels on arrays of CuPy (``xp``), whose first elements lie at an ``address``; ``gemm`` multiplies matrices.
 
-    Parameters
-    ----------
-    xp : module
-        CuPy.
-    gemm : Cublas
-        What multiplies matrices.
-    convolutions : Cudnn, optional
-        cuDNN, for the convolutions that it has a plan for.
-    epilogues : Epilogues, optional
-        cuBLASLt, for linear layers with bias and ReLU.
-    address : callable
-        The address of an array's first element.
+    ``convolutions`` is cuDNN, for those that it has a plan for; ``epilogues`` cuBLASLt, for linear layers with bias and
+    ReLU.
     """
     modules = MODULES
     parts = [Part("cuBLAS", "products")]

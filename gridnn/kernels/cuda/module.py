@@ -28,18 +28,11 @@ C_TYPES = {
 
 
 class CudaModule:
-    """The kernels of one file of ``kernels/cuda``, templates over their types.
+    """The kernels of one ``file`` of ``kernels/cuda``, templates over their types; ``common.cu`` is put before it.
 
     A kernel is compiled by NVRTC when it is first launched with its types (a fraction of a second; CuPy keeps the
     binaries in its kernel cache on disk), so that a run compiles only what it uses. It must not be compiled while a
     stream is captured: capture a step only after a step like it has run.
-
-    Parameters
-    ----------
-    cupy : module
-        CuPy, or what offers its ``RawModule``.
-    file : str
-        The name of a source in ``kernels/cuda``; ``common.cu`` is put before it.
     """
 
     def __init__(self, cupy: Any, file: str):
@@ -47,19 +40,11 @@ class CudaModule:
         self._kernels: dict[tuple, Any] = {}
 
     def launch(self, kernel: str, types: tuple[Any, ...], size: int, *args: Any) -> None:
-        """Run ``kernel<types>`` on the current stream with one thread for each of ``size`` items, as far as they fit.
+        """Run ``kernel<types>``, a template of the file, on the current stream, one thread an item as far as they fit.
 
-        Parameters
-        ----------
-        kernel : str
-            A ``__global__`` template of the file.
-        types : tuple of dtype, str or int
-            The template's arguments; a dtype stands for its type in C++, the others for themselves.
-        size : int
-            Items of work; nothing runs if it is 0.
-        *args
-            Device arrays are pointers to their first elements, None a null pointer, an int a ``long long``, a float a
-            ``double``; a structured NumPy array of one element is a struct by value.
+        Of ``types``, a dtype stands for its type in C++, a str or int for itself. ``size`` counts the items; nothing
+        runs if it is 0. Of ``args``, device arrays are pointers to their first elements, None a null pointer, an int a
+        ``long long``, a float a ``double``; a structured NumPy array of one element is a struct by value.
         """
         if not size:
             return

@@ -8,26 +8,18 @@ from contextlib import suppress
 from typing import Any
 
 from gridnn.errors import UserError
-from gridnn.kernels.device import Graph, Recorder
+from gridnn.kernels.device import Graph
 
 
-class CupyRecorder(Recorder):
-    """Stream capture by CuPy, with a pool of its own for what kernels allocate while they are recorded.
+class CupyRecorder:
+    """Graphs of what is asked of the compute ``stream``, a non-blocking one: others cannot be captured.
 
-    What the pool has taken from the device it keeps, since graphs write there.
-
-    Parameters
-    ----------
-    cupy : module
-        CuPy.
-    stream : cupy.cuda.Stream
-        The compute stream: a non-blocking one, others cannot be captured.
-    number : int
-        The device's.
+    A graph repeats its kernels on the addresses that they were asked for with. What kernels allocate while they are
+    recorded comes from a pool of its own. What that has taken from the device it keeps, since graphs write there.
     """
 
-    def __init__(self, cupy: Any, stream: Any, number: int) -> None:
-        self._cupy, self._cuda, self._stream, self._number = cupy, cupy.cuda, stream, number
+    def __init__(self, cupy: Any, stream: Any) -> None:
+        self._cuda, self._stream = cupy.cuda, stream
         self._taken: list[Any] = []
         self._pool = cupy.cuda.MemoryPool(self._take)
 
@@ -38,9 +30,14 @@ class CupyRecorder(Recorder):
 
     @property
     def taken(self) -> int:
+        """Bytes that graphs hold for what kernels allocate."""
         return self._pool.total_bytes()
 
     def record(self, calls: Sequence[Callable[[], Any]]) -> Graph:
+        """Record what ``calls`` ask of the compute stream, in place of doing it; what is returned does it when called.
+
+        `UserError` if something was asked for that cannot be recorded.
+        """
         gc.collect()  # what waits to be collected may be memory of the device, whose end breaks a capture
         try:
             with self._cuda.using_allocator(self._pool.malloc):

@@ -23,42 +23,42 @@ ACTIVATIONS = {"none": "Copy", "relu": "Relu", "tanh": "Tanh", "gelu-tanh": "Gel
 
 
 @may_decline
-def convert(kernels: Kernels, x: Array, out: Array) -> Any:
+def convert(kernels, x, out):
     return _unary(kernels, "Copy", x, out)
 
 
 @may_decline
-def relu(kernels: Kernels, x: Array, out: Array) -> Any:
+def relu(kernels, x, out):
     return _unary(kernels, "Relu", x, out)
 
 
 @may_decline
-def leaky_relu(kernels: Kernels, x: Array, slope: float, out: Array) -> Any:
+def leaky_relu(kernels, x, slope, out):
     return _unary(kernels, "LeakyRelu", x, out, slope)
 
 
 @may_decline
-def tanh(kernels: Kernels, x: Array, out: Array) -> Any:
+def tanh(kernels, x, out):
     return _unary(kernels, "Tanh", x, out)
 
 
 @may_decline
-def relu_grad(kernels: Kernels, y: Array, dy: Array, out: Array) -> Any:
+def relu_grad(kernels, y, dy, out):
     return _gradient(kernels, "ReluGrad", y, dy, out)
 
 
 @may_decline
-def leaky_relu_grad(kernels: Kernels, y: Array, dy: Array, slope: float, out: Array) -> Any:
+def leaky_relu_grad(kernels, y, dy, slope, out):
     return _gradient(kernels, "LeakyReluGrad", y, dy, out, slope)
 
 
 @may_decline
-def tanh_grad(kernels: Kernels, y: Array, dy: Array, out: Array) -> Any:
+def tanh_grad(kernels, y, dy, out):
     return _gradient(kernels, "TanhGrad", y, dy, out)
 
 
 @may_decline
-def gelu(kernels: Kernels, x: Array, out: Array, slope: Array | None, approximate: str) -> Any:
+def gelu(kernels, x, out, slope, approximate):
     arrays = (x, out, out if slope is None else slope)
     view = _view(kernels, *arrays) if alike(*arrays) else None
     if view is None:
@@ -68,7 +68,7 @@ def gelu(kernels: Kernels, x: Array, out: Array, slope: Array | None, approximat
 
 
 @may_decline
-def unscale(kernels: Kernels, g: Array, factor: float, flag: Array) -> Any:
+def unscale(kernels, g, factor, flag):
     view = _view(kernels, g, fours=False)
     if view is None:
         return NotImplemented
@@ -81,44 +81,44 @@ def unscale(kernels: Kernels, g: Array, factor: float, flag: Array) -> Any:
 
 
 @may_decline
-def affine(kernels: Kernels, x: Array, scale: Array, offset: Array, out: Array) -> Any:
+def affine(kernels, x, scale, offset, out):
     return _channelwise(kernels, "Affine", x, scale, offset, out)
 
 
 @may_decline
-def add_scaled(kernels: Kernels, x: Array, scale: Array, out: Array, workspace: Array) -> Any:
+def add_scaled(kernels, x, scale, out, workspace):
     return _channelwise(kernels, "AddScaled", x, scale, None, out)
 
 
 @may_decline
-def bias_activation(kernels: Kernels, x: Array, bias: Array, activation: str, out: Array) -> Any:
+def bias_activation(kernels, x, bias, activation, out):
     rule = f"Biased<{ACTIVATIONS[activation]}>"
     return _channelwise(kernels, rule, x, bias, None, out)
 
 
 @may_decline
-def sum_rows(kernels: Kernels, x: Array, out: Array) -> Any:
+def sum_rows(kernels, x, out):
     return None if kernels.cuda.sums.add("Sum", (x,), None, out) else NotImplemented
 
 
 @may_decline
-def moments(kernels: Kernels, x: Array, shift: Array, out: Array, workspace: Array) -> Any:
+def moments(kernels, x, shift, out, workspace):
     return None if kernels.cuda.sums.add("Moments", (x,), shift, out) else NotImplemented
 
 
 @may_decline
-def moments_grad(kernels: Kernels, x: Array, dy: Array, mean: Array, out: Array, workspace: Array) -> Any:
+def moments_grad(kernels, x, dy, mean, out, workspace):
     return None if kernels.cuda.sums.add("MomentsGrad", (x, dy), mean, out) else NotImplemented
 
 
 @may_decline
-def finish(kernels: Kernels, out: Array, bias: Array | None, activation: str) -> Any:
+def finish(kernels, out, bias, activation):
     if bias is None:
         return NotImplemented
     kernels.bias_activation(out, bias, activation, out)
 
 
-def activation_grad(kernels: Kernels, y: Array, activation: str, out: Array) -> None:
+def activation_grad(kernels, y, activation, out):
     if activation != "none":
         getattr(kernels, f"{activation}_grad")(y, out, out)
 
@@ -127,10 +127,7 @@ def activation_grad(kernels: Kernels, y: Array, activation: str, out: Array) -> 
 
 
 @may_decline
-def sgd(
-    kernels: Kernels, p: Array, g: Array, m: Array | None, lr: float, momentum: float, nesterov: bool,
-    weight_decay: float, scratch: Array,
-) -> Any:  # fmt: skip
+def sgd(kernels, p, g, m, lr, momentum, nesterov, weight_decay, scratch):
     state = (m,) if momentum else ()
     if not flat(p, g, *state) or not alike(p, *state):
         return NotImplemented
@@ -139,10 +136,7 @@ def sgd(
 
 
 @may_decline
-def adamw(
-    kernels: Kernels, p: Array, g: Array, m: Array, v: Array, step: int, lr: float, beta1: float, beta2: float,
-    eps: float, weight_decay: float, scratch: Array,
-) -> Any:  # fmt: skip
+def adamw(kernels, p, g, m, v, step, lr, beta1, beta2, eps, weight_decay, scratch):
     if not flat(p, g, m, v) or not alike(p, m, v):
         return NotImplemented
     rate, root = lr / (1 - beta1**step), 1 / math.sqrt(1 - beta2**step)

@@ -23,13 +23,7 @@ OLDEST = 12  # the major version of CUDA below which there is no CuPy that gridn
 
 
 def import_cupy() -> Any:
-    """CuPy.
-
-    Raises
-    ------
-    UserError
-        If it is not installed, is installed twice, or cannot be imported.
-    """
+    """CuPy; `UserError` if it is not installed, is installed twice, or cannot be imported."""
     if find_spec("cupy") is None:
         raise _refused(f"CuPy is not installed: {_install(driver_version())}")
     wheels = sorted({name for found in distributions() if WHEEL.fullmatch(name := found.metadata["Name"] or "")})
@@ -49,10 +43,7 @@ def import_cupy() -> Any:
 def choose_device(cupy: Any, local_rank: int, env: Mapping[str, str] | None = None) -> int:
     """The number of this rank's GPU: the only visible one, else its rank on the node modulo the visible ones.
 
-    Raises
-    ------
-    UserError
-        If there is no driver, or one that is too old for CuPy, or no device is visible.
+    `UserError` if there is no driver, or one that is too old for CuPy, or no device is visible.
     """
     env, runtime = os.environ if env is None else env, cupy.cuda.runtime
     driver, needed = runtime.driverGetVersion(), runtime.runtimeGetVersion()
@@ -92,13 +83,7 @@ def make_context(local_rank: int) -> None:
 
 
 def require_driver(version: int) -> None:
-    """Refuse a node without a driver, whose `driver_version` is 0.
-
-    Raises
-    ------
-    UserError
-        With the remedy.
-    """
+    """Refuse a node without a driver, whose `driver_version` is 0: a `UserError` with the remedy."""
     if not version:
         raise _refused(
             "this node has no NVIDIA driver (libcuda.so.1 cannot be loaded): run where there is a GPU (Slurm: "
@@ -107,13 +92,7 @@ def require_driver(version: int) -> None:
 
 
 def require_libraries(cupy: Any) -> None:
-    """Refuse a CUDA toolkit that lacks what every run needs, before the first array is made.
-
-    Raises
-    ------
-    UserError
-        With the remedy.
-    """
+    """Refuse a CUDA toolkit that lacks what every run needs, before the first array is made: `UserError`."""
     for what, load in (("the CUDA compiler NVRTC", cupy.cuda.nvrtc.getVersion), ("cuBLAS", cublas.load_cublas)):
         try:
             load()
@@ -126,13 +105,7 @@ def require_libraries(cupy: Any) -> None:
 
 
 def require_bfloat16(numpy_version: str) -> None:
-    """Refuse a NumPy with which CuPy has no bfloat16.
-
-    Raises
-    ------
-    UserError
-        With the remedy.
-    """
+    """Refuse a NumPy with which CuPy has no bfloat16: a `UserError` with the remedy."""
     if np.lib.NumpyVersion(numpy_version) < BFLOAT16_NUMPY:
         raise _refused(
             f"CuPy has no bfloat16 with NumPy {numpy_version}: pip install 'numpy>={BFLOAT16_NUMPY}', or use another "

@@ -6,39 +6,29 @@ They have the bits of the reference; selections with several arrays of indices a
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from gridnn.kernels import random
 from gridnn.kernels.cuda.module import FLOATS
 from gridnn.kernels.cuda.strided import StridedView, collapsed, strided_view
-from gridnn.kernels.table import Kernels, may_decline
+from gridnn.kernels.table import may_decline
 from gridnn.kernels.tiles import Array
 
 ORIGIN = np.dtype([("seed", np.uint64), ("start", np.int64), ("index_step", np.int64)])
 
 
 class IndexedView(NamedTuple):
-    """Arrays and the global index beside them, for the kernels of random.cu.
+    """Arrays and the global index beside them, for the kernels of random.cu."""
 
-    Attributes
-    ----------
-    strided : StridedView
-        Of the arrays, the global index, and the place along the dimension of the array of indices.
-    origin : numpy.ndarray
-        The ``Origin`` of random.cu.
-    index : array or None
-        The array of indices.
-    """
-
-    strided: StridedView
-    origin: np.ndarray
-    index: Array | None
+    strided: StridedView  # of the arrays, the global index, and the place along the dimension of the array of indices
+    origin: np.ndarray  # the ``Origin`` of random.cu
+    index: Array | None  # the array of indices
 
 
 @may_decline
-def uniform(kernels: Kernels, key: tuple[int, ...], box: random.Selection, shape: tuple[int, ...], out: Array) -> Any:
+def uniform(kernels, key, box, shape, out):
     view = indexed_view(key, box, shape, (out,))
     if view is None:
         return NotImplemented
@@ -47,10 +37,7 @@ def uniform(kernels: Kernels, key: tuple[int, ...], box: random.Selection, shape
 
 
 @may_decline
-def dropout(
-    kernels: Kernels, x: Array, p: float, key: tuple[int, ...], box: random.Selection, shape: tuple[int, ...],
-    mask: Array, out: Array,
-) -> Any:  # fmt: skip
+def dropout(kernels, x, p, key, box, shape, mask, out):
     view = indexed_view(key, box, shape, (x, mask, out))
     if view is None:
         return NotImplemented

@@ -16,30 +16,17 @@ Steps = tuple[int, ...]
 
 
 class StridedView(NamedTuple):
-    """Arrays of one shape, as kernels take them.
+    """Arrays of one shape, as kernels take them."""
 
-    Attributes
-    ----------
-    struct : numpy.ndarray
-        The ``Box`` of ``common.cu``: one element of a structured type, passed by value.
-    items : int
-        How many items of ``vector`` neighbours there are.
-    vector : int
-        4, or 1 where the arrays cannot be read four neighbours at a time.
-    """
-
-    struct: np.ndarray
-    items: int
-    vector: int
+    struct: np.ndarray  # the ``Box`` of ``common.cu``: one element of a structured type, passed by value
+    items: int  # how many items of ``vector`` neighbours there are
+    vector: int  # 4, or 1 where the arrays cannot be read four neighbours at a time
 
 
 class StridedViews:
     """Makes strided views, and keeps them: a step asks for the same ones every time.
 
-    Parameters
-    ----------
-    address : callable
-        The address of an array's first element.
+    ``address`` gives that of an array's first element.
     """
 
     def __init__(self, address: Callable[[Any], int]):

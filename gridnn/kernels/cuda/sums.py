@@ -31,17 +31,10 @@ class RowView(NamedTuple):
 
 
 class RowSums:
-    """Sums over the rows of arrays [..., c].
+    """Sums over the rows of arrays [..., c]; ``address`` gives that of an array's first element.
 
     The sums of the chunks lie in memory of their own, which is kept: all launches are on one stream, so the next sum
     may overwrite it, and a captured graph finds it where it was.
-
-    Parameters
-    ----------
-    xp : module
-        CuPy.
-    address : callable
-        The address of an array's first element.
     """
 
     def __init__(self, xp: Any, address: Callable[[Array], int]):

@@ -17,36 +17,32 @@ INDEX_TYPES = {1: "unsigned char", 4: "unsigned int"}
 # -- pooling -----------------------------------------------------------------------------------------------
 
 
-def max_pool(
-    kernels: Kernels, x: Array, kernel: Sizes, stride: Sizes, out: Array, index: Array, workspace: Array
-) -> None:
+def max_pool(kernels, x, kernel, stride, out, index, workspace):
     descriptor = window_descriptor(x, out, kernel, stride, index=five_axes(steps_of(index), 0))
     types = (x.dtype, INDEX_TYPES[index.itemsize])
     kernels.cuda.windows.launch("max_pool", types, out.size, x, out, index, descriptor, out.size)
 
 
-def max_pool_grad(
-    kernels: Kernels, dy: Array, index: Array, kernel: Sizes, stride: Sizes, out: Array, workspace: Array
-) -> None:
+def max_pool_grad(kernels, dy, index, kernel, stride, out, workspace):
     descriptor = window_descriptor(out, dy, kernel, stride, index=five_axes(steps_of(index), 0))
     types = (out.dtype, INDEX_TYPES[index.itemsize])
     kernels.cuda.windows.launch("max_pool_grad", types, out.size, dy, index, out, descriptor, out.size)
 
 
-def avg_pool(kernels: Kernels, x: Array, kernel: Sizes, stride: Sizes, out: Array) -> None:
+def avg_pool(kernels, x, kernel, stride, out):
     _sum_windows(kernels, x, kernel, stride, out, math.prod(kernel))
 
 
-def avg_pool_grad(kernels: Kernels, dy: Array, kernel: Sizes, stride: Sizes, out: Array, workspace: Array) -> None:
+def avg_pool_grad(kernels, dy, kernel, stride, out, workspace):
     _spread_windows(kernels, dy, kernel, stride, out, math.prod(kernel))
 
 
-def mean_space(kernels: Kernels, x: Array, count: int, out: Array) -> None:
+def mean_space(kernels, x, count, out):
     space = x.shape[1:-1]
     _sum_windows(kernels, x, space, space, _over_space(out, x), count)
 
 
-def mean_space_grad(kernels: Kernels, dy: Array, count: int, out: Array) -> None:
+def mean_space_grad(kernels, dy, count, out):
     space = out.shape[1:-1]
     _spread_windows(kernels, _over_space(dy, out), space, space, out, count)
 
@@ -64,23 +60,17 @@ def _spread_windows(kernels: Kernels, dy: Array, kernel: Sizes, stride: Sizes, o
 # -- depthwise convolution ---------------------------------------------------------------------------------
 
 
-def depthwise(
-    kernels: Kernels, x: Array, w: Array, stride: Sizes, dilation: Sizes, out: Array, workspace: Array
-) -> None:
+def depthwise(kernels, x, w, stride, dilation, out, workspace):
     descriptor = window_descriptor(x, out, w.shape[:-2], stride, dilation, w=_filter_steps(w))
     kernels.cuda.windows.launch("depthwise", (x.dtype,), out.size, x, w, out, descriptor, out.size)
 
 
-def depthwise_grad_input(
-    kernels: Kernels, dy: Array, w: Array, stride: Sizes, dilation: Sizes, out: Array, workspace: Array
-) -> None:
+def depthwise_grad_input(kernels, dy, w, stride, dilation, out, workspace):
     descriptor = window_descriptor(out, dy, w.shape[:-2], stride, dilation, w=_filter_steps(w))
     kernels.cuda.windows.launch("depthwise_grad_input", (out.dtype,), out.size, dy, w, out, descriptor, out.size)
 
 
-def depthwise_grad_weight(
-    kernels: Kernels, x: Array, dy: Array, stride: Sizes, dilation: Sizes, out: Array, workspace: Array
-) -> None:
+def depthwise_grad_weight(kernels, x, dy, stride, dilation, out, workspace):
     """In two steps: float64 sums over chunks of the lines into ``workspace``, and over the chunks."""
     descriptor = window_descriptor(x, dy, out.shape[:-2], stride, dilation, w=_filter_steps(out))
     lines, most = math.prod(dy.shape[:-2]), workspace.nbytes // 8 // max(1, out.size)

@@ -24,27 +24,10 @@ SECONDS = ("compute", "update", "latency", "bandwidth", "gradient latency", "gra
 class CostModel:
     """Costs of every configuration of every layer group, and of every pair of configurations of neighbours.
 
-    Parameters
-    ----------
-    network : Network
-    ranks : int
-        P, any integer.
-    batch : int
-        Samples of one pass.
-    machine : Machine
-    at_most : int or None
-        Factors of a split at the most, see `gridnn.planning.search.space.configurations`.
-    spaces : mapping of str to Space, optional
-        The configurations to compare, instead of all of them.
-    options
-        `itemsize`, `slots`, `passes`, `full_sum`, `recompute` of `gridnn.planning.search.edge_costs.CostOptions`.
-
-    Attributes
-    ----------
-    names : list of str
-        The leaders of the groups: the layers with a choice.
-    space : dict of str to Space
-        Their configurations.
+    ``ranks`` is P, any integer, and ``batch`` the samples of one pass. A split has ``at_most`` factors (see
+    `gridnn.planning.search.space.configurations`); or the ``spaces`` say which configurations are compared. ``options``
+    are `itemsize`, `slots`, `passes`, `full_sum`, `recompute` of `gridnn.planning.search.edge_costs.CostOptions`.
+    ``names`` are the leaders of the groups, the layers with a choice, and ``space`` has their configurations.
     """
 
     def __init__(
@@ -92,17 +75,10 @@ class CostModel:
             self._nodes[key] = self._costs.group(group, space)
         return self._nodes[key]
 
-    def edge_costs(self, u: str, v: str) -> CostTerms:
-        """The costs of moving the tensors from ``u`` to ``v``, by term and pair of configurations."""
-        found: CostTerms = {}
-        for table in self._tables(u, v):
-            terms = {name: table.expand(array) for name, array in table.terms.items()}
-            found = {name: found[name] + terms[name] for name in found} if found else terms
-        return found
-
-    def _tables(self, u: str, v: str) -> list[EdgeTable]:
-        """The costs of the edges between two groups."""
-        return [self._table(edge) for edge in self.grouped.edges if (edge.source, edge.target) == (u, v)]
+    def edge_costs(self, edge: GroupEdge) -> CostTerms:
+        """The costs of moving a tensor, by term and pair of configurations."""
+        table = self._table(edge)
+        return {name: table.expand(array) for name, array in table.terms.items()}
 
     def _table(self, edge: GroupEdge) -> EdgeTable:
         """The costs of an edge; those between equal groups are computed once."""
@@ -121,11 +97,6 @@ class CostModel:
             self._costs.matched(edge, self._side(edge.source), self._side(edge.target)) for edge in self.grouped.edges
         )
         return [*map(self.node_costs, self.names), *edges]
-
-    @property
-    def edges(self) -> list[tuple[str, str]]:
-        """The pairs of groups between which tensors move."""
-        return list(dict.fromkeys((edge.source, edge.target) for edge in self.grouped.edges))
 
     @property
     def memory(self) -> list[np.ndarray]:
@@ -153,7 +124,7 @@ class CostModel:
             return made[id(table)]
 
         costs = [_seconds(self.node_costs(name), weights) for name in self.names]
-        edges = [((place[u], place[v]), expanded(table)) for u, v in self.edges for table in self._tables(u, v)]
+        edges = [((place[e.source], place[e.target]), expanded(self._table(e))) for e in self.grouped.edges]
         return CostGraph(self.names, costs, edges)
 
     # -- plans -----------------------------------------------------------------------------------------------

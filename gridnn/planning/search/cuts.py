@@ -24,18 +24,10 @@ SHIFTED = -1  # a cut of the same dimension into other parts
 
 @dataclass(frozen=True)
 class CutLayer:
-    """A layer on one side of the earlier cuts.
+    """A layer on one side of the earlier cuts."""
 
-    Attributes
-    ----------
-    one : GroupLayer
-        The layer, and its global shapes.
-    cuts : tuple of (axis, parts)
-        What the earlier cuts divided, the first cut first.
-    """
-
-    one: GroupLayer
-    cuts: tuple[tuple[str, int], ...] = ()
+    one: GroupLayer  # the layer, and its global shapes
+    cuts: tuple[tuple[str, int], ...] = ()  # tuple of (axis, parts): what the earlier cuts divided, the first cut first
 
     def cut(self, axis: str, factor: int) -> CutLayer:
         """The layer after one more cut."""
@@ -119,11 +111,6 @@ class CutLayer:
         return math.prod(p.size if isinstance(p, Even) else sum(map(p.extent, range(p.parts))) for _, p in cuts)
 
 
-def own_costs(layer: CutLayer, axes: tuple[str, ...], factor: int) -> np.ndarray:
-    """`CutLayer.own_cost` of every choice."""
-    return np.array([layer.own_cost(axis, factor) for axis in axes])
-
-
 def edge_costs(
     before: CutLayer, after: CutLayer, index: int, axes: tuple[tuple[str, ...], tuple[str, ...]], factor: int
 ) -> np.ndarray:
@@ -155,20 +142,10 @@ def conversion(source: Tiling, target: Tiling, size: float, factor: int = 2, ask
     """Elements that all devices together receive where a tensor goes from one tiling to another.
 
     The paper's table is ``factor`` 2: the same 0, r to anything 0, cut to another cut A/2, cut to r A, red to cut A,
-    red to r 2A.
-
-    Parameters
-    ----------
-    source, target : int or {"r", "red"}
-        The dimension that is divided, a replica, or partial sums. As a target only the adjoint of a movement has "red":
-        whoever has a part adds zeros to it, and nothing moves.
-    size : float
-        A, the elements that a side has before the cut.
-    factor : int
-        Into how many parts the devices are cut.
-    asked : float, optional
-        The elements that the target's side has before this cut, where earlier cuts divide the two sides differently:
-        sums are taken at ``size``, replicas made at ``asked``, and parts exchanged at the smaller of the two.
+    red to r 2A. ``size`` is A, the elements that a side has before the cut into ``factor`` parts. Where earlier cuts
+    divide the two sides differently, ``asked`` are those of the target's side: sums are taken at ``size``, replicas
+    made at ``asked``, and parts exchanged at the smaller of the two. As a target only the adjoint of a movement has
+    partial sums, "red": whoever has a part adds zeros to it, and nothing moves.
     """
     asked = size if asked is None else asked
     if target in (source, SUMS) or source == REPLICA:

@@ -14,7 +14,6 @@ from functools import lru_cache
 import numpy as np
 
 from gridnn.layers.base import Cut, Loss, Shapes
-from gridnn.layout.partition import Partition
 from gridnn.layout.split import COPIES, Split
 from gridnn.network import Node
 from gridnn.planning.search.groups import LayerGroup
@@ -99,12 +98,9 @@ def _boxes(splits: Sequence[Split], slots: int, cuts: Sequence[Sequence[Cut]]) -
     for row, dimensions in enumerate(cuts):
         for place, (axis, partition) in enumerate(dimensions):
             which = parts[axis][row] if axis in parts else np.zeros(slots, dtype=np.int32)
-            boxes[place, :, row] = _intervals(partition)[np.minimum(which, partition.parts - 1)].T
+            intervals = np.array([partition.interval(part) for part in range(partition.parts)], dtype=np.int32)
+            boxes[place, :, row] = intervals[np.minimum(which, partition.parts - 1)].T
     return boxes * used
-
-
-def _intervals(partition: Partition) -> np.ndarray:
-    return np.array([partition.interval(part) for part in range(partition.parts)], dtype=np.int32)
 
 
 def volume(boxes: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -52,25 +53,16 @@ class EdgeTable(NamedTuple):
 
 @dataclass(frozen=True)
 class CostOptions:
-    """What costs depend on beside network and splits.
+    """What costs depend on beside network and splits."""
 
-    Attributes
-    ----------
-    ranks, machine
-        P, and what work and movements cost.
-    itemsize, slots : int
-        Bytes of an element, and arrays that the optimizer keeps for every weight.
-    passes : int
-        Of a batch.
-    full_sum, recompute : bool
-        How the plan is run: see `gridnn.planning.plan.Plan`.
-    """
-
+    # ranks, machine: P, and what work and movements cost
     ranks: int
     machine: Machine
+    # itemsize, slots: bytes of an element, and arrays that the optimizer keeps for every weight
     itemsize: int = 4
     slots: int = 1
-    passes: int = 1
+    passes: int = 1  # of a batch
+    # full_sum, recompute: how the plan is run: see `gridnn.planning.plan.Plan`
     full_sum: bool = False
     recompute: bool = False
 
@@ -87,8 +79,10 @@ class EdgeCosts:
         """The costs of an edge for all pairs of configurations."""
         giver, reader = source.group.layers[edge.place], target.group.leader
         before = placements(*source)[edge.place]
-        before, rows = self._distinct(before, _axes_out(giver), source.space)
-        after, cols = self._distinct(dict(target.space.mesh_axes), _axes_in(reader, edge.index), target.space)
+        given = giver.layer.output_axes(giver.shapes), giver.layer.contracted(giver.shapes)
+        read = reader.layer.input_axes(edge.index, reader.shapes)
+        before, rows = self._distinct(before, tuple(dict.fromkeys(itertools.chain(*given))), source.space)
+        after, cols = self._distinct(dict(target.space.mesh_axes), read, target.space)
         before = {axis: MeshAxis(*(one[:, None] for one in along)) for axis, along in before.items()}
         after = {axis: MeshAxis(*(one[None, :] for one in along)) for axis, along in after.items()}
         crossing = self._crossing
@@ -166,16 +160,6 @@ class EdgeCosts:
         cost = movement_seconds(self.options.machine, kind, size, messages, strides, self.options.ranks)
         for name, array in (("latency", cost.latency), ("bandwidth", cost.bandwidth), ("words", words)):
             terms[name].reshape(-1)[where] += times * array
-
-
-def _axes_out(one: GroupLayer) -> tuple[str, ...]:
-    """The axes that say how the output of a layer lies."""
-    layer, shapes = one.layer, one.shapes
-    return tuple(dict.fromkeys((*layer.output_axes(shapes), *layer.contracted(shapes))))
-
-
-def _axes_in(one: GroupLayer, index: int) -> tuple[str, ...]:
-    return tuple(one.layer.input_axes(index, one.shapes))
 
 
 def no_terms(shape: tuple[int, ...], *names: str) -> CostTerms:

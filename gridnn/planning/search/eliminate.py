@@ -36,19 +36,8 @@ def eliminate(graph: CostGraph, memory: int = MEMORY) -> Solution:
     """The cheapest choice of ``graph``; of equal ones always the same.
 
     With C configurations a node it takes C^3 operations for every node that has two neighbours in the end; chains,
-    residual blocks and inception modules (series-parallel graphs) have no other ones.
-
-    Parameters
-    ----------
-    memory : int
-        Bytes that one table may take.
-
-    Raises
-    ------
-    TooEntangledError
-        If a table would be larger.
-    InfeasibleError
-        If every choice costs infinity.
+    residual blocks and inception modules (series-parallel graphs) have no other ones. `TooEntangledError` if a table
+    would take more than ``memory`` bytes, `InfeasibleError` if every choice costs infinity.
     """
     start = time.perf_counter()
     bucket = _Bucket(graph)

@@ -26,22 +26,15 @@ def search(graph: CostGraph, seconds: float | None = None, *, ahead: bool = True
 
     The nodes are chosen in their order. What those that are not chosen yet cost at the least is the sum, over them, of
     their cheapest configuration with the cheapest edges from before; where that is too much, the rest is left out.
-
-    Parameters
-    ----------
-    seconds : float, optional
-        Stop then; ``bound`` is below ``value`` if so.
-    ahead : bool
-        Whether the bound counts the nodes that are not chosen yet; without it only what is chosen counts, as in the
-        baseline of Jia et al. 2018. That needs costs that are not negative.
-
-    Raises
-    ------
-    InfeasibleError
-        If every choice costs infinity, or none was found in time.
+    Without ``ahead`` only what is chosen counts, as in the baseline of Jia et al. 2018, which needs costs that are not
+    negative. The search stops after ``seconds``; then the ``bound`` may be below the ``value``. `InfeasibleError` if
+    every choice costs infinity, or none was found in time.
     """
     start = time.perf_counter()
-    nodes = [_ahead(graph, v) for v in range(len(graph.costs))]
+    nodes = [
+        Ahead(cost, tuple((u, table) for (u, w), table in graph.edges.items() if w == v))
+        for v, cost in enumerate(graph.costs)
+    ]
     rest = _rest(nodes)
     bounds = rest if ahead else [0.0] * len(rest)
     best, value = None, math.inf
@@ -70,10 +63,6 @@ def search(graph: CostGraph, seconds: float | None = None, *, ahead: bool = True
     value = graph.total(best)
     bound = value if finished else min(value, rest[0])
     return Solution(best, value, bound, time.perf_counter() - start, len(nodes), "exhaustive")
-
-
-def _ahead(graph: CostGraph, v: int) -> Ahead:
-    return Ahead(graph.costs[v], tuple((u, table) for (u, w), table in graph.edges.items() if w == v))
 
 
 def _rest(nodes: list[Ahead]) -> list[float]:

@@ -19,24 +19,13 @@ FACTORS = (1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8)  # of batch and P, where a choice ma
 
 
 class Alternative(NamedTuple):
-    """One split of a layer, all others being as they are.
+    """One split of a layer, all others being as they are."""
 
-    Attributes
-    ----------
-    split : Split
-        The alternative.
-    seconds : float
-        Of the layer, those that follow it, and the movements to and from its neighbours, in the search's model.
-    terms : dict of str to float
-        The seconds by what they are for.
-    memory : float
-        Bytes that the layer and its followers keep.
-    """
-
-    split: Split
+    split: Split  # the alternative
+    # of the layer, those that follow it, and the movements to and from its neighbours, in the search's model
     seconds: float
-    terms: Mapping[str, float]
-    memory: float
+    terms: Mapping[str, float]  # the seconds by what they are for
+    memory: float  # bytes that the layer and its followers keep
 
     @property
     def binds(self) -> str:
@@ -55,10 +44,7 @@ class Turn(NamedTuple):
 def alternatives(made: PricedPlan, layer: str) -> list[Alternative]:
     """Every split of ``layer`` with its cost, the cheapest first; the other layers are as in the plan.
 
-    Raises
-    ------
-    UserError
-        If there is no such layer, or it follows another one.
+    `UserError` if there is no such layer, or it follows another one.
     """
     request, splits = made.request, made.plan.splits
     model = _model(request)
@@ -125,23 +111,15 @@ def _multiples(value: int) -> list[int]:
 def _parts(model: CostModel, layer: str) -> Iterator[Mapping[str, Any]]:
     """The terms of the layer and of its edges, each by the layer's configurations."""
     yield model.node_costs(layer)
-    for u, v in model.edges:
-        if layer in (u, v):
-            yield model.edge_costs(u, v)
+    for edge in model.grouped.edges:
+        if layer in (edge.source, edge.target):
+            yield model.edge_costs(edge)
 
 
 def _check(network: Network, model: CostModel, layer: str) -> None:
     names = [node.name for node in network.nodes]
     if layer not in names:
         raise unknown("layer", layer, names)
-    if layer not in model.names:
-        raise UserError(
-            f"layer {layer!r} has no choice of its own: explain {_leader(network, model, layer)!r}, it follows"
-        )
-
-
-def _leader(network: Network, model: CostModel, layer: str) -> str:
-    sources: dict[str, Sequence[str]] = {node.name: node.inputs for node in network.nodes}
-    while layer not in model.names and sources.get(layer):
-        layer = sources[layer][0]
-    return layer
+    leader = next(leader for leader, followers in model.grouped.names.items() if layer in followers)
+    if leader != layer:
+        raise UserError(f"layer {layer!r} has no choice of its own: explain {leader!r}, it follows")

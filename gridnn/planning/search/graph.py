@@ -18,30 +18,15 @@ class InfeasibleError(UserError):
 
 
 class Solution(NamedTuple):
-    """What a search found.
+    """What a search found."""
 
-    Attributes
-    ----------
-    choice : tuple of int
-        The configuration of every node.
-    value : float
-        `CostGraph.total` of it.
-    bound : float
-        No choice is cheaper than that; equal to ``value`` where the search proved it.
-    seconds : float
-        What the search took.
-    left : int
-        How many nodes node and edge elimination could not remove, and had to be enumerated otherwise; 0 if none.
-    method : str
-        ``elimination``, ``milp`` or ``exhaustive``.
-    """
-
-    choice: tuple[int, ...]
-    value: float
-    bound: float
-    seconds: float
+    choice: tuple[int, ...]  # the configuration of every node
+    value: float  # `CostGraph.total` of it
+    bound: float  # no choice is cheaper than that; equal to ``value`` where the search proved it
+    seconds: float  # what the search took
+    # how many nodes node and edge elimination could not remove, and had to be enumerated otherwise; 0 if none
     left: int
-    method: str
+    method: str  # ``elimination``, ``milp`` or ``exhaustive``
 
     @property
     def is_optimal(self) -> bool:
@@ -58,24 +43,15 @@ class Solution(NamedTuple):
 class CostGraph:
     """Costs of a choice at every node.
 
-    Parameters
-    ----------
-    names : sequence of str
-        Of the nodes.
-    costs : sequence of 1-D arrays
-        ``costs[v][i]`` is what configuration i of node v costs; infinity forbids it.
-    edges : mapping, or pairs, of (u, v) to 2-D array
-        By the numbers of two nodes: ``edges[u, v][i, j]`` is what configuration i of u costs next to j of v. Parallel
-        edges are added (edge elimination, eq (3) of Jia et al. 2018), whatever their direction; kept with u < v.
-
-    Raises
-    ------
-    ValueError
-        If a shape does not fit, a number is NaN or minus infinity, or an edge joins a node to itself.
+    `ValueError` if a shape does not fit, a number is NaN or minus infinity, or an edge joins a node to itself.
     """
 
-    names: Sequence[str]
+    names: Sequence[str]  # of the nodes
+    # ``costs[v][i]`` is what configuration i of node v costs; infinity forbids it
     costs: Sequence[np.ndarray]
+    # mapping, or pairs, of (u, v) to 2-D array: by the numbers of two nodes: ``edges[u, v][i, j]`` is what
+    # configuration i of u costs next to j of v. Parallel edges are added (edge elimination, eq (3) of Jia et al. 2018),
+    # whatever their direction; kept with u < v
     edges: Edges
 
     def __post_init__(self) -> None:

@@ -18,25 +18,15 @@ from gridnn.planning.search.space import divisors
 
 @dataclass(frozen=True)
 class GroupLayer:
-    """One layer of a group, without its name, so that equal groups compare equal.
+    """One layer of a group, without its name, so that equal groups compare equal."""
 
-    Attributes
-    ----------
-    layer, shapes
-        The layer and its global shapes.
-    source : int or None
-        The place in the group of the layer that it reads; None: of the leader, which reads other groups.
-    is_first : bool
-        Whether it reads the network's input.
-    input_gradients : tuple of bool
-        Whether the gradient of each input is computed.
-    """
-
+    # layer, shapes: the layer and its global shapes
     layer: Layer
     shapes: Shapes
+    # the place in the group of the layer that it reads; None: of the leader, which reads other groups
     source: int | None
-    is_first: bool
-    input_gradients: tuple[bool, ...]
+    is_first: bool  # whether it reads the network's input
+    input_gradients: tuple[bool, ...]  # whether the gradient of each input is computed
 
     @property
     def has_gradient(self) -> bool:
@@ -91,12 +81,9 @@ class GroupGraph:
 def group_layers(network: Network, batch: int, has_choice: Callable[[Node, Shapes], bool] | None = None) -> GroupGraph:
     """The graph of layer groups of ``network``.
 
-    Parameters
-    ----------
-    has_choice : callable, optional
-        Whether a layer leads a group; one that does not has one input, and it is another layer's output. Default:
-        layers that multiply by weights, that have several inputs or read the network's input, Flatten and the loss; the
-        others follow their input as `gridnn.planning.propagate.propagate` lets them.
+    ``has_choice`` says whether a layer leads a group; one that does not has one input, and it is another layer's
+    output. Without it, leaders are layers that multiply by weights, that have several inputs or read the network's
+    input, Flatten and the loss; the others follow their input as `gridnn.planning.propagate.propagate` lets them.
     """
     has_choice = has_choice or _divides_by_choice
     layers: dict[str, list[GroupLayer]] = {}

@@ -22,17 +22,8 @@ def plan_layerwise(network: Network, ranks: int, batch: int, machine: Machine, *
     """The cheapest configuration of every layer by OptCNN's cost, on ``ranks`` ranks.
 
     Devices that a layer leaves idle repeat its work here (copies), which takes no longer. The grid is the one that most
-    layers with weights have: Pc the parts of the batch.
-
-    Parameters
-    ----------
-    options
-        See `gridnn.planning.plan.OPTIONS`.
-
-    Raises
-    ------
-    UserError
-        If the machine has too many ranks for this cost, which looks at pairs of devices.
+    layers with weights have: Pc the parts of the batch. ``options`` are `gridnn.planning.plan.OPTIONS`. `UserError` if
+    the machine has too many ranks for this cost, which looks at pairs of devices.
     """
     model = LayerwiseCosts(network, ranks, batch, machine)
     check_size(model)

@@ -38,25 +38,14 @@ class Moved(NamedTuple):
 
 @dataclass(frozen=True)
 class LayerwiseCosts:
-    """The cost model of a network on P devices.
+    """The cost model of a network on P devices."""
 
-    Parameters
-    ----------
-    network : Network
-        A loss at its end is a layer as any other.
-    ranks, batch : int
-        P and B.
-    machine : Machine
-        Bandwidths and computing rates; latencies are not used.
-    itemsize : int
-        Bytes of an element.
-    """
-
-    network: Network
+    network: Network  # a loss at its end is a layer as any other
+    # ranks, batch: P and B
     ranks: int
     batch: int
-    machine: Machine
-    itemsize: int = 4
+    machine: Machine  # bandwidths and computing rates; latencies are not used
+    itemsize: int = 4  # bytes of an element
 
     @cached_property
     def _grouped(self) -> GroupGraph:

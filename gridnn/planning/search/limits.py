@@ -23,10 +23,7 @@ MOST = 8  # doublings of P, or halvings of the batch, that are tried
 def check_ranks(model: CostModel) -> None:
     """Refuse ranks that could only repeat what others do.
 
-    Raises
-    ------
-    UserError
-        With the largest number of ranks, a divisor of P, that some layer can use.
+    The `UserError` says the largest number of ranks, a divisor of P, that some layer can use.
     """
     leaders = {name: group.leader for name, group in model.grouped.groups.items()}
     working = [name for name, leader in leaders.items() if leader.layer.multiplies(leader.shapes)]

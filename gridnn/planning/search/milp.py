@@ -23,13 +23,7 @@ INFEASIBLE = 2
 
 
 class MemoryLimitError(InfeasibleError):
-    """No choice fits into the memory.
-
-    Attributes
-    ----------
-    least : float
-        The bytes that would do.
-    """
+    """No choice fits into the memory; ``least`` bytes would do."""
 
     def __init__(self, text: str, least: float) -> None:
         super().__init__(text)
@@ -44,35 +38,12 @@ class Reduced(NamedTuple):
     kept: list[np.ndarray]
 
 
-def solve(
-    graph: CostGraph,
-    memory: Sequence[np.ndarray] | None = None,
-    limit: float | None = None,
-    *,
-    seconds: float | None = None,
-    gap: float = 0.0,
-) -> Solution:
-    """The cheapest choice of ``graph`` whose memory is at most ``limit``.
+def solve(graph: CostGraph, memory: Sequence[np.ndarray] | None = None, limit: float | None = None) -> Solution:
+    """The cheapest choice of ``graph`` whose memory is at most ``limit``, in bytes.
 
-    Parameters
-    ----------
-    memory : sequence of 1-D arrays, optional
-        Bytes of every configuration of every node; their sum over the nodes is limited.
-    limit : float, optional
-        In bytes.
-    seconds : float, optional
-        Stop then, with the best choice found; its ``bound`` says how much better another may be.
-    gap : float
-        Stop when the choice is proved to be within this share of the optimum.
-
-    Raises
-    ------
-    MemoryLimitError
-        If no choice fits; it says how little would do, and which node needs most.
-    InfeasibleError
-        If every choice costs infinity, or none was found in time.
-    UserError
-        If scipy is not installed.
+    ``memory`` has the bytes of every configuration of every node; their sum over the nodes is limited.
+    `MemoryLimitError` if no choice fits: it says how little would do (``least``), and which node needs most;
+    `InfeasibleError` if every choice costs infinity, `UserError` if scipy is not installed.
     """
     start = time.perf_counter()
     memory = None if limit is None else memory
@@ -80,12 +51,12 @@ def solve(
         _check_limit(graph, memory, limit)
     reduced = _reduced(graph, memory)
     free, scale = _free(reduced.graph)
-    answer = _run(reduced, limit, seconds, gap, scale)
+    answer = _run(reduced, limit, scale)
     if answer.x is None:
         if answer.status == INFEASIBLE and limit is not None:
             raise _needs(graph, memory, limit)
         why = "every choice costs infinity" if answer.status == INFEASIBLE else f"none found: {answer.message}"
-        raise InfeasibleError(f"{why}; allow more configurations, or more seconds")
+        raise InfeasibleError(f"{why}; allow more configurations")
     chosen, first = [], 0
     for kept in reduced.kept:
         chosen.append(int(kept[int(np.argmax(answer.x[first : first + kept.size]))]))
@@ -138,7 +109,7 @@ def _free(graph: CostGraph) -> tuple[float, float]:
     return free, (abs(free) or largest or 1.0) / SCALE
 
 
-def _run(reduced: Reduced, limit: float | None, seconds: float | None, gap: float, scale: float) -> Any:
+def _run(reduced: Reduced, limit: float | None, scale: float) -> Any:
     """HiGHS's answer; its objective is in units of ``scale``."""
     try:
         from scipy import optimize, sparse
@@ -160,7 +131,7 @@ def _run(reduced: Reduced, limit: float | None, seconds: float | None, gap: floa
         integrality=(np.arange(objective.size) < count).astype(int),
         bounds=optimize.Bounds(0.0, allowed.astype(float)),
         constraints=constraints,
-        options={"mip_rel_gap": gap, **({} if seconds is None else {"time_limit": seconds})},
+        options={"mip_rel_gap": 0.0},
     )
 
 

@@ -31,43 +31,24 @@ class Dimension(NamedTuple):
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of every transfer, where it has one.
+    """One stage of every transfer, where it has one."""
 
-    Attributes
-    ----------
-    kind : str
-        Of the forward pass.
-    where : array of int
-        The transfers that have it, by their place in the flat array; the arrays below have its length.
-    words, messages : array
-        Means over the ranks.
-    largest : array
-        Elements before and after: the larger of both (an all-reduce of Gholami et al. 2018 backwards moves twice that).
-    strides : tuple of (sizes, strides)
-        The groups of ranks: so many, so far apart, along every mesh axis; see `gridnn.layout.group.Group`.
-    """
-
-    kind: str
+    kind: str  # of the forward pass
+    # array of int: the transfers that have it, by their place in the flat array; the arrays below have its length
     where: np.ndarray
+    # words, messages: means over the ranks
     words: np.ndarray
     messages: np.ndarray
-    largest: np.ndarray
+    # tuple of (sizes, strides): the groups of ranks: so many, so far apart, along every mesh axis; see
+    # `gridnn.layout.group.Group`
     strides: tuple[tuple[np.ndarray, np.ndarray], ...]
 
 
 def stages(dims: Sequence[Dimension], partial: MeshAxis, comparable: np.ndarray | bool, ranks: int) -> list[Stage]:
-    """The stages of all transfers of a tensor.
+    """The stages of all transfers of a tensor, by its dimensions.
 
-    Parameters
-    ----------
-    dims : sequence of Dimension
-        One a dimension of the tensor.
-    partial : MeshAxis
-        The ranks that hold partial sums of the source.
-    comparable : bool or array of bool
-        Whether one mesh refines source and target (see `gridnn.layout.layout.common_mesh`).
-    ranks : int
-        P.
+    ``partial`` are the ranks that hold partial sums of the source; ``comparable`` is whether one mesh refines source
+    and target (see `gridnn.layout.layout.common_mesh`).
     """
     shape = np.broadcast_shapes(*(np.broadcast_shapes(d.p.shape, d.q.shape) for d in dims), np.shape(partial.parts))
     found = []
@@ -109,7 +90,7 @@ def _sums(dims: Sequence[Dimension], partial: MeshAxis, scattered: np.ndarray, s
             group, whole = parts[where], size[where]
             strides = ((group, ranks // stop[where]),)
             words = factor * whole * (1 - 1 / group)
-            found.append(Stage(kind, where, words, factor * rounds(group), whole, strides))
+            found.append(Stage(kind, where, words, factor * rounds(group), strides))
     return found
 
 
@@ -143,8 +124,7 @@ def _moves(dims: Sequence[Dimension], comparable: np.ndarray | bool, shape: tupl
         last_come = np.maximum(last_come, np.where(come > 1, at(dim.target.stop), 1))
         changes.append(_Change(dim.table, pair, alike, equal, old, new))
     # the same mesh axes on both sides: as many, and their fastest ends alike (those of one axis are neighbours)
-    held = [at(dim.table.held[dim.p]) for dim in dims]
-    size, moved = np.maximum(need[moving], _product(held, (len(moving),))), words[moving]
+    moved = words[moving]
     gather = nested & (added == 1)
     exchange = nested & ~gather & (added == removed) & (last_gone == last_come)
     found = []
@@ -156,7 +136,7 @@ def _moves(dims: Sequence[Dimension], comparable: np.ndarray | bool, shape: tupl
             else:
                 strides = tuple((sizes[mine], steps[mine]) for sizes, steps in groups)
                 messages = rounds(removed[mine]) if kind == "all-gather" else removed[mine] - 1
-            found.append(Stage(kind, moving[mine], moved[mine], messages, size[mine], strides))
+            found.append(Stage(kind, moving[mine], moved[mine], messages, strides))
     return found
 
 

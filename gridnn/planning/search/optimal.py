@@ -34,41 +34,25 @@ TIGHTER = 0.99  # each by at least this factor
 
 
 class Found(NamedTuple):
-    """What the search found.
+    """What the search found."""
 
-    Attributes
-    ----------
-    plan, price : Plan, Price
-        The fastest plan by the event simulation.
-    certificate : str or None
-        ``optimal`` or ``within x %``: what the search proved of the model's optimum; None where the memory held only
-        plans of named strategies.
-    bound : float
-        No plan of the space takes less seconds in the model, in which nothing overlaps.
-    seconds : float
-        What model and search took, without the prices of single plans.
-    compared : int
-        How many configurations of how many layers were compared, in all.
-    candidates : list of Price
-        All plans that were priced, the fastest first: the model's optima are called ``optimal``.
-    """
-
+    # plan, price: the fastest plan by the event simulation
     plan: Plan
     price: Price
+    # ``optimal`` or ``within x %``: what the search proved of the model's optimum; None where the memory held only
+    # plans of named strategies
     certificate: str | None
-    bound: float
-    seconds: float
-    compared: int
+    bound: float  # no plan of the space takes less seconds in the model, in which nothing overlaps
+    seconds: float  # what model and search took, without the prices of single plans
+    compared: int  # how many configurations of how many layers were compared, in all
+    # all plans that were priced, the fastest first: the model's optima are called ``optimal``
     candidates: list[Price]
 
 
 def plan_optimal(request: PlanRequest, others: Sequence[Plan] = ()) -> Found:
     """The fastest plan that the search finds; never slower than the best grid of a named rule, nor than ``others``.
 
-    Raises
-    ------
-    ValueError
-        If no plan meets the memory limit, or there are more ranks than the network can use.
+    `UserError` if no plan meets the memory limit, or there are more ranks than the network can use.
     """
     start = time.perf_counter()
     case = request.network, request.ranks, request.smallest, request.machine

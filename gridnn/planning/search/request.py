@@ -17,46 +17,28 @@ from gridnn.program.program import pass_programs, pass_sizes
 
 @dataclass(frozen=True)
 class PlanRequest:
-    """What a plan is asked for.
+    """What a plan is asked for."""
 
-    Attributes
-    ----------
-    network, ranks, batch, machine
-        The network, P, the samples of one update, and what the search weighs (None where nothing is compared: a rule on
-        a grid).
-    grid : GridShape or None
-        None: the strategy chooses it.
-    order : str
-        Of a grid that the strategy chooses; the search's model takes it as ``column``, the prices as it is.
-    memory : float or None
-        Bytes that a rank may use at its peak, for strategies that choose.
-    group, domain, copies
-        See `gridnn.planning.rules.make_plan` and `gridnn.planning.splitbrain.group_grid`.
-    accumulate : int
-        Passes of a batch; splits fit the smallest one.
-    axes : {"few", "all"}
-        How many axes of a layer ``optimal`` may divide: at most two, or all.
-    itemsize, slots : int
-        Bytes of an element, and arrays that the optimizer keeps for every weight.
-    options : mapping
-        How the plan is run: see `gridnn.planning.plan.OPTIONS`.
-    """
-
+    # network, ranks, batch, machine: the network, P, the samples of one update, and what the search weighs (None where
+    # nothing is compared: a rule on a grid)
     network: Network
     ranks: int
     batch: int
     machine: Machine | None = None
-    grid: GridShape | None = None
+    grid: GridShape | None = None  # None: the strategy chooses it
+    # of a grid that the strategy chooses; the search's model takes it as ``column``, the prices as it is
     order: str = "column"
-    memory: float | None = None
+    memory: float | None = None  # bytes that a rank may use at its peak, for strategies that choose
+    # group, domain, copies: see `gridnn.planning.rules.make_plan` and `gridnn.planning.splitbrain.group_grid`
     group: int | None = None
     domain: tuple[int, ...] | None = None
     copies: bool = False
-    accumulate: int = 1
-    axes: str = "few"
+    accumulate: int = 1  # passes of a batch; splits fit the smallest one
+    axes: str = "few"  # {"few", "all"}: how many axes of a layer ``optimal`` may divide: at most two, or all
+    # itemsize, slots: bytes of an element, and arrays that the optimizer keeps for every weight
     itemsize: int = 4
     slots: int = 1
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)  # how the plan is run: see `gridnn.planning.plan.OPTIONS`
 
     @property
     def passes(self) -> list[int]:

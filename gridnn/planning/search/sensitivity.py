@@ -14,25 +14,14 @@ CLOSE = 0.02  # below this relative difference no model of a machine can tell tw
 
 @dataclass(frozen=True)
 class Shift:
-    """One constant off by a factor.
+    """One constant off by a factor."""
 
-    Attributes
-    ----------
-    constant, factor : str, float
-        ``alpha``, ``beta`` or ``compute`` (the rate), and by what it is multiplied.
-    best : Plan
-        The best plan then.
-    changed : tuple of str
-        The layers that it divides otherwise.
-    loss : float
-        The relative time that our plan takes longer then: 0.1 is 10 %.
-    """
-
+    # constant, factor: ``alpha``, ``beta`` or ``compute`` (the rate), and by what it is multiplied
     constant: str
     factor: float
-    best: Plan
-    changed: tuple[str, ...]
-    loss: float
+    best: Plan  # the best plan then
+    changed: tuple[str, ...]  # the layers that it divides otherwise
+    loss: float  # the relative time that our plan takes longer then: 0.1 is 10 %
 
     @property
     def is_decisive(self) -> bool:

@@ -37,13 +37,7 @@ class MeshAxis(NamedTuple):
 
 
 class Space:
-    """The configurations of one layer, as splits and as arrays.
-
-    Parameters
-    ----------
-    splits : sequence of Split
-        Each over all P ranks.
-    """
+    """The configurations of one layer, each over all P ranks, as splits and as arrays."""
 
     def __init__(self, splits: Sequence[Split]) -> None:
         self.splits = tuple(splits)
@@ -94,16 +88,9 @@ def divisors(number: int) -> tuple[int, ...]:
 
 
 def configurations(ranks: int, allowed: Mapping[str, frozenset[int]], at_most: int | None = FEW) -> tuple[Split, ...]:
-    """Every configuration on ``ranks`` ranks whose axes have allowed numbers of parts.
+    """Every configuration on ``ranks`` ranks, any number, whose axes have the ``allowed`` numbers of parts.
 
-    Parameters
-    ----------
-    ranks : int
-        P, any integer.
-    allowed : mapping of str to set of int
-        The numbers of parts that each axis of the layer may have.
-    at_most : int or None
-        Factors of a split, copies included. None: any number of axes, and copies beside at most one of them.
+    It has ``at_most`` factors, copies included. None: any number of axes, and copies beside at most one of them.
     """
     axes = [axis for axis in ordered_axes(allowed) if allowed[axis] - {1}]
     found = []

@@ -57,10 +57,7 @@ SEARCHED: dict[str, Callable[[PlanRequest], Plan]] = {"layerwise": _layerwise, "
 def plan_for(strategy: str, request: PlanRequest) -> Plan:
     """The plan of a strategy; without a grid in the request a rule takes the cheapest one that it can have.
 
-    Raises
-    ------
-    UserError
-        If the strategy is unknown or does not fit the network, or no plan meets the memory limit.
+    `UserError` if the strategy is unknown or does not fit the network, or no plan meets the memory limit.
     """
     if strategy not in STRATEGIES:
         raise unknown("strategy", strategy, STRATEGIES)

@@ -20,45 +20,25 @@ from gridnn.layout.split import Split
 from gridnn.planning.search.space import divisors
 
 WHOLE = Split(())
-
-
-@dataclass(frozen=True)
-class Family:
-    """One dimension of a tensor in every number of parts, the divisors of P in ascending order; None where too many."""
-
-    partitions: tuple[Partition | None, ...]
+# One dimension of a tensor in every number of parts, the divisors of P in ascending order; None where too many.
+Family = tuple[Partition | None, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """One dimension from ``p`` source parts (first index) to ``q`` target parts (second), numbers by their place.
+    """One dimension from ``p`` source parts (first index) to ``q`` target parts (second), numbers by their place."""
 
-    Attributes
-    ----------
-    held : array
-        The mean size of a source part [p].
-    need : array
-        The mean size of a target part [q].
-    both : array
-        The mean over ranks of what the source part and the target part share, if their mesh axes begin alike [p, q].
-    hit : array
-        The share of ranks for which that is not nothing [p, q].
-    touched : array
-        The mean number of source parts that a target part touches [p, q].
-    coarser, finer : array of int
-        How many times fewer, or more, parts the target has; at least 1 [p, q].
-    same, nests, scatters : array of bool
-        Whether the partitions are one; whether the finer one nests in the other; whether partial sums in ``p`` parts
-        can be divided into ``q``.
-    """
-
-    held: np.ndarray
-    need: np.ndarray
+    held: np.ndarray  # the mean size of a source part [p]
+    need: np.ndarray  # the mean size of a target part [q]
+    # the mean over ranks of what the source part and the target part share, if their mesh axes begin alike [p, q]
     both: np.ndarray
-    hit: np.ndarray
-    touched: np.ndarray
+    hit: np.ndarray  # the share of ranks for which that is not nothing [p, q]
+    touched: np.ndarray  # the mean number of source parts that a target part touches [p, q]
+    # coarser, finer: how many times fewer, or more, parts the target has; at least 1 [p, q]
     coarser: np.ndarray
     finer: np.ndarray
+    # same, nests, scatters: whether the partitions are one; whether the finer one nests in the other; whether partial
+    # sums in ``p`` parts can be divided into ``q``
     same: np.ndarray
     nests: np.ndarray
     scatters: np.ndarray
@@ -67,10 +47,8 @@ class Table:
 class Tables:
     """Families and tables on P ranks, each made once: groups of a network repeat.
 
-    Attributes
-    ----------
-    output, input, table, widest : callable
-        The methods `_output`, `_input`, `_table` and `_widest`, with memory.
+    ``output``, ``input``, ``table`` and ``widest`` are the methods `_output`, `_input`, `_table` and `_widest`, with
+    memory.
     """
 
     def __init__(self, ranks: int) -> None:
@@ -83,17 +61,14 @@ class Tables:
         """The axis of dimension ``dim`` of the output, and the dimension in every number of parts."""
         axis, size = layer.output_axes(shapes)[dim], shapes.output[dim]
         splits = self._splits(axis, size)
-        return axis, Family(
-            tuple(layer.cut_output(shapes, split)[dim].partition if split else None for split in splits)
-        )
+        return axis, tuple(layer.cut_output(shapes, split)[dim].partition if split else None for split in splits)
 
     def _input(self, layer: Layer, shapes: Shapes, index: int, dim: int) -> tuple[str | None, Family]:
         """The axis of dimension ``dim`` of input ``index``, and what the layer asks for in every number of parts."""
         axis = layer.cut_input(index, shapes, WHOLE)[dim].axis
         outputs = dict(zip(layer.output_axes(shapes), shapes.output, strict=True))
         splits = self._splits(axis, outputs.get(axis, shapes.inputs[index][dim]))
-        cuts = (layer.cut_input(index, shapes, split)[dim].partition if split else None for split in splits)
-        return axis, Family(tuple(cuts))
+        return axis, tuple(layer.cut_input(index, shapes, split)[dim].partition if split else None for split in splits)
 
     def _splits(self, axis: str | None, size: int) -> list[Split | None]:
         """``axis`` in every number of parts up to ``size``; a dimension that nothing divides has one part only."""
@@ -105,11 +80,11 @@ class Tables:
 
     def _table(self, source: Family, target: Family) -> Table:
         """The table of one dimension; numbers of parts that are too many have zeros."""
-        count = len(source.partitions)
+        count = len(source)
         both, hit, touched = (np.zeros((count, count)) for _ in range(3))
         same, nests, scatters = (np.zeros((count, count), bool) for _ in range(3))
-        for p, old in enumerate(source.partitions):
-            for q, new in enumerate(target.partitions):
+        for p, old in enumerate(source):
+            for q, new in enumerate(target):
                 if old is not None and new is not None:
                     both[p, q], hit[p, q], touched[p, q] = _overlaps(self._bounds(old), self._bounds(new))
                     same[p, q], nests[p, q], scatters[p, q] = old == new, _nests(old, new), _scatters(old, new)
@@ -123,7 +98,7 @@ class Tables:
         return self._sizes(family, np.max).astype(np.int64)
 
     def _sizes(self, family: Family, mean: Callable) -> np.ndarray:
-        bounds = [self._bounds(partition) if partition else None for partition in family.partitions]
+        bounds = [self._bounds(partition) if partition else None for partition in family]
         return np.array([0.0 if pair is None else float(mean(pair[1] - pair[0])) for pair in bounds])
 
 

@@ -12,6 +12,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from gridnn.cost.machine import Machine
 from gridnn.errors import UserError
 from gridnn.layout.gridshape import GridShape
@@ -19,28 +21,20 @@ from gridnn.layout.split import Split
 from gridnn.network import Network
 from gridnn.planning.plan import Plan
 from gridnn.planning.propagate import propagate
-from gridnn.planning.search.cuts import CutLayer, edge_costs, own_costs
+from gridnn.planning.search.cuts import CutLayer, edge_costs
 from gridnn.planning.search.eliminate import eliminate
 from gridnn.planning.search.graph import CostGraph
 from gridnn.planning.search.groups import GroupEdge, group_layers
 
 
 class Tiled(NamedTuple):
-    """What the cuts found.
+    """What the cuts found."""
 
-    Attributes
-    ----------
-    splits : dict of str to Split
-        For every layer a factor per cut, the first cut the slowest.
-    cuts : tuple of (int, float)
-        The factor of every cut, and the elements that move across it on one side of the earlier ones.
-    cost : float
-        Elements that all ranks receive in one step.
-    """
-
-    splits: dict[str, Split]
+    splits: dict[str, Split]  # for every layer a factor per cut, the first cut the slowest
+    # tuple of (int, float): the factor of every cut, and the elements that move across it on one side of the earlier
+    # ones
     cuts: tuple[tuple[int, float], ...]
-    cost: float
+    cost: float  # elements that all ranks receive in one step
 
 
 def plan_tiling(
@@ -52,25 +46,10 @@ def plan_tiling(
     axes: tuple[str, ...] | None = None,
     **options: Any,
 ) -> Plan:
-    """The plan of SoyBean's cuts.
+    """The plan of SoyBean's cuts on any number of ranks; `UserError` if they do not fit the network.
 
-    Parameters
-    ----------
-    ranks : int
-        P, any number.
-    batch : int
-        B.
-    machine : Machine, optional
-        Not asked: the paper weighs volume only. Every searched strategy is called with one.
-    axes : tuple of str
-        What may be divided; ``("n", "co", "ci")`` for the paper's matrices.
-    options
-        See `gridnn.planning.plan.OPTIONS`.
-
-    Raises
-    ------
-    UserError
-        If the cuts do not fit the network.
+    The machine is not asked: the paper weighs volume only. ``axes`` are what may be divided, ``("n", "co", "ci")`` for
+    the paper's matrices; ``options`` are `gridnn.planning.plan.OPTIONS`.
     """
     tiled = tile(network, ranks, batch, axes)
     try:
@@ -113,7 +92,7 @@ def cut_graph(
         before, after = (layers[name] for name in ends)
         table = edge_costs(before, after, edge.index, tuple(choices[name] for name in ends), factor)
         tables.append((tuple(place[name] for name in ends), table))
-    costs = [own_costs(layer, choices[name], factor) for name, layer in layers.items()]
+    costs = [np.array([layer.own_cost(axis, factor) for axis in choices[name]]) for name, layer in layers.items()]
     return CostGraph(list(layers), costs, tables), choices
 
 

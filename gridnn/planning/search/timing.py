@@ -19,22 +19,14 @@ class Seconds(NamedTuple):
     latency: np.ndarray
     bandwidth: np.ndarray
 
-    @property
-    def total(self) -> np.ndarray:
-        """Both."""
-        return self.latency + self.bandwidth
-
 
 def movement_seconds(
     machine: Machine, kind: str, size: np.ndarray, messages: np.ndarray, strides: Strides, ranks: int
 ) -> Seconds:
     """The seconds of movements of ``size`` bytes in ``messages`` messages over groups of ranks.
 
-    Parameters
-    ----------
-    strides : sequence of (sizes, strides)
-        The groups: so many ranks, so far apart, along every mesh axis. They are those of ``--order column``, and all
-        groups like them are active at once.
+    The groups have (sizes, strides): so many ranks, so far apart, along every mesh axis. They are those of ``--order
+    column``, and all groups like them are active at once.
     """
     number, contention = levels_of(machine, strides, ranks)
     alpha, beta = np.zeros(np.shape(size)), np.zeros(np.shape(size))
@@ -83,12 +75,8 @@ def device_slots(machine: Machine, ranks: int) -> int:
 def link_seconds(machine: Machine, ranks: int, inside: Sequence[np.ndarray], duplex: bool = False) -> np.ndarray:
     """The time of a movement between devices: what the link with most bytes carries, over its bandwidth; no latency.
 
-    Parameters
-    ----------
-    inside : list of arrays [2, ..., slots]
-        Bytes in and bytes out of every device that come from its unit, and go there; for each of `link_units`.
-    duplex : bool
-        Whether a link carries bytes in and bytes out at once, or one after the other.
+    ``inside`` has, for each of `link_units`, the bytes in and out [2, ..., slots] of every device that come from its
+    unit, and go there. With ``duplex`` a link carries bytes in and bytes out at once, else one after the other.
     """
     times = []
     for place, (level, unit) in enumerate(zip(machine.levels, link_units(machine, ranks)[:-1], strict=False)):

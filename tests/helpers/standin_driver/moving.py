@@ -137,23 +137,23 @@ class Only:
 
 
 def half_precision(world: MPI.Comm, backend: DriverBackend, make) -> int:
-    """float16 through the communicator: sums in float32 and in pieces, parts and messages as words of 16 bits."""
+    """Mixed precision through the communicator: sums in float32 and in pieces, parts as words of 16 bits."""
     where = Where("layer", "update")
     transports = Only(make, backend.device)
     communicator = Communicator(world, range(world.size), world.size, backend, Ledger(), 1000, transports)
     group = Group(world, communicator.transport, backend)
-    array = group.mine(4001, "float16")
+    array = group.mine(4001, "float32")
     started = communicator.start_all_reduce(array, [(where, 4001)])
     parts, receive = group.sizes(999), backend.empty(999, "float16")
-    communicator.all_gather(group.mine(parts[group.rank], "float16"), receive, parts, where)
+    communicator.start_all_gather(group.mine(parts[group.rank], "float16"), receive, parts, where, at_once=True).wait()
     group.equal("all-gather", receive, np.concatenate([group.values(r, n, "float16") for r, n in enumerate(parts)]))
     started.wait()
-    group.equal("sum", array, group.everybody(4001, "float32").sum(axis=0).astype("float16"))
-    part = backend.empty(parts[group.rank], "float16")
-    communicator.reduce_scatter(group.mine(999, "float16"), part, parts, where)
+    group.equal("sum", array, group.everybody(4001, "float32").sum(axis=0))
+    part = backend.empty(parts[group.rank], "float32")
+    communicator.start_reduce_scatter(group.mine(999, "float32"), part, parts, where, at_once=True).wait()
     start = sum(parts[: group.rank])
     wanted = group.everybody(999, "float32").sum(axis=0)[start : start + part.size]
-    group.equal("reduce-scatter", part, wanted.astype("float16"))
+    group.equal("reduce-scatter", part, wanted)
     communicator.transport.free()
     return group.right
 
