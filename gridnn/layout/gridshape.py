@@ -74,7 +74,13 @@ class GridShape:
         return cls(rows, ranks // rows, order)
 
     def check(self, ranks: int) -> None:
-        """Refuse a job of another size than Pr Pc: a `UserError` with the remedies."""
+        """Refuse a job of another size.
+
+        Raises
+        ------
+        UserError
+            If Pr Pc is not ``ranks``.
+        """
         if self.size != ranks:
             raise UserError(
                 f"grid {self} needs {self.size} ranks, this job has {ranks}: "

@@ -53,7 +53,13 @@ class Split:
 
     @classmethod
     def parse(cls, text: str) -> Split:
-        """A split from its text, ``n=4,co=2``; ``1`` or nothing is the undivided one; else a `UserError`."""
+        """A split from its text, ``n=4,co=2``; ``1`` or nothing is the undivided one.
+
+        Raises
+        ------
+        UserError
+            If a term is not of the form ``axis=parts``.
+        """
         factors = []
         for term in filter(None, (part.strip() for part in text.split(","))):
             if term == "1":
@@ -88,7 +94,10 @@ class Split:
     def over(self, ranks: int) -> Split:
         """This split on ``ranks`` ranks: what its factors leave over are copies, on neighbouring ranks.
 
-        `UserError` if the product of the factors does not divide ``ranks``.
+        Raises
+        ------
+        UserError
+            If the product of the factors does not divide ``ranks``.
         """
         if ranks % self.ranks:
             product = " x ".join(map(str, self.mesh)) + " = " if len(self.mesh) > 1 else ""

@@ -62,13 +62,27 @@ def get_model(
     dropout: float = 0.5,
     asked: Collection[str] = (),
 ) -> Network:
-    """A network without its loss: one of `MODELS`, or ``file.py:function`` of the user's (see `own.own_model`).
+    """A network without its loss.
 
-    ``input_shape`` is that of one sample: ``(features,)``, ``(h, w, c)`` or ``(d, h, w, c)``; ``outputs`` the number of
-    classes, of numbers to predict, or of channels of a network that gives back an image or a volume. ``widths`` are the
-    hidden layers of ``mlp``; a ``dropout`` of 0 leaves these layers out of the networks in `WITH_DROPOUT`. A function
-    of the user's that lacks one of the options that were ``asked`` for is refused. `UserError` if there is no such
-    network, or the samples do not fit it; with the least size that does.
+    Parameters
+    ----------
+    name : str
+        One of `MODELS`, or ``file.py:function``, a function of the user's (see `own.own_model`).
+    input_shape : tuple of int
+        Of one sample: ``(features,)``, ``(h, w, c)`` or ``(d, h, w, c)``.
+    outputs : int
+        The number of classes, of numbers to predict, or of channels of a network that gives back an image or a volume.
+    widths : tuple of int
+        The hidden layers of ``mlp``.
+    dropout : float
+        Of the networks in `WITH_DROPOUT`; 0 leaves the dropout layers out.
+    asked : collection of str
+        Which of ``widths`` and ``dropout`` the user gave: a function of the user's that lacks one of them is refused.
+
+    Raises
+    ------
+    UserError
+        If there is no such network, or the samples do not fit it; with the least size that does.
     """
     options = {"widths": widths, "dropout": dropout}
     if is_own(name):

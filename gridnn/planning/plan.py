@@ -122,8 +122,13 @@ def load_plan(
 
     The file holds ``{"version": 1, "splits": {"conv1": "n=2,h=2", ...}}``, perhaps ``grid``, ``gather_backward``,
     ``halo``, ``recompute`` and ``rounds``; layers that it does not name follow their inputs. ``options`` holds what the
-    user asked for of `OPTIONS`. `UserError` if the file cannot be read, is of another grid, names a layer that the
-    network lacks, or says otherwise than ``options``.
+    user asked for of `OPTIONS`.
+
+    Raises
+    ------
+    UserError
+        If the file cannot be read, is of another grid, names a layer that the network lacks, or says otherwise than
+        ``options``.
     """
     data = read_plan(path)
     with _about(path):

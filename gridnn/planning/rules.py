@@ -117,11 +117,24 @@ def make_plan(
     copies: bool = False,
     **options: Any,
 ) -> Plan:
-    """The plan of a named strategy, one of `RULES`; ``options`` are `gridnn.planning.plan.OPTIONS`.
+    """The plan of a named strategy.
 
-    ``domain`` says into how many parts the dimensions of space (d,) h, w are divided where the domain is; their product
-    is Pr (default: Pr parts of the first one). With ``copies`` layers that are too small for their split are divided
-    less; otherwise they are refused. `UserError` if the strategy is unknown, or its splits do not fit the network.
+    Parameters
+    ----------
+    strategy : str
+        One of `RULES`.
+    domain : tuple of int, optional
+        Into how many parts the dimensions of space (d,) h, w are divided where the domain is; their product is Pr
+        (default: Pr parts of the first one).
+    copies : bool
+        Whether layers that are too small for their split are divided less; otherwise they are refused.
+    options
+        See `gridnn.planning.plan.OPTIONS`.
+
+    Raises
+    ------
+    UserError
+        If the strategy is unknown, or its splits do not fit the network.
     """
     if strategy not in RULES:
         raise unknown("strategy", strategy, RULES)
