@@ -205,5 +205,5 @@ def _call(backend: Any, group: Communicator, kind: str, elements: int) -> Call:
         return lambda: group.start_all_to_all(given, parts, taken, [own] * group.size, where, at_once=True).wait()
     half = max(1, elements // 2)
     strips = [(peer, array(half), array(half)) for peer in _beside(group)]
-    gives, takes = [(peer, out) for peer, out, _ in strips], [(peer, room) for peer, _, room in strips]
+    gives, takes = [(peer, out) for peer, out, _ in strips], [(peer, buffer) for peer, _, buffer in strips]
     return lambda: group.start_exchange(gives, takes, where).wait()

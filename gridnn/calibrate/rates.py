@@ -161,11 +161,11 @@ def _convolutions(backend: Any) -> Iterator[Case]:
         def calls(shapes=shapes, step=step):
             x, w, y = (_array(backend, *shape) for shape in shapes)
             dx, dw = (_array(backend, *shape) for shape in shapes[:2])
-            steps, apart, room = (step, step), (1, 1), backend.workspace(DTYPE)
+            steps, apart, workspace = (step, step), (1, 1), backend.workspace(DTYPE)
             return [
-                lambda: kernels.conv(x, w, steps, apart, y, room),
-                lambda: kernels.conv_grad_input(y, w, steps, apart, dx, room),
-                lambda: kernels.conv_grad_weight(x, y, steps, apart, dw, room),
+                lambda: kernels.conv(x, w, steps, apart, y, workspace),
+                lambda: kernels.conv_grad_input(y, w, steps, apart, dx, workspace),
+                lambda: kernels.conv_grad_weight(x, y, steps, apart, dw, workspace),
             ]
 
         flops = 2.0 * n * out * out * co * taps * taps * ci

@@ -115,3 +115,6 @@ class MeanSquaredError(Loss):
 def _places(shapes: Shapes) -> int:
     """The number of places of one sample; 1 for a vector."""
     return math.prod(shapes.output[1:-1])
+
+
+LOSSES = {"cross-entropy": SoftmaxCrossEntropy, "mse": MeanSquaredError}  # as the command line names them

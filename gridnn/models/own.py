@@ -1,4 +1,4 @@
-"""A network from a user's file: ``file.py:function``."""
+"""A network, or a loss, from a user's file: ``file.py:function``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SUFFIX = ".py"
 
 
 def is_own(name: str) -> bool:
-    """Whether ``--model NAME`` names a function in a file."""
+    """Whether the name of a model, or of a loss, is that of something in a file."""
     return ":" in name or name.endswith(SUFFIX)
 
 
@@ -33,36 +33,49 @@ def own_model(
     and ``dropout``, are handed over as keywords as far as the function names them; it must take those ``asked`` for.
     `UserError` if there is no such file or function, if it raises (with the line of the file), or gives anything else.
     """
-    path, _, function = name.rpartition(":")
-    if not path or not function.isidentifier():
-        raise UserError(f"--model {name}: write FILE{SUFFIX}:FUNCTION, such as networks{SUFFIX}:tiny")
-    file = Path(path)
-    if file.suffix != SUFFIX or not file.is_file():
-        what = "there is no such file" if file.suffix == SUFFIX else f"{path} does not end in {SUFFIX}"
-        raise UserError(f"--model {name}: {what}; write FILE{SUFFIX}:FUNCTION")
-    build = _function(name, _within(name, file, lambda: _load(file)), function)
+    option, (build, file) = f"--model {name}", _found("model", name, "FUNCTION", "tiny")
     known = inspect.signature(build)
-    for option in asked:
-        if option not in known.parameters:
-            raise UserError(f"--{option} has no effect with --model {name}: {function}{known} takes no {option}")
+    for one in asked:
+        if one not in known.parameters:
+            raise UserError(f"--{one} has no effect with {option}: {build.__name__}{known} takes no {one}")
     taken = {key: value for key, value in options.items() if key in known.parameters}
-    network = _within(name, file, lambda: build(tuple(input_shape), outputs, **taken))
+    network = _within(option, file, lambda: build(tuple(input_shape), outputs, **taken))
     _check(name, network, input_shape, outputs)
     return network
 
 
-def _function(name: str, module: ModuleType, function: str) -> Callable[..., Any]:
+def own_loss(name: str) -> Loss:
+    """The loss that the class, or function, ``path/of/file.py:name`` makes without arguments; else a `UserError`."""
+    option, (make, file) = f"--loss {name}", _found("loss", name, "CLASS", "MyLoss")
+    loss = _within(option, file, make)
+    if not isinstance(loss, Loss):
+        raise UserError(f"{option} gives a {type(loss).__name__} back, not a gridnn.layers.Loss")
+    return loss
+
+
+def _found(option: str, name: str, kind: str, example: str) -> tuple[Callable[..., Any], Path]:
+    """What ``--option FILE:name`` names, and its file."""
+    path, _, function = name.rpartition(":")
+    form = f"FILE{SUFFIX}:{kind}"
+    if not path or not function.isidentifier():
+        raise UserError(f"--{option} {name}: write {form}, such as networks{SUFFIX}:{example}")
+    file = Path(path)
+    if file.suffix != SUFFIX or not file.is_file():
+        what = "there is no such file" if file.suffix == SUFFIX else f"{path} does not end in {SUFFIX}"
+        raise UserError(f"--{option} {name}: {what}; write {form}")
+    module = _within(f"--{option} {name}", file, lambda: _load(file))
     found = getattr(module, function, None)
     if not callable(found):
-        known = [key for key, value in vars(module).items() if inspect.isfunction(value) and key[0] != "_"]
+        own = (value for value in vars(module).values() if getattr(value, "__module__", None) == module.__name__)
+        known = [value.__name__ for value in own if callable(value) and value.__name__[0] != "_"]
         hint = unknown("function", function, known) if known else f"{module.__file__} defines no functions"
-        raise UserError(f"--model {name}: {hint}")
-    return found
+        raise UserError(f"--{option} {name}: {hint}")
+    return found, file
 
 
 def _load(file: Path) -> ModuleType:
     """The module in ``file``, by a name that hides no other module."""
-    name = f"gridnn_model_{file.stem}"
+    name = f"gridnn_own_{file.stem}"
     spec = importlib.util.spec_from_file_location(name, file.resolve())
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look their module up
@@ -70,7 +83,7 @@ def _load(file: Path) -> ModuleType:
     return module
 
 
-def _within(name: str, file: Path, work: Callable[[], Result]) -> Result:
+def _within(option: str, file: Path, work: Callable[[], Result]) -> Result:
     """What ``work`` gives, run with the folder of ``file`` importable; what it raises is told as the user's mistake."""
     folder = str(file.resolve().parent)
     sys.path.insert(0, folder)
@@ -78,7 +91,7 @@ def _within(name: str, file: Path, work: Callable[[], Result]) -> Result:
         return work()
     except (Exception, SystemExit) as error:
         kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "  # a layer of ours says it all
-        raise UserError(f"--model {name}: {_place(file, error)}{kind}{error}") from error
+        raise UserError(f"{option}: {_place(file, error)}{kind}{error}") from error
     finally:
         sys.path.remove(folder)
 

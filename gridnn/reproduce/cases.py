@@ -9,7 +9,7 @@ from typing import NamedTuple
 from gridnn.errors import UserError
 from gridnn.planning.search.space import divisors
 from gridnn.train.config import RunConfig
-from gridnn.train.setup import set_up
+from gridnn.train.setup import prepare_run
 
 PLANS = 20  # of `many`
 RUN = {"dataset": "synthetic", "lr": 1e-4, "copies": True}
@@ -67,7 +67,7 @@ def _plans(network: dict, ranks: int) -> Iterator[Case]:
     for strategy, grid in asked:
         case = Case(RunConfig.of(**RUN, **network, strategy=strategy, grid=grid))
         try:
-            splits = tuple(set_up(case.config, ranks).plan.splits.values())
+            splits = tuple(prepare_run(case.config, ranks).plan.splits.values())
         except UserError:
             continue  # a layer is too small for it
         if splits not in seen:

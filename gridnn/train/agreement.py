@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from gridnn.comm.grid import Grid
 from gridnn.errors import UserError
 from gridnn.kernels import Backend
-from gridnn.train.setup import SetUp
+from gridnn.train.setup import PreparedRun
 
 Result = TypeVar("Result")
 
@@ -50,7 +50,7 @@ def shared_devices(job: Any, backend: Backend) -> list[str]:
     ]
 
 
-def refuse_differences(made: SetUp, grid: Grid) -> None:
+def refuse_differences(made: PreparedRun, grid: Grid) -> None:
     """Compare what all ranks have set up; they call it together.
 
     Raises
@@ -72,7 +72,7 @@ def refuse_differences(made: SetUp, grid: Grid) -> None:
                 )
 
 
-def _described(made: SetUp) -> list[str]:
+def _described(made: PreparedRun) -> list[str]:
     """Data, layers and splits, a line each."""
     data: Any = made.data
     lines = [f"{len(part)} samples of shape {part.sample_shape}" for part in (data.train, data.test)]

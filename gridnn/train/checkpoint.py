@@ -156,10 +156,10 @@ def _fill(file: SharedFile, header: Header, tensors: Mapping[str, Tensor], grid:
     backend, sums = grid.backend, []
     for name, tensor in tensors.items():
         array = tensor.array
-        room = backend.host_buffer(array)
-        file.read(_region(header, name, tensor.box(grid)), room)
-        if room is not array:
-            backend.from_host(room, array)
+        buffer = backend.host_buffer(array)
+        file.read(_region(header, name, tensor.box(grid)), buffer)
+        if buffer is not array:
+            backend.from_host(buffer, array)
         mine = tensor.share(grid)
         sums.append(checksum(backend, mine[1], mine[0], tensor.layout.shape) if mine else 0)
     return sum_modulo(grid.all.comm, sums)
@@ -170,9 +170,9 @@ def _read_back(file: SharedFile, header: Header, tensors: Mapping[str, Tensor], 
     backend, sums = grid.backend, []
     for name, tensor in tensors.items():
         box, part = tensor.share(grid) or (tensor.box(grid), None)
-        room = None if part is None else backend.host_empty(part.shape, part.dtype)
-        file.read(_region(header, name, box), room)
-        sums.append(0 if room is None else checksum(backend, backend.asarray(room), box, tensor.layout.shape))
+        buffer = None if part is None else backend.host_empty(part.shape, part.dtype)
+        file.read(_region(header, name, box), buffer)
+        sums.append(0 if buffer is None else checksum(backend, backend.asarray(buffer), box, tensor.layout.shape))
     return sum_modulo(grid.all.comm, sums)
 
 

@@ -15,7 +15,7 @@ from gridnn.planning.provenance import Provenance
 from gridnn.planning.search.request import PricedPlan
 from gridnn.train.config import RUN_OPTIONS, RunConfig
 from gridnn.train.sections import CHOOSING
-from gridnn.train.setup import SetUp, request_of, set_up
+from gridnn.train.setup import PreparedRun, prepare_run, request_of
 from gridnn.units import parse_memory, shown
 
 # What a plan keeps of the options that it was made with: those of the network and of how it is run.
@@ -39,7 +39,7 @@ def make_priced_plan(config: RunConfig, ranks: int, machine: str, memory: str | 
     config = config.replaced(machine=machine, memory=memory) if config.plan.chooses else config
     config.validate()
     loaded = load_machine(machine)
-    made = set_up(config, ranks)
+    made = prepare_run(config, ranks)
     given, defaults = config.flat, RunConfig.of(dataset=None).flat
     options = {name: given[name] for name in KEPT if given[name] != defaults[name]}
     known = {"machine": loaded.name, "machine_fingerprint": fingerprint(loaded), "options": options}
@@ -71,12 +71,12 @@ def open_priced_plan(path: str, batch: int | None, machine: str | None) -> Price
         config.validate()
     except (TypeError, AttributeError) as error:
         raise UserError(f"plan {path}: its provenance has an option of the wrong type ({error}): plan again") from None
-    made = set_up(config, _ranks(path, data.get("grid")))
+    made = prepare_run(config, _ranks(path, data.get("grid")))
     loaded = load_machine(machine or _known_machine(path, provenance))
     return _priced(config, made, made.plan, loaded)
 
 
-def _priced(config: RunConfig, made: SetUp, plan: Plan, machine: Machine) -> PricedPlan:
+def _priced(config: RunConfig, made: PreparedRun, plan: Plan, machine: Machine) -> PricedPlan:
     options = {name: getattr(plan, name) for name in OPTIONS}
     request = request_of(config, made.network, plan.grid.size, made.batch, machine=machine, options=options)
     return PricedPlan(request, plan, request.price(plan))

@@ -15,7 +15,7 @@ from gridnn.kernels.backend import Backend
 from gridnn.layers.computation import ACTIVATION
 from gridnn.layout.layout import Box, box_shape
 from gridnn.program.schedule import InputPart, Schedule
-from gridnn.train.staging import DeviceRoom, HostRoom, make_room
+from gridnn.train.staging import HostBuffer, StagingBuffer, make_buffer
 
 Array = Any
 Filler = Callable[[Sequence[Array], Array | None], None]
@@ -49,9 +49,9 @@ class Places:
     """Where this rank's part of a batch goes: what it reads of the samples, for every input, and of the targets."""
 
     parts: tuple[InputPart, ...]
-    inputs: list[HostRoom | DeviceRoom]
+    inputs: list[HostBuffer | StagingBuffer]
     target_box: Box
-    targets: HostRoom | DeviceRoom
+    targets: HostBuffer | StagingBuffer
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Reader:
 
     def __init__(self, backend: Backend, dtype: str) -> None:
         self.backend, self.dtype, self.mistake = backend, dtype, None
-        self._rooms: dict[tuple, HostRoom | DeviceRoom] = {}
+        self._buffers: dict[tuple, HostBuffer | StagingBuffer] = {}
         self._thread: ThreadPoolExecutor | None = None
         self._coming: Future[Read] | None = None
 
@@ -94,8 +94,8 @@ class Reader:
         self.mistake = self.mistake or read.mistake
 
         def fill(inputs: Sequence[Array], target: Array | None) -> None:
-            for array, room in zip(inputs, read.places.inputs, strict=True):
-                room.load(array)
+            for array, buffer in zip(inputs, read.places.inputs, strict=True):
+                buffer.load(array)
             if target is not None:
                 read.places.targets.load(target)
 
@@ -112,16 +112,16 @@ class Reader:
     def _read(self, batch: Batch, places: Places) -> Read:
         data, mistake = batch.data, None
         try:
-            for room, part in zip(places.inputs, places.parts, strict=True):
+            for buffer, part in zip(places.inputs, places.parts, strict=True):
                 samples, *box = part.box
-                data.of(part.source).read(batch.indices[slice(*samples)], tuple(box), room.open(), batch.step)
+                data.of(part.source).read(batch.indices[slice(*samples)], tuple(box), buffer.open(), batch.step)
             samples, *box = places.target_box
             places.targets.put(data.targets(batch.indices[slice(*samples)], tuple(box)))
         except UserError as error:
             mistake = str(error)
             places.targets.put(np.zeros(box_shape(places.target_box), self._kind(data)))
-        for room in (*places.inputs, places.targets):
-            room.send()
+        for buffer in (*places.inputs, places.targets):
+            buffer.send()
         return Read(batch, places, mistake)
 
     def _places(self, schedule: Schedule, batch: Batch) -> Places:
@@ -129,17 +129,17 @@ class Reader:
         parts = schedule.inputs
         kinds = (self.dtype if part.dtype == ACTIVATION else part.dtype for part in parts)
         inputs = [
-            self._room(n, box_shape(part.box), kind) for n, (part, kind) in enumerate(zip(parts, kinds, strict=True))
+            self._buffer(n, box_shape(part.box), kind) for n, (part, kind) in enumerate(zip(parts, kinds, strict=True))
         ]
         target = schedule.target_box[: 1 + len(batch.data.target_shape)]
         schedule.program.loss.node.layer.check_target(box_shape(schedule.target_box), box_shape(target))
-        return Places(parts, inputs, target, self._room("targets", box_shape(target), self._kind(batch.data)))
+        return Places(parts, inputs, target, self._buffer("targets", box_shape(target), self._kind(batch.data)))
 
     def _kind(self, data: Dataset) -> str:
         """The type of the targets on a device: it holds what any data set has."""
         return "float64" if data.classes is None else "int64"
 
-    def _room(self, name: Any, shape: tuple[int, ...], dtype: str) -> HostRoom | DeviceRoom:
-        if (name, shape, dtype) not in self._rooms:
-            self._rooms[name, shape, dtype] = make_room(self.backend, shape, dtype)
-        return self._rooms[name, shape, dtype]
+    def _buffer(self, name: Any, shape: tuple[int, ...], dtype: str) -> HostBuffer | StagingBuffer:
+        if (name, shape, dtype) not in self._buffers:
+            self._buffers[name, shape, dtype] = make_buffer(self.backend, shape, dtype)
+        return self._buffers[name, shape, dtype]

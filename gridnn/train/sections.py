@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from gridnn.errors import UserError
+from gridnn.errors import UserError, unknown
+from gridnn.layers.losses import LOSSES
 from gridnn.layout.gridshape import ORDERS
 from gridnn.layout.halo import HALOS
 from gridnn.models import WITH_DROPOUT
+from gridnn.models.own import is_own
 from gridnn.models.torchvision import TORCHVISION
 from gridnn.planning.plan import BACKWARD
 from gridnn.planning.rules import RULES, STRATEGIES
@@ -224,7 +226,9 @@ class PlanOptions:
 class TrainOptions:
     """What a step is, how many there are, and what remains of them. ``lr`` becomes the default of the optimizer."""
 
-    loss: str = NETWORK.field("cross-entropy", "what is minimised", ("cross-entropy", "mse"))
+    loss: str = NETWORK.field(
+        "cross-entropy", "what is minimised: cross-entropy, mse, or a class in a file", "NAME|FILE:CLASS"
+    )
     batch: int = NETWORK.field(64, "samples per update, over all ranks", replace(COUNT, metavar="B"))
     accumulate: int = NETWORK.field(1, "forward and backward passes per update", COUNT)
     epochs: int = TUNED.field(10, "passes over the training data", COUNT)
@@ -253,6 +257,8 @@ class TrainOptions:
             object.__setattr__(self, "lr", LEARNING_RATES.get(self.optimizer))
 
     def check(self) -> None:
+        if self.loss not in LOSSES and not is_own(self.loss):
+            raise unknown("loss", self.loss, LOSSES)
         if self.accumulate > self.batch:
             raise UserError(f"--accumulate {self.accumulate} is more parts than a batch of {self.batch} has samples")
         if self.nesterov and not self.momentum:

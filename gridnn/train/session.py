@@ -16,7 +16,7 @@ from gridnn.program.program import Program
 from gridnn.train.agreement import collective_check, refuse_differences, shared_devices
 from gridnn.train.config import RunConfig
 from gridnn.train.runner import Runner
-from gridnn.train.setup import set_up
+from gridnn.train.setup import prepare_run
 from gridnn.train.weights import fill as fill_weights
 
 
@@ -49,7 +49,7 @@ class Session(Runner):
         options = {"dtype": device.dtype, "local_rank": job.local_rank, "tf32": device.tf32, "conv": device.conv}
         backend = collective_check(job.comm, lambda: get_backend(device.backend, device.kernels, **options))
         self.notes = shared_devices(job, backend)
-        self._made = set_up(config, job.size)
+        self._made = prepare_run(config, job.size)
         self.data, _, plan, self.batch, program = self._made
         shape = plan.grid
         self.transports = Transports.choose(device.transport, job, backend.device, shape) if backend.device else None

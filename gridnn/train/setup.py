@@ -9,10 +9,10 @@ from gridnn.cost.machines import load_machine
 from gridnn.data.base import Data
 from gridnn.data.datasets import open_dataset
 from gridnn.errors import UserError, unknown
-from gridnn.layers import MeanSquaredError, SoftmaxCrossEntropy
+from gridnn.layers.losses import LOSSES
 from gridnn.layout.gridshape import GridShape
 from gridnn.models import MODELS, get_model
-from gridnn.models.own import is_own
+from gridnn.models.own import is_own, own_loss
 from gridnn.network import Network
 from gridnn.planning.plan import OPTIONS, Plan, load_plan, read_plan
 from gridnn.planning.search.request import PlanRequest
@@ -26,7 +26,7 @@ from gridnn.train.weights import check_weights
 from gridnn.units import ITEMSIZES
 
 
-class SetUp(NamedTuple):
+class PreparedRun(NamedTuple):
     """What a run is made of. ``program`` is that of the smallest pass of a full batch of ``batch`` samples.
 
     ``data`` is None where only a plan is made, of a network without a data set.
@@ -44,7 +44,7 @@ class SetUp(NamedTuple):
         return self.program if known else Program(self.network, self.plan, samples)
 
 
-def set_up(config: RunConfig, ranks: int) -> SetUp:
+def prepare_run(config: RunConfig, ranks: int) -> PreparedRun:
     """Open the data and make network, plan and program for ``ranks`` ranks.
 
     Raises
@@ -59,7 +59,9 @@ def set_up(config: RunConfig, ranks: int) -> SetUp:
         batch = min(config.train.batch, len(data.train))
         network = _network(config, data.train)
     plan = _plan(config, network, ranks, batch)
-    return SetUp(data, network, plan, batch, Program(network, plan, min(pass_sizes(batch, config.train.accumulate))))
+    return PreparedRun(
+        data, network, plan, batch, Program(network, plan, min(pass_sizes(batch, config.train.accumulate)))
+    )
 
 
 def _open(options: DataOptions, seed: int) -> Data:
@@ -109,7 +111,7 @@ def _model(options: ModelOptions, shape: tuple[int, ...], outputs: int) -> Netwo
 
 
 def _with_loss(options: TrainOptions, network: Network) -> Network:
-    network.add("loss", SoftmaxCrossEntropy() if options.loss == "cross-entropy" else MeanSquaredError())
+    network.add("loss", LOSSES[options.loss]() if options.loss in LOSSES else own_loss(options.loss))
     return network
 
 

@@ -9,7 +9,7 @@ from gridnn.kernels.backend import Array, Backend
 READING = "reading"  # the stream of the copies
 
 
-class HostRoom:
+class HostBuffer:
     """Memory of the host that is also the device's: an array, used as it is.
 
     Parameters
@@ -40,7 +40,7 @@ class HostRoom:
         self.backend.from_host(self.host, array)
 
 
-class DeviceRoom:
+class StagingBuffer:
     """Page-locked memory of the host, and a device array that it is copied to while the device computes.
 
     Only events order the copies: the host waits for one in `open` alone, before it writes over what is still being
@@ -84,6 +84,6 @@ class DeviceRoom:
         self._used = self.device.mark()
 
 
-def make_room(backend: Backend, shape: tuple[int, ...], dtype: Any) -> HostRoom | DeviceRoom:
-    """Room for arrays of ``shape`` on the way to the memory of ``backend``."""
-    return (DeviceRoom if backend.device else HostRoom)(backend, shape, dtype)
+def make_buffer(backend: Backend, shape: tuple[int, ...], dtype: Any) -> HostBuffer | StagingBuffer:
+    """Buffer for arrays of ``shape`` on the way to the memory of ``backend``."""
+    return (StagingBuffer if backend.device else HostBuffer)(backend, shape, dtype)

@@ -221,15 +221,15 @@ def test_started_operations_run_beside_each_other(comm):
         transport = place.make(comm.Dup())
         everyone = [[values(rank, 13, "float32", seed) for rank in range(comm.size)] for seed in range(5)]
         first, second, at_once, sent = (place.array(seed[comm.rank]) for seed in everyone[:4])
-        room = place.array(np.zeros(13, "float32"))
+        buffer = place.array(np.zeros(13, "float32"))
         after, before = (comm.rank + 1) % comm.size, (comm.rank - 1) % comm.size
-        works = [transport.all_reduce(first), transport.exchange([(after, sent)], [(before, room)])]
+        works = [transport.all_reduce(first), transport.exchange([(after, sent)], [(before, buffer)])]
         works.append(transport.all_reduce(second, "max"))
         transport.all_reduce(at_once, at_once=True).wait()
         assert transport.in_order(lambda: comm.allreduce(1)) == comm.size
         for work in reversed(works):
             work.wait()
-        found = [place.read(array) for array in (first, second, at_once, room)]
+        found = [place.read(array) for array in (first, second, at_once, buffer)]
         wanted = [np.sum(everyone[0], 0), np.max(everyone[1], 0), np.sum(everyone[2], 0), everyone[3][before]]
         for got, right in zip(found, wanted, strict=True):
             np.testing.assert_array_equal(got, right, err_msg=place.name)

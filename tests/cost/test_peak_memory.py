@@ -171,7 +171,7 @@ def read_ahead(run: Run) -> int:
     places = Reader(run.grid.backend, run.parameters.wide)._places(
         schedule, Batch(data, np.arange(schedule.program.batch))
     )
-    return sum(room.host.nbytes for room in (*places.inputs, places.targets))
+    return sum(buffer.host.nbytes for buffer in (*places.inputs, places.targets))
 
 
 @pytest.mark.parametrize("recompute", [False, True])

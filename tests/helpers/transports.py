@@ -173,8 +173,8 @@ def moves(comm, place, transport, dtype, at_once):
     wanted = np.concatenate([parts(given[r], table[r])[me] for r in ranks])
     np.testing.assert_array_equal(place.read(out), wanted, err_msg=place.name)
     after, before = (me + 1) % comm.size, (me - 1) % comm.size
-    rooms = [place.array(np.zeros(size, dtype)) for size in (3, 5)]
+    buffers = [place.array(np.zeros(size, dtype)) for size in (3, 5)]
     sends = [(after, place.array(values(me, size, dtype))) for size in (3, 5)]
-    transport.exchange(sends, [(before, room) for room in rooms]).wait()
-    for size, room in zip((3, 5), rooms, strict=True):
-        np.testing.assert_array_equal(place.read(room), values(before, size, dtype), err_msg=place.name)
+    transport.exchange(sends, [(before, buffer) for buffer in buffers]).wait()
+    for size, buffer in zip((3, 5), buffers, strict=True):
+        np.testing.assert_array_equal(place.read(buffer), values(before, size, dtype), err_msg=place.name)

@@ -15,7 +15,7 @@ from gridnn.kernels import get_backend
 from gridnn.kernels.cuda import setup as cupy_setup
 from gridnn.train.agreement import collective_check, shared_devices
 from gridnn.train.config import RunConfig
-from gridnn.train.staging import make_room
+from gridnn.train.staging import make_buffer
 
 
 class CUDARuntimeError(RuntimeError):
@@ -299,16 +299,16 @@ def test_memory_that_runs_out(backend):
 
 def test_a_room_brings_every_batch_once_and_whole(backend):
     """While the device still computes with the last one, and with a host that writes as early as it may."""
-    room, feed = make_room(backend, (50, 7), "float64"), backend.zeros((50, 7), "float64")
+    buffer, feed = make_buffer(backend, (50, 7), "float64"), backend.zeros((50, 7), "float64")
     totals, reader = backend.zeros((8,), "float64"), ThreadPoolExecutor(1, initializer=backend.device.bind)
 
     def read(step):
-        room.open()[...] = step
-        room.send()
+        buffer.open()[...] = step
+        buffer.send()
 
     reader.submit(read, 0).result(20)
     for step in range(8):
-        room.load(feed)
+        buffer.load(feed)
         coming = reader.submit(read, step + 1)
         totals[step : step + 1] = feed.sum()
         coming.result(20)
@@ -317,11 +317,11 @@ def test_a_room_brings_every_batch_once_and_whole(backend):
 
 
 def test_the_host_waits_for_nothing_while_it_loads(backend, standin):
-    room, feed = make_room(backend, (5,), "float64"), backend.zeros((5,), "float64")
-    room.put(np.arange(5.0))
+    buffer, feed = make_buffer(backend, (5,), "float64"), backend.zeros((5,), "float64")
+    buffer.put(np.arange(5.0))
     with standin.standin.record() as told:
-        room.send()
-        room.load(feed)
+        buffer.send()
+        buffer.load(feed)
     assert told and not [entry for entry in told if entry.stream == -1]
     np.testing.assert_array_equal(backend.to_host(feed), np.arange(5.0))
 

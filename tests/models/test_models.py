@@ -16,7 +16,7 @@ from gridnn.models import MODELS, WITH_DROPOUT, get_model
 from gridnn.models.summary import summarize, summarize_layers
 from gridnn.network import INPUT
 from gridnn.train.config import RunConfig
-from gridnn.train.setup import set_up
+from gridnn.train.setup import prepare_run
 
 NAMES = (
     "mlp lenet alexnet alexnet-onetower alexnet-cifar vgg11 vgg13 vgg16 vgg19 vgg11-cifar vgg16-cifar resnet18 "
@@ -289,7 +289,7 @@ def test_outputs_follow_the_targets(tmp_path):
         np.savez(tmp_path / f"{name}.npz", x=x, y=y)
 
     def network(model, name, **options):
-        return set_up(RunConfig.of(model=model, dataset=str(tmp_path / f"{name}.npz"), **options), 1).network
+        return prepare_run(RunConfig.of(model=model, dataset=str(tmp_path / f"{name}.npz"), **options), 1).network
 
     labels, numbers = {"classes": 2}, {"loss": "mse"}
     assert network("unet3d", "labels", **labels).shapes["conv"] == (8, 8, 8, 2)

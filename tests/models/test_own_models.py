@@ -13,7 +13,7 @@ from gridnn.models import get_model
 from gridnn.models.own import is_own
 from gridnn.train.config import RunConfig
 from gridnn.train.session import Session
-from gridnn.train.setup import set_up
+from gridnn.train.setup import prepare_run
 
 EXAMPLE = f"{ROOT / 'examples' / 'models.py'}:branches"
 HEAD = "from gridnn.layers import *\nfrom gridnn.network import Network\n"
@@ -60,9 +60,9 @@ def test_options_of_own_models_reach_them():
     given = RunConfig.of(model=EXAMPLE, dropout=0.25)
     given.validate()
     assert given.as_dict()["dropout"] == 0.25
-    assert any(node.name == "drop" for node in set_up(given, 1).network.nodes)
+    assert any(node.name == "drop" for node in prepare_run(given, 1).network.nodes)
     with pytest.raises(UserError, match="--widths has no effect with --model"):
-        set_up(RunConfig.of(model=EXAMPLE, widths="3"), 1)
+        prepare_run(RunConfig.of(model=EXAMPLE, widths="3"), 1)
 
 
 def test_files_beside_it_can_be_imported(tmp_path):
@@ -109,6 +109,39 @@ def test_what_a_function_gives_back_is_checked(tmp_path):
     refused(file, r"output of shape \(192,\) a sample, but 10 outputs are needed", whole + "    return n\n")
     loss = whole + "    n.add('fc', Linear(outputs))\n    n.add('l', SoftmaxCrossEntropy())\n    return n\n"
     refused(file, "ends in the loss 'l': leave it out", loss)
+
+
+LOSS = """
+from dataclasses import dataclass
+import gridnn as gn
+from gridnn.layers.computation import BufferSpec, Computation, Task
+
+@dataclass(frozen=True)
+class Half(gn.layers.MeanSquaredError):
+    pass
+
+class Nothing:
+    pass
+"""
+
+
+def test_a_loss_of_the_users(tmp_path):
+    file = tmp_path / "losses.py"
+    file.write_text(LOSS)
+    options = {"dataset": "volumes", "shape": "8x8x8x1", "samples": 12, "model": "cosmoflow"}
+    made = RunConfig.of(loss=f"{file}:Half", **options)
+    made.validate()
+    assert type(prepare_run(made, 1).network.loss.layer).__name__ == "Half"
+    for loss, told in (
+        (f"{file}:Nothing", "gives a Nothing back, not a gridnn.layers.Loss"),
+        (f"{file}:Halv", "unknown function 'Halv': did you mean Half"),
+        ("none.py:Half", r"--loss none.py:Half: there is no such file; write FILE\.py:CLASS"),
+        ("ms", "unknown loss 'ms': did you mean mse"),
+    ):
+        with pytest.raises(UserError, match=told):
+            wrong = RunConfig.of(loss=loss, **options)
+            wrong.validate()
+            prepare_run(wrong, 1)
 
 
 def test_the_example_trains_on_a_grid(tmp_path):

@@ -27,7 +27,7 @@ from gridnn.planning.rules import make_plan
 from gridnn.program.program import Program
 from gridnn.runtime.parameters import Parameters
 from gridnn.train.config import RunConfig
-from gridnn.train.setup import set_up
+from gridnn.train.setup import prepare_run
 from gridnn.train.weights import check_weights, fill, pieces
 
 CLASSES = 7
@@ -116,7 +116,7 @@ def test_training_starts_from_them(tmp_path):
     done = gridnn(2, "train", *words, *rest, "--quiet", "--log", str(log))
     assert done.returncode == 0, done.stderr
     (loss,) = [event["loss"] for event in map(json.loads, log.read_text().splitlines()) if event["event"] == "step"]
-    data = set_up(RunConfig.of(**options), 1).data.train
+    data = prepare_run(RunConfig.of(**options), 1).data.train
     x, everyone = np.empty((len(data), 48, 40, 3), np.float32), np.arange(len(data))
     data.read(everyone, ((0, 48), (0, 40), (0, 3)), x)
     net = torchmodels.make("resnet18", CLASSES).train()

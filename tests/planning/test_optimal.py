@@ -25,7 +25,7 @@ from gridnn.planning.search.strategies import SEARCHED, plan_for
 from gridnn.program.program import Program
 from gridnn.train.audit import audit
 from gridnn.train.config import RunConfig
-from gridnn.train.setup import set_up
+from gridnn.train.setup import prepare_run
 from gridnn.units import parse_memory
 
 
@@ -232,9 +232,9 @@ class TestConfig:
         RunConfig.of(strategy="integrated", memory="16GB").validate()
 
     def test_a_plan_file_says_the_grid(self, tmp_path):
-        made = set_up(LENET.replaced(grid="1x4", strategy="model", copies=True), 4)
+        made = prepare_run(LENET.replaced(grid="1x4", strategy="model", copies=True), 4)
         made.plan.save(tmp_path / "plan.json")
-        planned = set_up(LENET.replaced(plan=str(tmp_path / "plan.json")), 4)
+        planned = prepare_run(LENET.replaced(plan=str(tmp_path / "plan.json")), 4)
         assert planned.plan.grid == GridShape(1, 4)
 
 
@@ -262,7 +262,7 @@ def test_plans_run_give_the_serial_losses_and_the_predicted_words(comm, name):
 @pytest.mark.parametrize("name", RUNS)
 def test_plans_of_every_search_run(comm, name, axes):
     """On a machine that makes the search divide: a slow memory and cheap messages."""
-    network = set_up(RUNS[name].replaced(grid="1x1"), 1).network
+    network = prepare_run(RUNS[name].replaced(grid="1x1"), 1).network
     rates = dict.fromkeys(("gemm", "conv"), ((1.0, 10000000.0),))
     machine = Machine("slow", (Level("network", None, 1e-7, 1e-9),), Compute(rates, 1e7))
     plan = plan_optimal(PlanRequest(network, comm.size, RUNS[name].train.batch, machine, axes=axes)).plan

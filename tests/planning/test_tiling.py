@@ -25,7 +25,7 @@ from gridnn.reproduce import soybean_cuts as C
 from gridnn.train import setup
 from gridnn.train.audit import audit
 from gridnn.train.config import RunConfig
-from gridnn.train.setup import set_up
+from gridnn.train.setup import prepare_run
 
 R, COL, REPLICA, SUMS = C.ROWS, C.COLUMNS, C.REPLICA, C.SUMS
 
@@ -335,7 +335,7 @@ def serial(name: str):
 @pytest.mark.parametrize("name", RUNS)
 def test_plans_run_give_the_serial_losses_and_the_predicted_words(comm, name):
     config = RUNS[name]
-    plan = plan_tiling(set_up(config.replaced(grid="1x1"), 1).network, comm.size, config.train.batch)
+    plan = plan_tiling(prepare_run(config.replaced(grid="1x1"), 1).network, comm.size, config.train.batch)
     with folder(comm) as path:
         if comm.rank == 0:
             plan.save(path / "tiling.json")

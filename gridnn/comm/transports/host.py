@@ -23,7 +23,7 @@ class Staging:
         self.device, self._memory = device, None
         self._last: Event | None = None
 
-    def rooms(self, arrays: Sequence[Array]) -> list[Any]:
+    def buffers(self, arrays: Sequence[Array]) -> list[Any]:
         """Memory for each of ``arrays``, as bytes; that of the operation before."""
         starts, end = [], 0
         for array in arrays:
@@ -60,30 +60,30 @@ class HostTransport(DeviceTransport):
         return self._do(lambda ready: self._sum(ready, pieces, OPERATIONS[operation]), [array], at_once)
 
     def _sum(self, ready: Event, pieces: list[Array], operation: MPI.Op) -> Event:
-        rooms = self.staging.rooms(pieces)
+        buffers = self.staging.buffers(pieces)
         self.device.hold(ready, STREAM)
-        copied = [self._to_host(piece, room) for piece, room in zip(pieces, rooms, strict=True)]
-        for piece, room, event in zip(pieces, rooms, copied, strict=True):
+        copied = [self._to_host(piece, buffer) for piece, buffer in zip(pieces, buffers, strict=True)]
+        for piece, buffer, event in zip(pieces, buffers, copied, strict=True):
             self.device.wait(event)
-            self.comm.Allreduce(MPI.IN_PLACE, [room, mpi_type(piece)], operation)
-            self.device.to_device(room, piece, STREAM)
+            self.comm.Allreduce(MPI.IN_PLACE, [buffer, mpi_type(piece)], operation)
+            self.device.to_device(buffer, piece, STREAM)
         return self.staging.used()
 
     def _carry(self, ready: Event, sends: list[Array], receives: list[Array], call: Call) -> Event:
-        rooms = self.staging.rooms([*sends, *receives])
-        given, taken = rooms[: len(sends)], rooms[len(sends) :]
+        buffers = self.staging.buffers([*sends, *receives])
+        given, taken = buffers[: len(sends)], buffers[len(sends) :]
         self.device.hold(ready, STREAM)
-        for array, room in zip(sends, given, strict=True):
-            self._to_host(array, room)
+        for array, buffer in zip(sends, given, strict=True):
+            self._to_host(array, buffer)
         # also where nothing is sent: the operation before may still be copying out of the memory
         self.device.wait(self.device.mark(STREAM))
         call(given, taken)
-        for array, room in zip(receives, taken, strict=True):
-            self.device.to_device(room, array, STREAM)
+        for array, buffer in zip(receives, taken, strict=True):
+            self.device.to_device(buffer, array, STREAM)
         return self.staging.used()
 
-    def _to_host(self, array: Array, room: Any) -> Event:
-        self.device.to_host(array, room, STREAM)
+    def _to_host(self, array: Array, buffer: Any) -> Event:
+        self.device.to_host(array, buffer, STREAM)
         self.copied_to_host += array.nbytes
         return self.device.mark(STREAM)
 
