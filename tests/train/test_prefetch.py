@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from running import job_of
 
-from gridnn.data.base import Dataset, extents, whole
+from gridnn.data.base import Dataset, whole
 from gridnn.errors import UserError
 from gridnn.kernels import get_backend
 from gridnn.layers.losses import MeanSquaredError
+from gridnn.layout.layout import box_shape
 from gridnn.program.schedule import InputPart
 from gridnn.train.config import RunConfig
 from gridnn.train.reader import Batch, Reader
@@ -43,7 +44,7 @@ class Told(Dataset):
 
     def targets(self, indices, box=None):
         box = box or whole(self.target_shape)
-        return np.broadcast_to(indices[:, None] * 10.0, (len(indices), *extents(box))).copy()
+        return np.broadcast_to(indices[:, None] * 10.0, (len(indices), *box_shape(box))).copy()
 
 
 def schedule(samples=4, box=((0, 3), (0, 4), (0, 1))):
