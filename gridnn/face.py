@@ -117,8 +117,11 @@ def plan(
     strategy = strategy or ("grid" if grid else "optimal")
     machine = load_machine(machine) if isinstance(machine, str) else machine
     limit = parse_memory(memory) if isinstance(memory, str) else memory
-    asked = {"memory": limit, "itemsize": ITEMSIZES[dtype], "slots": slots, "copies": copies}
-    return plan_for(strategy, PlanRequest(network, ranks, batch, machine, shape, options=options, **asked))
+    size = ITEMSIZES[dtype]
+    request = PlanRequest(
+        network, ranks, batch, machine, shape, memory=limit, copies=copies, itemsize=size, slots=slots, options=options
+    )
+    return plan_for(strategy, request)
 
 
 def price(

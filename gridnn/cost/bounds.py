@@ -21,12 +21,12 @@ PRODUCTS = 3  # of a training step: Y = X W, dX = dY W^T, dW = X^T dY
 
 
 class Product(NamedTuple):
-    """A product of an m x k by a k x n matrix, ``count`` of them independent (groups)."""
+    """A product of an m x k by a k x n matrix, ``groups`` of them independent."""
 
     m: int
     n: int
     k: int
-    count: int = 1
+    groups: int = 1
 
 
 def least_words(m: int, n: int, k: int, ranks: int) -> float:
@@ -77,8 +77,8 @@ def layer_bound(layer: Layer, shapes: Shapes, ranks: int) -> float | None:
     product = product_of(layer, shapes)
     if product is None:
         return None
-    m, n, k, count = product
-    return PRODUCTS * least_words(m, n, k, max(1, ranks // count))  # groups: at best each has its own ranks
+    m, n, k, groups = product
+    return PRODUCTS * least_words(m, n, k, max(1, ranks // groups))  # groups: at best each has its own ranks
 
 
 def average_words(programs: Iterable[Program], ranks: Iterable[int]) -> dict[str, float]:

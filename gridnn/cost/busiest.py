@@ -33,9 +33,8 @@ def busiest(program: Program, machine: Machine, most: int = 4) -> list[int]:
     for step in program.steps:
         for layout in (step.output, *(edge.layout for edge in step.edges)):
             counted[layout] = counted.get(layout, 0) + 1
-        transfers = [edge.transfer for edge in step.edges if edge.transfer is not None]
-        halos = halos or any(stage.kind == "neighbours" for transfer in transfers for stage in transfer.stages)
-    first: dict[tuple, tuple[int, int, int]] = {}
+        halos = halos or any(stage.kind == "neighbours" for edge in step.edges for stage in edge.transfer.stages)
+    first: dict[tuple[int, ...], tuple[int, int, int]] = {}
     for index in sample(program):
         boxes = [layout.box(index) for layout in counted]
         load = sum(count * box_size(box) for count, box in zip(counted.values(), boxes, strict=True))

@@ -41,7 +41,7 @@ class Reader:
                 why = unknown("constant", name, (*needed, *optional))
                 raise UserError(f"machine file {self.source}: {where}{name}: {why}")
 
-    def items(self, content: Any, path: str) -> list:
+    def items(self, content: Any, path: str) -> list[Any]:
         """A list that is not empty."""
         if not isinstance(content, list) or not content:
             raise self.wrong(path, content, "a list of at least one entry")

@@ -80,12 +80,15 @@ def layer_prices(
     bounds = _bounds(programs)
     return tuple(
         LayerPrice(
-            step.name,
-            str(step.split),
-            *computing[step.name].values(),
-            tuple(movements[step.name].values()),
-            bounds[step.name],
-            memory.get(step.name, 0),
+            name=step.name,
+            split=str(step.split),
+            forward=computing[step.name]["forward"],
+            recompute=computing[step.name]["recompute"],
+            backward=computing[step.name]["backward"],
+            update=computing[step.name]["update"],
+            movements=tuple(movements[step.name].values()),
+            bound=bounds[step.name],
+            memory=memory.get(step.name, 0),
         )
         for step in programs[0].steps
     )
@@ -93,9 +96,11 @@ def layer_prices(
 
 def _enter(rows: dict[tuple[str, str, str], Movement], movement: Movement) -> None:
     """Add a movement to those of its phase, dimension and kind."""
-    before = rows.get(movement[:3], movement._replace(words=0, messages=0, seconds=0.0))
-    sums = (old + new for old, new in zip(before[3:], movement[3:], strict=True))
-    rows[movement[:3]] = Movement(*movement[:3], *sums)
+    key, before = movement[:3], rows.get(movement[:3])
+    if before is not None:
+        words, messages = before.words + movement.words, before.messages + movement.messages
+        movement = Movement(*key, words, messages, before.seconds + movement.seconds)
+    rows[key] = movement
 
 
 def _bounds(programs: Sequence[Program]) -> dict[str, float | None]:

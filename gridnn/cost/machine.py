@@ -24,7 +24,7 @@ class Range(NamedTuple):
     seconds are m f(c b / m) with one function f, and grow with b, m and c alike where f does.
     """
 
-    start: int
+    start: float
     alpha: float
     beta: float
 

@@ -127,7 +127,7 @@ def _content(path: Path) -> Any:
         raise UserError(f"machine file {path} is no JSON: {error}; {MADE_BY}") from error
 
 
-def _sorted(machine: Machine) -> list[tuple[str, tuple]]:
+def _sorted(machine: Machine) -> list[tuple[str, tuple[tuple[float, float], ...]]]:
     return sorted(machine.compute.rates.items())
 
 
@@ -176,14 +176,16 @@ def _level(content: Any, path: str, below: Level | None, read: Reader) -> Level:
     return Level(
         read.text(content["name"], f"{path}.name"),
         ranks,
-        *(read.number(content[key], f"{path}.{key}") for key in ("alpha", "beta")),
+        read.number(content["alpha"], f"{path}.alpha"),
+        read.number(content["beta"], f"{path}.beta"),
         shared,
         {kind: _ranges(ranges, f"{path}.movements.{kind}", read) for kind, ranges in movements.items()},
     )
 
 
 def _ranges(content: Any, path: str, read: Reader) -> tuple[Range, ...]:
-    found = tuple(Range(*read.row(one, f"{path}.{i}", 3)) for i, one in enumerate(read.items(content, path)))
+    rows = (read.row(one, f"{path}.{i}", 3) for i, one in enumerate(read.items(content, path)))
+    found = tuple(Range(start, alpha, beta) for start, alpha, beta in rows)
     starts = [one.start for one in found]
     if starts[0] or any(b <= a for a, b in pairwise(starts)):
         raise read.wrong(path, starts, "ranges [start, alpha, beta] whose starts ascend from 0")
@@ -205,8 +207,8 @@ def _compute(content: Any, read: Reader) -> Compute:
 
 
 def _rates(content: Any, path: str, read: Reader) -> tuple[tuple[float, float], ...]:
-    items = enumerate(read.items(content, path))
-    points = tuple(tuple(read.row(one, f"{path}.{i}", 2, above=0)) for i, one in items)
+    rows = (read.row(one, f"{path}.{i}", 2, above=0) for i, one in enumerate(read.items(content, path)))
+    points = tuple((flops, rate) for flops, rate in rows)
     for (low, slow), (high, fast) in pairwise(points):
         if high <= low:
             raise read.wrong(path, [at for at, _ in points], "points [flops, flops per second] whose flops ascend")

@@ -156,7 +156,7 @@ def _read_ahead(schedule: Schedule) -> int:
 def _workspaces(program: Program, index: int, itemsize: int) -> int:
     """One workspace for every type that some kernel works in."""
     own = next((name for name in ("float32", "float64") if WIDTHS[name] == itemsize), "16 bits")
-    found = set()
+    found: set[str] = set()
     for step in program.steps:
         boxes = tuple(edge.layout.box(index) for edge in step.edges)
         part = LayerPart(step.shapes, boxes, step.output.box(index), tuple(map(box_shape, boxes)), fused=UNFUSED)

@@ -8,8 +8,7 @@ from typing import NamedTuple
 from gridnn.cost.machine import GroupLevel, Machine
 from gridnn.layout.counts import SUMS, Count
 from gridnn.layout.gridshape import GridShape
-from gridnn.program.schedule import Begin
-from gridnn.program.schedule import Movement as Moved
+from gridnn.program.schedule import Begin, GroupSum, StageMovement
 from gridnn.units import wide
 
 WIDE = 8  # bytes of an element of a reduction that a layer asks for: float64
@@ -51,14 +50,14 @@ class Movements:
         counts = [count for _, count in movement.entries]
         if not counts:
             return ()
-        if movement.purpose == "gradients":
+        if isinstance(movement, GroupSum) and movement.purpose == "gradients":
             (whole,) = self._call("update", counts, self._far(movement.members), self.itemsize, "started all-reduce")
             return tuple((layer, _share(whole, count)) for layer, count in movement.entries)
-        itemsize = self.itemsize if movement.purpose == "transfer" else WIDE
-        reach = self._far(movement.members) if movement.members is not None else self._farthest(movement)
+        itemsize = self.itemsize if isinstance(movement, StageMovement) else WIDE
+        reach = self._farthest(movement) if movement.members is None else self._far(movement.members)
         return tuple((operation.layer, one) for one in self._call(phase, counts, reach, itemsize))
 
-    def _farthest(self, movement: Moved) -> GroupLevel:
+    def _farthest(self, movement: StageMovement) -> GroupLevel:
         """How far the messages to neighbours go."""
         stage, index = movement.stage, self.index
         pieces = stage.receives(index) if movement.adjoint else stage.sends(index)

@@ -9,8 +9,9 @@ from typing import NamedTuple
 from gridnn.cost.machine import Machine
 from gridnn.cost.movements import Movement, Movements
 from gridnn.cost.work import ARRAYS, Work, seconds, update_seconds, work
-from gridnn.layers.base import Shapes
+from gridnn.layers.base import Layer, Shapes
 from gridnn.layout.layout import box_shape, box_size
+from gridnn.layout.stage import Stage
 from gridnn.program.schedule import (
     Accumulate,
     Add,
@@ -23,6 +24,7 @@ from gridnn.program.schedule import (
     Load,
     Operation,
     Schedule,
+    StageMovement,
     Update,
 )
 from gridnn.program.step import Step
@@ -79,9 +81,9 @@ class _Pricing:
         self.schedule, self.machine, self.slots = schedule, machine, slots
         self.itemsize, self.rank = schedule.policy.itemsize, schedule.rank
         self.movements = Movements(machine, schedule.program.plan.grid, self.rank, self.itemsize)
-        self._works: dict[tuple, Work] = {}
+        self._works: dict[tuple[Layer, Shapes, Shapes, int, bool], Work] = {}
         self._steps: dict[tuple[int, int], Work] = {}
-        self._moved: dict[tuple, tuple] = {}
+        self._moved: dict[tuple[Stage, bool, str, str], tuple[Movement, ...]] = {}
 
     def operations(self) -> tuple[Priced, ...]:
         return tuple(map(self._price, self.schedule.operations))
@@ -169,7 +171,7 @@ class _Pricing:
 
     def _packed(self, operation: Begin) -> float:
         """The bytes that are copied where a transfer begins: what is sent, and what a rank keeps."""
-        if operation.movement.purpose != "transfer":
+        if not isinstance(operation.movement, StageMovement):
             return 0.0
         send, receive, out = operation.writes
         if operation.movement.members is None or operation.movement.kind == "all-to-all":
@@ -178,7 +180,7 @@ class _Pricing:
         return 2 * self._bytes(send) if self._is_message(send) or operation.movement.kind == "all-reduce" else 0.0
 
     def _unpacked(self, operation: End) -> float:
-        if operation.movement.purpose != "transfer":
+        if not isinstance(operation.movement, StageMovement):
             return 0.0
         receive = operation.reads[1]
         return 2 * self._bytes(receive) if self._is_message(receive) else 0.0
@@ -198,7 +200,7 @@ class _Pricing:
     def _move(self, operation: Begin) -> tuple[tuple[str, Movement], ...]:
         """Equal stages cost the same, whoever asks for them."""
         movement = operation.movement
-        if movement.purpose != "transfer":
+        if not isinstance(movement, StageMovement):
             return self.movements.price(operation)
         key = (movement.stage, movement.adjoint, movement.kind, operation.phase)
         if key not in self._moved:

@@ -166,13 +166,13 @@ def _timed(
     programs: Sequence[Program], machine: Machine, index: int, policy: Policy, slots: int, overlap: float
 ) -> tuple[int, tuple[Schedule, ...], tuple[tuple[Priced, ...], ...], Timeline]:
     """The schedules and the time line of one rank; passes that are alike share theirs."""
-    made: dict[tuple, tuple[Schedule, tuple[Priced, ...]]] = {}
+    made: dict[tuple[int, bool, bool], tuple[Schedule, tuple[Priced, ...]]] = {}
     keys = []
     for number, program in enumerate(programs, 1):
-        ends = {"first": number == 1, "last": number == len(programs)}
-        keys.append((id(program), *ends.values()))
+        first, last = number == 1, number == len(programs)
+        keys.append((id(program), first, last))
         if keys[-1] not in made:
-            schedule = build(program, index, policy, **ends)
+            schedule = build(program, index, policy, first=first, last=last)
             made[keys[-1]] = schedule, price_operations(schedule, machine, slots)
     schedules, passes = zip(*(made[key] for key in keys), strict=True)
     return index, schedules, passes, timeline(passes, overlap=overlap)

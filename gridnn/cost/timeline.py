@@ -139,6 +139,14 @@ def timeline(passes: Iterable[Sequence[Priced]], *, overlap: float = 1.0) -> Tim
     return clock.timeline()
 
 
+@dataclass(slots=True)
+class _Flight:
+    """A movement under way: the seconds that it still needs, and its event, which so far has but begun."""
+
+    left: float
+    event: Event
+
+
 class _Clock:
     """Time, the processor (which waits or works), and the movements under way with the seconds that they still need."""
 
@@ -148,7 +156,7 @@ class _Clock:
         self.waits: list[Event] = []
         self.worked = self.moved = 0.0
         self.operation = -1  # the place of the one under way
-        self._flying: dict[int, list] = {}  # number -> [seconds left, start, rest of its event]
+        self._flying: dict[int, _Flight] = {}  # by number
         self._count = 0
 
     def timeline(self) -> Timeline:
@@ -169,7 +177,7 @@ class _Clock:
         """Start a movement, ``label`` is its (resource, layer, phase, kind); gives its number."""
         self._count += 1
         if seconds > 0:
-            self._flying[self._count] = [seconds, self.now, (*label, self.operation)]
+            self._flying[self._count] = _Flight(seconds, Event(self.now, self.now, *label, operation=self.operation))
             self.moved += seconds
         if not self.overlap:
             self.wait(self._count)
@@ -178,24 +186,23 @@ class _Clock:
     def wait(self, number: int) -> None:
         """Do nothing until movement ``number`` has ended."""
         if number in self._flying:
-            start, label = self.now, self._flying[number][2]
+            start, event = self.now, self._flying[number].event
             while number in self._flying:
                 self._land(1.0)
-            self.waits.append(Event(start, self.now, *label[:-1], self.operation))
+            self.waits.append(event._replace(start=start, stop=self.now, operation=self.operation))
 
     def _next(self, pace: float) -> float:
         """When the next movement ends if no other starts, and all go on at ``pace``."""
-        return self.now + len(self._flying) * min(left for left, *_ in self._flying.values()) / pace
+        return self.now + len(self._flying) * min(flight.left for flight in self._flying.values()) / pace
 
     def _progress(self, until: float, pace: float) -> None:
         share = (until - self.now) * pace / max(1, len(self._flying))
         for flight in self._flying.values():
-            flight[0] -= share
+            flight.left -= share
         self.now = until
 
     def _land(self, pace: float) -> None:
         """Let the time pass to the end of the next movement."""
-        first, at = min(self._flying, key=lambda number: self._flying[number][0]), self._next(pace)
+        first, at = min(self._flying, key=lambda number: self._flying[number].left), self._next(pace)
         self._progress(at, pace)
-        _, start, label = self._flying.pop(first)
-        self.events.append(Event(start, at, *label))
+        self.events.append(self._flying.pop(first).event._replace(stop=at))

@@ -72,12 +72,12 @@ class BufferSpec(NamedTuple):
 
 
 class View(NamedTuple):
-    """One of the layer's arrays that lies in another one: ``base[index]``, with this shape; no call writes it."""
+    """One of the layer's arrays that lies in another one: ``base[region]``, with this shape; no call writes it."""
 
     name: str
     base: str
     shape: Shape
-    index: Index | None = None
+    region: Index | None = None
 
 
 class Task(NamedTuple):

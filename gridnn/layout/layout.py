@@ -123,10 +123,10 @@ class Layout:
         used = {digit for dim in self.dims for digit in dim.digits} | set(self.partial)
         return tuple(digit for digit in range(len(self.mesh)) if digit not in used)
 
-    def part(self, index: int, dim: Dim) -> int:
-        """Which part of ``dim`` rank ``index`` has."""
+    def part(self, index: int, digits: tuple[int, ...]) -> int:
+        """Which part rank ``index`` has of a dimension that ``digits`` divide."""
         place = 0
-        for digit in dim.digits:
+        for digit in digits:
             radix = self.mesh[digit]
             place = place * radix + index // self._strides[digit] % radix
         return place
@@ -145,7 +145,7 @@ class Layout:
         """The part of the tensor that rank ``index`` holds."""
         found = self._boxes.get(index)
         if found is None:
-            parts = [self.part(index, dim) if dim.digits else 0 for dim in self.dims]
+            parts = [self.part(index, dim.digits) if dim.digits else 0 for dim in self.dims]
             found = tuple([dim.partition.interval(part) for dim, part in zip(self.dims, parts, strict=True)])
             if len(self._boxes) >= KEPT:
                 self._boxes.clear()

@@ -89,9 +89,9 @@ def live_ranges(schedule: Schedule) -> tuple[dict[str, Range], dict[str, str]]:
             root = roots[name]
             start.setdefault(root, number)
             stop[root] = number
-    for name in (*schedule.outputs.values(), schedule.seed):  # read by whoever runs the schedule
-        if name is not None:
-            stop[roots[name]] = len(schedule.operations)
+    for outside in (*schedule.outputs.values(), schedule.seed):  # read by whoever runs the schedule
+        if outside is not None:
+            stop[roots[outside]] = len(schedule.operations)
     return {name: Range(first, stop[name]) for name, first in start.items()}, roots
 
 
@@ -125,7 +125,7 @@ def _whole(schedule: Schedule, name: str) -> bool:
     """Whether a buffer is all of the memory in which it lies."""
     buffer = schedule.buffers[name]
     while buffer.base is not None:
-        if buffer.index is not None:
+        if buffer.region is not None:
             return False
         buffer = schedule.buffers[buffer.base]
     return True
@@ -156,11 +156,11 @@ def _packed(ranges: Mapping[str, Range], sizes: Mapping[str, int], least: int) -
         lambda name: (ranges[name].start - ranges[name].stop, -sizes[name]),
     )
     tried = [sorted((name for name in ranges if sizes[name]), key=order) for order in orders]
-    best: tuple[dict[str, int], int] | None = None
+    best: tuple[dict[str, int], int] = {}, sum(sizes.values()) + 1  # no order needs as much
     for number in range(len(tried) * TRIES):
         names = tried[number % len(tried)]
         offsets, size = made = _placed(names, ranges, sizes)
-        if best is None or size < best[1]:
+        if size < best[1]:
             best = made
         if best[1] <= ENOUGH * least:
             break

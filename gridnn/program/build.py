@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gridnn.layers.base import UNFUSED, Loss
-from gridnn.layers.computation import BufferSpec, Computation, LayerPart, Reduction, Task, View, gradient
+from gridnn.layers.computation import BufferSpec, Computation, Index, LayerPart, Reduction, Task, View, gradient
 from gridnn.layers.computation import inputs as input_names
 from gridnn.layout.counts import all_reduce, bucket
 from gridnn.layout.group import Group
@@ -23,8 +23,7 @@ from gridnn.program.schedule import (
     Begin,
     Compute,
     End,
-    Index,
-    Movement,
+    GroupSum,
     Policy,
     Schedule,
     Sum,
@@ -118,9 +117,9 @@ class _Builder:
         whole = front.output(source, FORWARD)
         shape, layout = self.list.buffers[whole].shape, edge.transfer.source
         returned = self.list.new(f"{source}.dy", shape, kind="gradient", layer=source) if edge.needs_gradient else None
-        hand = layout.part(self.rank, layout.dims[0])
-        for section in stack:
-            dealt = slice(*section.program.turn.given(hand))
+        hand = layout.part(self.rank, layout.dims[0].digits)
+        for section, turn in zip(stack, self.program.turns, strict=True):
+            dealt = slice(*turn.given(hand))
             part = (dealt.stop - dealt.start, *shape[1:])
             section.given[source] = self.list.view(f"{source}.y{section.suffix}", whole, part, (dealt,))
             self._forward(section)
@@ -170,7 +169,7 @@ class _Builder:
             name, ranks = self.program.steps[-1].name, self.program.ranks
             members = Group(0, ((ranks, 1),))
             count = all_reduce(self.list.along(members), ranks, self.rank, LOSS_WORDS)
-            movement = Movement("all-reduce", members, ((name, count),), "loss")
+            movement = GroupSum("all-reduce", members, ((name, count),), "loss")
             self.list.pair(name, "forward", movement, (), (), (), ())
         if self.training:
             self.list.emit(Update("", "update", (), ()))
@@ -279,7 +278,7 @@ class _Builder:
             if view.name in wanted:
                 tag = section.tag(run) if view.name == "y" else section.suffix
                 name = f"{step.name}.{view.name}{tag}"
-                names[view.name] = self.list.view(name, names[view.base], view.shape, view.index)
+                names[view.name] = self.list.view(name, names[view.base], view.shape, view.region)
 
     def _compute(
         self,
@@ -357,20 +356,20 @@ class _Builder:
         self.list.emit(Add(step.name, "backward", tuple(arrived), (name,)))
         return name
 
-    def _buckets(self) -> dict[str, list[Movement]]:
+    def _buckets(self) -> dict[str, list[GroupSum]]:
         """The sums of weight gradients by the layer that completes them."""
-        found: dict[str, list[Movement]] = {}
+        found: dict[str, list[GroupSum]] = {}
         for number, one in enumerate(self.program.buckets(self.rank)):
             members = one.members
             if len(members) > 1:
                 sizes = [gradient.size for gradient in one.gradients]
                 counts = bucket(self.list.along(members), len(members), members.index(self.rank), sizes)
                 entries = tuple((g.layer, count) for g, count in zip(one.gradients, counts, strict=True))
-                movement = Movement("started all-reduce", members, entries, "gradients", number=number)
+                movement = GroupSum("started all-reduce", members, entries, "gradients", number=number)
                 found.setdefault(one.gradients[-1].layer, []).append(movement)
         return found
 
-    def _begin_sum(self, movement: Movement) -> None:
+    def _begin_sum(self, movement: GroupSum) -> None:
         self.list.count += 1
         layer = movement.entries[-1][0]
         self.list.emit(Begin(layer, "update", (), (), movement, self.list.count))

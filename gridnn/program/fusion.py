@@ -42,9 +42,9 @@ def chains(program: Program) -> list[Chain]:
         if next_place is None or program.steps[next_place].node.layer.activation == "none":
             continue
         last = _only_reader(program.steps, readers.get(program.steps[next_place].name, []))
-        both = last is not None and isinstance(step.node.layer, Linear)
-        both = both and isinstance(program.steps[last].node.layer, Linear)
-        found.append(Chain(place, next_place, last if both else None))
+        if last is not None and not all(isinstance(program.steps[p].node.layer, Linear) for p in (place, last)):
+            last = None
+        found.append(Chain(place, next_place, last))
     return found
 
 
@@ -62,11 +62,11 @@ def fused_layers(program: Program) -> tuple[dict[int, Fusion], dict[int, int]]:
     found: dict[int, Fusion] = {}
     makers: dict[int, int] = {}
     for maker, activation, reader in chains(program):
-        rule, both = program.steps[activation].node.layer.activation, reader is not None
+        rule, derived = program.steps[activation].node.layer.activation, reader is not None
         # a layer may apply one activation to its output and have the derivative of another for its input
-        found[maker] = found.get(maker, UNFUSED)._replace(activation=rule, masked=both and rule == "relu")
-        found[activation] = Fusion(applied=True, derived=both)
-        if both:
+        found[maker] = found.get(maker, UNFUSED)._replace(activation=rule, masked=derived and rule == "relu")
+        found[activation] = Fusion(applied=True, derived=derived)
+        if reader is not None:
             found[reader] = Fusion(derivative=rule)
             makers[reader] = maker
     return found, makers

@@ -35,7 +35,7 @@ class Inputs:
         step = section.program.steps[place]
         key = step.reading(index)
         feed = section.feeds[key]
-        if feed.edge.transfer is None:  # an input of the network
+        if feed.edge.reads_samples:
             return section.arrays[key, FORWARD], None
         if (key, run) in section.arrays:
             return section.arrays[key, run], None

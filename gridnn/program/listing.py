@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from gridnn.layers.computation import ACTIVATION, Reduction
+from gridnn.layers.computation import ACTIVATION, Index, Reduction
 from gridnn.layout.counts import Count, all_reduce, dimension_of
 from gridnn.layout.group import Group
 from gridnn.layout.layout import box_shape
 from gridnn.layout.messages import call_kind, is_stacked, message_dtype, message_sizes
 from gridnn.layout.stage import Stage
 from gridnn.program.program import Program
-from gridnn.program.schedule import Begin, Buffer, Copy, End, Fill, Index, Movement, Operation, Policy
+from gridnn.program.schedule import Begin, Buffer, Copy, End, Fill, GroupSum, Movement, Operation, Policy, StageMovement
 from gridnn.program.section import Feed
 from gridnn.program.step import Step
 
@@ -36,7 +36,7 @@ class Listing:
         counts, sizes = self._counted(stage, adjoint, full_sum)
         members = None if kind == "neighbours" else stage.members(self.rank)
         entries = tuple((layer, count) for count in counts)
-        movement = Movement(kind, members, entries, "transfer", stage, adjoint)
+        movement = StageMovement(kind, members, entries, stage, adjoint)
         send, receive = self.messages(stage, kind, sizes, source, out, layer)
         self.count += 1
         begin = Begin(layer, phase, (source,), (send, receive, out), movement, self.count)
@@ -79,7 +79,7 @@ class Listing:
         """Whether a buffer is one run of memory."""
         buffer = self.buffers[name]
         while buffer.base is not None:
-            if buffer.index is not None and self.buffers[buffer.base].shape != buffer.shape:
+            if buffer.region is not None and self.buffers[buffer.base].shape != buffer.shape:
                 return False
             buffer = self.buffers[buffer.base]
         return True
@@ -101,7 +101,7 @@ class Listing:
         name = names[call.buffer]
         words = self.buffers[name].elements
         count = all_reduce(self.along(members), len(members), members.index(self.rank), words)
-        movement = Movement("all-reduce", members, ((step.name, count),), "reduction", operation=call.operation)
+        movement = GroupSum("all-reduce", members, ((step.name, count),), "reduction", call.operation)
         self.pair(step.name, phase, movement, (name,), (name,), (name,), (name,))
 
     def pair(self, layer: str, phase: str, movement: Movement, *buffers: tuple[str, ...]) -> None:
@@ -124,10 +124,10 @@ class Listing:
         self.buffers[name] = Buffer(name, tuple(shape), dtype, kind, layer)
         return name
 
-    def view(self, name: str, base: str, shape: tuple[int, ...], index: Index | None) -> str:
+    def view(self, name: str, base: str, shape: tuple[int, ...], region: Index | None) -> str:
         if name not in self.buffers:
             old = self.buffers[base]
-            self.buffers[name] = Buffer(name, tuple(shape), old.dtype, old.kind, old.layer, base, index)
+            self.buffers[name] = Buffer(name, tuple(shape), old.dtype, old.kind, old.layer, base, region)
         return name
 
     def emit(self, operation: Operation) -> None:

@@ -21,7 +21,9 @@ class Loads:
     def load(self, sections: Sequence[Section]) -> tuple[tuple[InputPart, ...], Box | None]:
         """Begin the pass: gives what of samples and targets this rank holds."""
         front, loss = sections[0], self.list.program.steps[-1]
-        names, parts, known = [], [], self.list.program.network.inputs
+        names: list[str] = []
+        parts: list[InputPart] = []
+        known = self.list.program.network.inputs
         for key, feed in front.feeds.items():
             source = feed.edge.source
             if source in known:
@@ -40,7 +42,7 @@ class Loads:
         self.list.operations.insert(0, Load(INPUT, "forward", (), tuple(names)))
         return tuple(parts), box
 
-    def _target_box(self, section: Section) -> tuple:
+    def _target_box(self, section: Section) -> Box:
         """The part of the targets that this rank compares with, in all rounds together."""
         loss, turn = section.program.steps[-1], section.program.turn
         box = loss.edges[0].layout.box(self.rank)

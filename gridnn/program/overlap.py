@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from gridnn.program.schedule import Begin, End, Operation, Policy
+from gridnn.program.schedule import Begin, End, Operation, Policy, StageMovement
 
 Root = Callable[[str], str]
 
@@ -23,8 +23,8 @@ def overlap(operations: Sequence[Operation], policy: Policy, root: Root) -> list
         if held is not None and _needs(operation, held, root):
             done.append(held)
             held = None
-        follows = isinstance(operation, End) and done and isinstance(done[-1], Begin)
-        if follows and done[-1].number == operation.number and _may_wait(operation, policy):
+        before = done[-1] if done else None
+        if isinstance(operation, End) and isinstance(before, Begin) and _may_wait(before, operation, policy):
             held = operation
         else:
             done.append(operation)
@@ -39,6 +39,7 @@ def _needs(operation: Operation, end: End, root: Root) -> bool:
     return not used.isdisjoint(root(name) for name in (*end.reads, *end.writes))
 
 
-def _may_wait(end: End, policy: Policy) -> bool:
-    movement = end.movement
-    return movement.purpose == "transfer" and (movement.kind == "neighbours" or policy.overlaps_collectives)
+def _may_wait(begin: Begin, end: End, policy: Policy) -> bool:
+    if begin.number != end.number or not isinstance(end.movement, StageMovement):
+        return False
+    return end.movement.kind == "neighbours" or policy.overlaps_collectives

@@ -45,6 +45,8 @@ class Program:
         If a split does not fit its layer; the text names the layer.
     """
 
+    _stack: Stack | None
+
     def __init__(self, network: Network, plan: Plan, batch: int) -> None:
         self._begin(network, plan, batch)
         start = stack_start(network) if plan.rounds > 1 else None
@@ -67,8 +69,8 @@ class Program:
         self.rows, self.ranks = plan.grid.rows, plan.grid.size
         self.steps: list[Step] = []
         self.turn: Dealt | None = None  # the samples of the layers that run in rounds
-        self._stack: Stack | None = None
-        self._gradient = dict.fromkeys(network.inputs, False)
+        self._stack = None
+        self._gradient: dict[str, bool] = dict.fromkeys(network.inputs, False)
         self._layouts: dict[str, Layout] = {}
         self._transfers: dict[tuple[Layout, Layout], Transfer] = {}
 
@@ -121,7 +123,7 @@ class Program:
     def _edge(self, node: Node, index: int, source: str, shapes: Shapes, split: Split) -> Edge:
         layout = layout_of(split, self._cuts(node.layer.cut_input(index, shapes, split)))
         if node.samples[index]:
-            return Edge(source, layout, None, False)
+            return Edge(source, layout, Transfer(layout, layout, ()), False, True)
         transfer = self._transfer(self._layouts[source], layout)
         return Edge(source, transfer.target, transfer, self._gradient[source])
 
@@ -143,7 +145,12 @@ class Program:
         """What runs one after the other: this program; with rounds the layers before the stack, and the stack each."""
         if self._stack is None:
             return (self,)
-        return (Piece(self, self._stack, None), *(Piece(self, self._stack, turn) for turn in self._stack.turns))
+        return (Piece(self, self._stack, None), *(Piece(self, self._stack, turn) for turn in self.turns))
+
+    @property
+    def turns(self) -> tuple[Dealt, ...]:
+        """The samples of every round of the stack, if there is one."""
+        return self._stack.turns if self._stack else ()
 
     @cached_property
     def segments(self) -> tuple[range, ...]:
@@ -157,7 +164,8 @@ class Program:
             return (range(len(self.steps)),)
         sizes = [math.prod(step.shapes.output) for step in self.steps]
         share = sum(sizes) / math.ceil(math.sqrt(len(sizes)))
-        ends, total = [], 0
+        ends: list[int] = []
+        total = 0
         for place, size in enumerate(sizes, 1):
             total += size
             if total >= share * (len(ends) + 1) or place == len(sizes):
@@ -172,7 +180,7 @@ class Program:
 
     def repeats(self, place: int) -> int:
         """How often step ``place`` runs in one pass: the layers of the stack once a round."""
-        return len(self._stack.turns) if self._stack and place >= self._stack.start else 1
+        return len(self.turns) if self._stack and place >= self._stack.start else 1
 
     def buckets(self, index: int) -> list[Bucket]:
         """The gradient sums of rank ``index``, in the order in which backward completes them.

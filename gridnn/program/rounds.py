@@ -68,7 +68,7 @@ class Dealt(Partition):
 
     def block(self, parts: int, part: int) -> Interval:
         """The places in the whole batch of what ``part`` of ``parts`` has in all rounds together."""
-        return self.whole.coarsen(self.whole.parts // parts).interval(part)
+        return Even(self.whole.size, parts).interval(part)
 
     def samples(self, parts: int, part: int) -> Iterator[Interval]:
         """The places in the whole batch of what ``part`` of ``parts`` has in this round."""
@@ -110,7 +110,8 @@ class Stack:
     @cached_property
     def turns(self) -> tuple[Dealt, ...]:
         """The samples of every round; rounds without samples are left out."""
-        whole = self.layout.dims[0].partition
+        samples = self.layout.dims[0].partition
+        whole = Even(samples.size, samples.parts)  # as samples are always divided
         turns = (Dealt.of(whole, self.rounds, turn) for turn in range(self.rounds))
         return tuple(turn for turn in turns if turn.size)
 

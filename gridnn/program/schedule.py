@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from gridnn.layers.computation import ACTIVATION, WIDE, BufferSpec, Index, Shape, Task
 from gridnn.layout.counts import Count
@@ -18,6 +18,10 @@ from gridnn.layout.group import Group
 from gridnn.layout.layout import Box
 from gridnn.layout.stage import Stage
 from gridnn.units import wide
+
+if TYPE_CHECKING:
+    from gridnn.program.program import Program
+    from gridnn.program.section import Section
 
 WIDTHS = {"bool": 1, "uint8": 1, "uint32": 4, "int64": 8, "float32": 4, "float64": 8}  # bytes
 KINDS = ("input", "ghosted", "activation", "saved", "gradient", "message", "workspace")
@@ -71,8 +75,8 @@ class Buffer(NamedTuple):
         One of `KINDS`.
     layer : str
         Whose it is.
-    base, index
-        Of a view: the buffer in which it lies, and ``base[index]`` (None: all of it), reshaped.
+    base, region
+        Of a view: the buffer in which it lies, and ``base[region]`` (None: all of it), reshaped.
     """
 
     name: str
@@ -81,7 +85,7 @@ class Buffer(NamedTuple):
     kind: str
     layer: str
     base: str | None = None
-    index: Index | None = None
+    region: Index | None = None
 
     @property
     def elements(self) -> int:
@@ -182,37 +186,50 @@ class Accumulate(Operation):
     targets: tuple[Sum, ...]
 
 
-class Movement(NamedTuple):
-    """One call between ranks.
+class StageMovement(NamedTuple):
+    """One call between ranks: ``stage`` of a transfer, or its adjoint.
 
     Attributes
     ----------
     kind : str
-        all-gather, reduce-scatter, all-reduce, all-to-all, neighbours; "started all-reduce" for weight gradients.
+        all-gather, reduce-scatter, all-reduce, all-to-all, neighbours.
     members : Group or None
         The ranks of the group; None: neighbours.
     entries : tuple of (layer, Count)
         The words and messages of this rank, and to whose account they go.
-    purpose : str
-        "transfer", "reduction" (a sum that a layer asks for), "gradients" (a bucket) or "loss".
-    stage : Stage, optional
-        Of a transfer.
-    adjoint : bool
-        Whether the adjoint of the stage runs.
-    operation : str
-        Of a sum: "sum" or "max".
-    number : int
-        Of a bucket.
     """
 
     kind: str
     members: Group | None
     entries: tuple[tuple[str, Count], ...]
+    stage: Stage
+    adjoint: bool
+
+
+class GroupSum(NamedTuple):
+    """One call between ranks: a sum or maximum over a group; the first fields are those of `StageMovement`.
+
+    Attributes
+    ----------
+    kind : str
+        all-reduce; "started all-reduce" for weight gradients.
+    purpose : str
+        "reduction" (a sum that a layer asks for), "gradients" (a bucket) or "loss".
+    operation : str
+        "sum" or "max".
+    number : int
+        Of a bucket.
+    """
+
+    kind: str
+    members: Group
+    entries: tuple[tuple[str, Count], ...]
     purpose: str
-    stage: Stage | None = None
-    adjoint: bool = False
     operation: str = "sum"
     number: int = 0
+
+
+Movement = StageMovement | GroupSum
 
 
 @dataclass(frozen=True)
@@ -275,9 +292,11 @@ class Schedule:
         Of a prediction, or a program without a loss: the buffers with what it gives, by layer.
     seed : str or None
         Of a training pass without a loss: where the gradient of that output is loaded.
+    sections : tuple of Section
+        Its layers: all of them, or with rounds those before the stack, and the stack in each.
     """
 
-    program: object
+    program: Program
     rank: int
     policy: Policy
     kind: str
@@ -287,7 +306,7 @@ class Schedule:
     target_box: Box | None = None
     outputs: Mapping[str, str] = field(default_factory=dict)
     seed: str | None = None
-    sections: tuple = ()
+    sections: tuple[Section, ...] = ()
 
     def root(self, name: str) -> Buffer:
         """The buffer in whose memory ``name`` lies."""

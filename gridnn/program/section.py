@@ -6,7 +6,7 @@ from gridnn.layout.layout import box_shape
 from gridnn.program.fusion import fused_layers
 from gridnn.program.program import Program
 from gridnn.program.regions import Region
-from gridnn.program.step import Step
+from gridnn.program.step import Reading, Step
 
 FORWARD = -1  # the first run of a section; others recompute the segment of their number
 WHOLE = slice(None)
@@ -47,7 +47,7 @@ class Section:
         self.segment = {place: s for s, segment in enumerate(program.segments) for place in segment}
         self.home = {step.name: self.segment[place] for place, step in enumerate(program.steps)}
         self.fused, self.makers = fused_layers(program) if fuses else ({}, {})
-        self.feeds: dict[tuple, Feed] = {}
+        self.feeds: dict[Reading, Feed] = {}
         for step in (step for step in program.steps if step.name in needed):
             for i in range(len(step.edges)):
                 key = step.reading(i)
@@ -55,7 +55,7 @@ class Section:
                     self.feeds[key] = Feed(step, i, rank)
                 self.feeds[key].readers += 1
         self.given: dict[str, str] = {}
-        self.arrays: dict[tuple[tuple, int], str] = {}  # (reading, run) -> buffer
+        self.arrays: dict[tuple[Reading, int], str] = {}  # by reading and run
         self.outputs: dict[tuple[str, int], str] = {}
         self.gradients: dict[str, list[str]] = {}
 

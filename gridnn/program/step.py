@@ -8,7 +8,7 @@ from functools import cached_property
 from gridnn.layers.base import Cut, Parameter, Shapes
 from gridnn.layout.group import Group
 from gridnn.layout.layout import Dim, Layout, box_size, common, within
-from gridnn.layout.partition import Even, window_frame
+from gridnn.layout.partition import Even, Window, window_frame
 from gridnn.layout.split import Split
 from gridnn.layout.stage import Stage
 from gridnn.layout.transfer import Transfer
@@ -16,19 +16,21 @@ from gridnn.network import Node, Shared
 
 Frame = tuple[tuple[int, int], ...]
 Region = tuple[slice, ...]
+Reading = tuple[str, Layout, tuple[tuple[str, Window], ...], float]  # see `Step.reading`
 
 
 @dataclass(frozen=True)
 class Edge:
     """One input of a layer: where it comes from, what it must look like, and the transfer between.
 
-    ``transfer`` is None where the source is the network's input, which every rank reads as it needs it.
+    ``reads_samples``: the source is an input of the network, which every rank reads as it needs it; nothing moves.
     """
 
     source: str
     layout: Layout
-    transfer: Transfer | None
+    transfer: Transfer
     needs_gradient: bool
+    reads_samples: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,8 @@ class Step:
     @property
     def layouts(self) -> dict[str, Layout]:
         """Of all parameters that it computes with."""
-        return {name: one[-1] for name, one in (*self.weights.items(), *self.shared.items())}
+        own = {name: layout for name, (_, layout) in self.weights.items()}
+        return own | {name: layout for name, (_, _, layout) in self.shared.items()}
 
     @property
     def learns(self) -> bool:
@@ -77,7 +80,7 @@ class Step:
 
     def part(self, index: int, axis: str) -> int:
         """Which part of ``axis`` rank ``index`` has."""
-        return self.output.part(index, Dim(None, self.split.digits(axis)))
+        return self.output.part(index, self.split.digits(axis))
 
     def frame(self, index: int, edge: int) -> Frame:
         """The padding before and after every dimension of input ``edge`` on rank ``index``."""
@@ -110,12 +113,12 @@ class Step:
             return None
         return within(tuple(inside.values()), tuple(outputs.values()))
 
-    def reading(self, edge: int) -> tuple:
+    def reading(self, edge: int) -> Reading:
         """What input ``edge`` looks like here, padding included: layers that read a tensor alike share one transfer."""
         return self._readings[edge]
 
     @cached_property
-    def _readings(self) -> tuple[tuple, ...]:
+    def _readings(self) -> tuple[Reading, ...]:
         windows = tuple(self.node.layer.windows(self.shapes).items())
         return tuple((edge.source, edge.layout, windows, self.node.layer.padding_value) for edge in self.edges)
 

@@ -49,7 +49,8 @@ class Capture:
     def clear(self) -> None:
         """Forget the graphs: the arrays lie elsewhere now."""
         self.regions: list[Region] = []
-        self._passes, self._calls = 0, []
+        self._calls: list[Call] = []
+        self._passes = 0
 
     def run(self, operations: Sequence[Operation], calls: Sequence[Call]) -> None:
         """One pass."""

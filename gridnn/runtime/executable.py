@@ -21,6 +21,7 @@ from gridnn.program.schedule import (
     Copy,
     End,
     Fill,
+    GroupSum,
     Load,
     Operation,
     Schedule,
@@ -64,6 +65,8 @@ class Executable:
         [3], float64: the loss adds this rank's share of (summed loss, right answers) to the first two.
     """
 
+    _fill: Filler  # of the pass under way
+
     def __init__(
         self,
         schedule: Schedule,
@@ -83,7 +86,6 @@ class Executable:
         self._capture = Capture(grid.backend.device.recorder()) if capture else None
         self._arrays: dict[str, Array] = {}
         self._calls: list[Call] = []
-        self._fill: Filler | None = None
         self._before_sum = before_sum
         self._generation = -1
         join_groups(schedule.program, grid)
@@ -158,7 +160,7 @@ class Executable:
                 made = self.memory.array(self.arena, name, self._dtype(buffer.dtype))
             else:
                 base = self.array(buffer.base)
-                made = (base if buffer.index is None else base[buffer.index]).reshape(buffer.shape)
+                made = (base if buffer.region is None else base[buffer.region]).reshape(buffer.shape)
             self._arrays[name] = made
         return self._arrays[name]
 
@@ -175,8 +177,8 @@ class Executable:
         policy, schedule, run = replace(self.schedule.policy, fuses=False), self.schedule, self.run_numbers
         plain = build(schedule.program, schedule.rank, policy, kind=schedule.kind)
         result = self.grid.backend.zeros((3,), "float64")
-        options = {"seed": self._seed, "result": result}
-        return Executable(plain, self.grid, self.parameters, self.memory, **options)._check(fill, run)
+        made = Executable(plain, self.grid, self.parameters, self.memory, seed=self._seed, result=result)
+        return made._check(fill, run)
 
     def _check(self, fill: Filler, run: Pass) -> str | None:
         self._start(fill, run.step, run.number, run.scale)
@@ -204,15 +206,15 @@ class Executable:
         made: dict[tuple[int, int], LayerContext] = {}
         for section in self.schedule.sections:
             for place, step in enumerate(section.program.steps):
-                options = {"seed": self._seed, "training": self.schedule.kind == "training"}
                 context = made[section.number, place] = LayerContext(
                     step,
                     self.grid,
                     self.parameters,
                     self.run_numbers,
                     self.result,
+                    seed=self._seed,
+                    training=self.schedule.kind == "training",
                     fused=section.fused.get(place, UNFUSED),
-                    **options,
                 )
                 turn = section.program.turn
                 if turn is not None:
@@ -239,7 +241,8 @@ class Executable:
                 at_once = isinstance(following, End) and following.number == operation.number
                 requests[operation.number] = self._request(operation, at_once)
                 begin = requests[operation.number].begin
-                if operation.movement.purpose == "loss" and self._before_sum:
+                movement = operation.movement
+                if isinstance(movement, GroupSum) and movement.purpose == "loss" and self._before_sum:
                     begin = partial(_both, self._before_sum, begin)
                 self._calls.append(begin)
             elif isinstance(operation, End):
@@ -291,20 +294,19 @@ class Executable:
     def _request(self, operation: Begin, at_once: bool) -> Request:
         movement, grid, parameters = operation.movement, self.grid, self.parameters
         where = Where(operation.layer, operation.phase)
-        if movement.purpose == "loss":
-            return Reduction(grid.all, self.result, where)
-        if movement.purpose == "gradients":
-            described = parameters.buckets[movement.number]
-            flat = parameters.gradients[parameters.ranges[movement.number]]
-            return StartedSum(grid.group(described.members), flat, parameters.shares(described))
-        if movement.purpose == "reduction":
+        if isinstance(movement, GroupSum):
+            if movement.purpose == "loss":
+                return Reduction(grid.all, self.result, where)
+            if movement.purpose == "gradients":
+                described = parameters.buckets[movement.number]
+                flat = parameters.gradients[parameters.ranges[movement.number]]
+                return StartedSum(grid.group(described.members), flat, parameters.shares(described))
             return Reduction(grid.group(movement.members), self.array(operation.writes[0]), where, movement.operation)
         send, receive, out = operation.writes
         source = operation.reads[0]
         root = self.schedule.root
-        arrays = Arrays(
-            *map(self.array, (source, out, send, receive)), root(send) == root(source), root(receive) == root(out)
-        )
+        shared = root(send) == root(source), root(receive) == root(out)
+        arrays = Arrays(self.array(source), self.array(out), self.array(send), self.array(receive), *shared)
         full_sum = movement.adjoint and movement.kind == "all-reduce"
         return bind_stage(movement.stage, movement.adjoint, full_sum, grid, arrays, where, at_once)
 

@@ -23,7 +23,7 @@ class Memory:
 
     def __init__(self, backend: Any) -> None:
         self.backend, self.size, self.generation = backend, 0, 0
-        self._block: Array | None = None
+        self._block: Array = None  # until `reserve`
         self._start = 0
 
     def reserve(self, size: int) -> None:

@@ -66,7 +66,9 @@ class Optimizer:
 
     def _ranges(self, keys: Mapping[str, slice]) -> list[tuple[slice, Optimizer, float]]:
         """The parts of the flat arrays that are updated alike, how, and by which share of the learning rate."""
-        plain, found, used = replace(self, groups=()), [], set()
+        plain = replace(self, groups=())
+        found: list[tuple[slice, int | None]] = []  # place, group
+        used: set[int | None] = set()
         for key, place in keys.items():
             matching = (n for n, group in enumerate(self.groups) if any(fnmatchcase(key, name) for name in group.names))
             number = next(matching, None)
@@ -141,7 +143,7 @@ class SGD(Optimizer):
     momentum: float = 0.0
     nesterov: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.nesterov and not self.momentum:
             raise UserError("SGD with nesterov needs momentum, but momentum = 0; 0.9 is usual")
 

@@ -13,7 +13,7 @@ from gridnn.cost.price import Price
 from gridnn.data.order import first_batches
 from gridnn.errors import UserError, within_memory
 from gridnn.layout.messages import exchange
-from gridnn.program.schedule import Accumulate, Begin, Compute, End, Load, Movement, Operation, Update
+from gridnn.program.schedule import Accumulate, Begin, Compute, End, Load, Movement, Operation, StageMovement, Update
 from gridnn.runtime.trace import Span, Trace, TracedPass
 from gridnn.train.config import RunConfig
 from gridnn.train.session import Session
@@ -165,7 +165,7 @@ def _late(session: Session, spans: list[Span]) -> dict[int, float]:
     return found
 
 
-def _senders(movement: Movement, index: int) -> list[int]:
+def _senders(movement: StageMovement, index: int) -> list[int]:
     """The ranks from which a stage of messages brings something."""
     moved = exchange(movement.stage, index)
     return [piece.peer for piece in (moved.gives if movement.adjoint else moved.takes)]

@@ -27,7 +27,7 @@ from gridnn.models import MODELS, get_model
 from gridnn.planning.rules import RULES, make_plan
 from gridnn.program.build import build
 from gridnn.program.program import Program
-from gridnn.program.schedule import Begin, Movement, Schedule
+from gridnn.program.schedule import Begin, GroupSum, Movement, Schedule, StageMovement
 
 HERE = Path(__file__).resolve().parent
 WORDS = {"all-gather": "gather", "reduce-scatter": "scatter", "all-to-all": "swap"}
@@ -51,23 +51,24 @@ class Line(NamedTuple):
 def skeleton(schedule: Schedule, machine: Machine) -> Iterator[Line]:
     """The transfers and the sums of gradients of a schedule; ranks at a border send what inner ones do."""
     for priced in price_operations(schedule, machine):
-        operation = priced.operation
-        if isinstance(operation, Begin) and operation.movement.purpose in ("transfer", "gradients"):
-            yield from _lines(operation.movement, schedule)
-            yield Line("", priced.alone)
+        if isinstance(priced.operation, Begin):
+            movement = priced.operation.movement
+            if isinstance(movement, StageMovement) or movement.purpose == "gradients":
+                yield from _lines(movement, schedule)
+                yield Line("", priced.alone)
 
 
 def _lines(movement: Movement, schedule: Schedule) -> Iterator[Line]:
-    rank, stage = schedule.rank, movement.stage
+    rank = schedule.rank
     if movement.kind == "neighbours":
-        for piece in stage.receives(rank) if movement.adjoint else stage.sends(rank):
+        for piece in movement.stage.receives(rank) if movement.adjoint else movement.stage.sends(rank):
             if piece.peer != rank:
                 yield Line(f"send {BYTES * box_size(piece.box)} {piece.peer - rank}", 0.0)
         return
-    if stage is None:
+    if isinstance(movement, GroupSum):
         size = sum(gradient.size for gradient in schedule.program.buckets(rank)[movement.number].gradients)
     else:
-        source, target = (box_size(layout.box(rank)) for layout in (stage.source, stage.target))
+        source, target = (box_size(layout.box(rank)) for layout in (movement.stage.source, movement.stage.target))
         size = source if movement.kind == "all-to-all" else max(source, target)
     yield Line(f"{WORDS[movement.kind]} {BYTES * size} {_pairs(movement.members)}", 0.0)
 

@@ -10,7 +10,7 @@ from serial import Serial
 from gridnn.cost.count import count
 from gridnn.layers.base import Layer, Parameter, Shapes, tensor_axes
 from gridnn.layers.computation import Computation, Task, View
-from gridnn.layout.layout import Dim, within
+from gridnn.layout.layout import within
 from gridnn.planning.plan import Plan
 from gridnn.program.program import Program
 from gridnn.runtime.parameters import layer_key
@@ -58,7 +58,7 @@ class Divided:
         """
         layout = self.program.steps[-1].output
         seed = dy[within(layout.box(self.grid.index), tuple((0, size) for size in dy.shape))].copy()
-        if layout.part(self.grid.index, Dim(None, layout.copies)):
+        if layout.part(self.grid.index, layout.copies):
             seed[...] = 0
         self.grid.ledger.clear()
         self.passes.step(x, seed=seed, step=STEP)

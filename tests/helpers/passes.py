@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from gridnn.comm.grid import Grid
-from gridnn.layout.layout import Box, Dim, Layout, within
+from gridnn.layout.layout import Box, Layout, within
 from gridnn.program.build import build
 from gridnn.program.program import Program
 from gridnn.program.schedule import Policy
@@ -86,9 +86,9 @@ class Passes:
 
 def together(comm, grid: Grid, layout: Layout, mine) -> np.ndarray:
     """A global tensor from the parts: partial sums summed, replicas (which must agree) taken once."""
-    total, copies = np.zeros(layout.shape), Dim(None, layout.copies)
+    total = np.zeros(layout.shape)
     for index, other in comm.allgather((grid.index, grid.backend.to_host(mine))):
-        if layout.part(index, copies) == 0:
+        if layout.part(index, layout.copies) == 0:
             total[part(layout.box(index))] += other
     return total
 

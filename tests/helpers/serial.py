@@ -119,7 +119,7 @@ class LayerRun:
         for view in self.made.views:
             if view.name in names:
                 base = self.array(view.base)
-                self.arrays[view.name] = (base if view.index is None else base[view.index]).reshape(view.shape)
+                self.arrays[view.name] = (base if view.region is None else base[view.region]).reshape(view.shape)
 
     def array(self, name):
         """An array by the layer's own name; made when it is first asked for."""

@@ -49,8 +49,7 @@ def whole(comm, layout: Layout, index: int, x: np.ndarray) -> np.ndarray:
     """The tensor that the parts of all ranks stand for: partial sums summed, replicas taken once."""
     total = np.zeros(layout.shape)
     for other, part in comm.allgather((index, x)):
-        digits = Dim(None, layout.copies)
-        if layout.part(other, digits) == 0:
+        if layout.part(other, layout.copies) == 0:
             total[within(layout.box(other), tuple((0, s) for s in layout.shape))] += part
     return total
 
@@ -89,7 +88,7 @@ def test_random_transfers(comm, full_sum):
 
 def _own(layout: Layout, index: int) -> tuple[int, int]:
     """The numbers of a rank's part, the same for its replicas."""
-    used = Dim(None, tuple(d for d in range(len(layout.mesh)) if d not in layout.copies))
+    used = tuple(d for d in range(len(layout.mesh)) if d not in layout.copies)
     return layout.part(index, used), 0
 
 

@@ -110,7 +110,7 @@ def counted(program: Program) -> tuple[float, float, float]:
         seen = set()
         for step in program.steps:
             for i, edge in enumerate(step.edges):
-                if edge.transfer is not None and step.reading(i) in seen:
+                if step.reading(i) in seen:
                     for backward in (False, True)[: 1 + edge.needs_gradient]:
                         for count in edge.transfer.counts(index, program.rows, backward):
                             words, messages = words + count.words, messages + count.messages

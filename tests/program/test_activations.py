@@ -22,7 +22,7 @@ from gridnn.program.arena import plan_arena
 from gridnn.program.build import build
 from gridnn.program.program import Program
 from gridnn.program.regions import around
-from gridnn.program.schedule import cpu_policy, gpu_policy
+from gridnn.program.schedule import StageMovement, cpu_policy, gpu_policy
 from gridnn.runtime.parameters import Parameters
 
 SEED = 3
@@ -274,7 +274,7 @@ def _behind(schedule) -> set[str]:
     found, under_way = set(), {}
     for operation in schedule.operations:
         kind = type(operation).__name__
-        if kind == "Begin" and operation.movement.purpose == "transfer" and operation.phase == "backward":
+        if kind == "Begin" and isinstance(operation.movement, StageMovement) and operation.phase == "backward":
             under_way[operation.number] = operation.layer
         elif kind == "End":
             under_way.pop(operation.number, None)

@@ -87,8 +87,7 @@ def test_predictions_agree_between_the_ranks(draws, ranks):
     program = case.program
     for step in program.steps:
         for edge in step.edges:
-            if edge.transfer is not None:
-                check_adjoint(program, edge.transfer)
+            check_adjoint(program, edge.transfer)
     weights = [peak(program, index).weights for index in range(ranks)]
     assert sum(weights) >= 4 * case.network.parameter_count >= max(weights)
 
