@@ -69,28 +69,29 @@ def layer_prices(
     passes: Sequence[Sequence[Priced]], programs: Sequence[Program], memory: Mapping[str, int]
 ) -> tuple[LayerPrice, ...]:
     """The layers of a step whose batch runs in ``passes`` of ``programs``; ``memory`` has the bytes of each."""
-    computing: dict[str, dict[str, float]] = {step.name: dict.fromkeys(PHASES, 0.0) for step in programs[0].steps}
+    computing: dict[str, dict[str, float]] = {placed.name: dict.fromkeys(PHASES, 0.0) for placed in programs[0].layers}
+    first = programs[0].layers[0].name  # has what belongs to no layer
     movements: dict[str, dict[tuple[str, str, str], Movement]] = {name: {} for name in computing}
     for operations in passes:
         for priced in operations:
             for layer, seconds in priced.computing:
-                computing[layer if layer in computing else programs[0].steps[0].name][priced.operation.phase] += seconds
+                computing[layer if layer in computing else first][priced.operation.phase] += seconds
             for layer, movement in priced.movements:
                 _enter(movements[layer], movement)
     bounds = _bounds(programs)
     return tuple(
         LayerPrice(
-            name=step.name,
-            split=str(step.split),
-            forward=computing[step.name]["forward"],
-            recompute=computing[step.name]["recompute"],
-            backward=computing[step.name]["backward"],
-            update=computing[step.name]["update"],
-            movements=tuple(movements[step.name].values()),
-            bound=bounds[step.name],
-            memory=memory.get(step.name, 0),
+            name=placed.name,
+            split=str(placed.split),
+            forward=computing[placed.name]["forward"],
+            recompute=computing[placed.name]["recompute"],
+            backward=computing[placed.name]["backward"],
+            update=computing[placed.name]["update"],
+            movements=tuple(movements[placed.name].values()),
+            bound=bounds[placed.name],
+            memory=memory.get(placed.name, 0),
         )
-        for step in programs[0].steps
+        for placed in programs[0].layers
     )
 
 
@@ -106,7 +107,7 @@ def _enter(rows: dict[tuple[str, str, str], Movement], movement: Movement) -> No
 def _bounds(programs: Sequence[Program]) -> dict[str, float | None]:
     """The bounds of all layers, in all passes and rounds together."""
     totals: dict[str, float | None] = {}
-    for step in (step for program in programs for piece in program.pieces for step in piece.steps):
-        before, bound = totals.get(step.name, 0.0), layer_bound(step.node.layer, step.shapes, step.split.ranks)
-        totals[step.name] = None if before is None or bound is None else before + bound
+    for placed in (placed for program in programs for piece in program.sections for placed in piece.layers):
+        before, bound = totals.get(placed.name, 0.0), layer_bound(placed.node.layer, placed.shapes, placed.split.ranks)
+        totals[placed.name] = None if before is None or bound is None else before + bound
     return totals

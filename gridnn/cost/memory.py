@@ -59,7 +59,7 @@ class Peak:
     kinds: Mapping[str, int]
 
     @property
-    def pool(self) -> int:
+    def arena(self) -> int:
         """The block in which the buffers of the schedule lie."""
         return self.activations + self.unused
 
@@ -140,7 +140,7 @@ def _shares(arena: Arena, attribute: str) -> dict[str, int]:
 
 def _elements(program: Program, index: int, kind: str) -> int:
     """The elements of the rank's parts of all ``weights``, of those ``trained``, or of ``states``."""
-    tensors = (layout for step in program.steps for _, layout in getattr(step, kind).values())
+    tensors = (layout for placed in program.layers for _, layout in getattr(placed, kind).values())
     return sum(box_size(layout.box(index)) for layout in tensors)
 
 
@@ -157,8 +157,8 @@ def _workspaces(program: Program, index: int, itemsize: int) -> int:
     """One workspace for every type that some kernel works in."""
     own = next((name for name in ("float32", "float64") if WIDTHS[name] == itemsize), "16 bits")
     found: set[str] = set()
-    for step in program.steps:
-        boxes = tuple(edge.layout.box(index) for edge in step.edges)
-        part = LayerPart(step.shapes, boxes, step.output.box(index), tuple(map(box_shape, boxes)), fused=UNFUSED)
-        found.update(step.node.layer.computation(part).workspaces)
+    for placed in program.layers:
+        boxes = tuple(edge.layout.box(index) for edge in placed.edges)
+        part = LayerPart(placed.shapes, boxes, placed.output.box(index), tuple(map(box_shape, boxes)), fused=UNFUSED)
+        found.update(placed.node.layer.computation(part).workspaces)
     return WORKSPACE_BYTES * len({own if dtype == ACTIVATION else dtype for dtype in found})

@@ -12,6 +12,7 @@ from gridnn.cost.work import ARRAYS, Work, seconds, update_seconds, work
 from gridnn.layers.base import Layer, Shapes
 from gridnn.layout.layout import box_shape, box_size
 from gridnn.layout.stage import Stage
+from gridnn.program.placed import PlacedLayer
 from gridnn.program.schedule import (
     Accumulate,
     Add,
@@ -27,7 +28,6 @@ from gridnn.program.schedule import (
     StageMovement,
     Update,
 )
-from gridnn.program.step import Step
 
 
 class Priced(NamedTuple):
@@ -105,40 +105,40 @@ class _Pricing:
 
     def _compute(self, operation: Compute) -> float:
         section = self.schedule.sections[operation.section]
-        step, task = section.program.steps[operation.place], operation.task
+        placed, task = section.program.layers[operation.place], operation.task
         where = (operation.section, operation.place)
         if where not in self._steps:
-            self._steps[where] = self._work(step)
+            self._steps[where] = self._work(placed)
         done = self._steps[where]
         calls = {"forward": done.forward, "input": done.inputs, "weights": done.weights}[operation.half]
-        if step.node.layer.bound_by not in ARRAYS and operation.half == "weights":
+        if placed.node.layer.bound_by not in ARRAYS and operation.half == "weights":
             calls = done.inputs  # it streams its arrays, and tells by shares which call does how much of it
         part = 1.0
         if operation.region is not None:
-            box = step.output.box(self.rank)
+            box = placed.output.box(self.rank)
             extents = (
                 len(range(*cut.indices(size))) for cut, size in zip(operation.region, box_shape(box), strict=True)
             )
             part = math.prod(extents) / box_size(box)
         return seconds(self.machine.compute, calls) * task.share * part
 
-    def _work(self, step: Step) -> Work:
-        inputs = tuple(box_shape(edge.layout.box(self.rank)) for edge in step.edges)
-        local = Shapes(inputs, box_shape(step.output.box(self.rank)))
-        asked = any(edge.needs_gradient for edge in step.edges)
-        size = sum(box_size(layout.box(self.rank)) for layout in step.layouts.values())
-        key = (step.node.layer, step.shapes, local, size, asked)
+    def _work(self, placed: PlacedLayer) -> Work:
+        inputs = tuple(box_shape(edge.layout.box(self.rank)) for edge in placed.edges)
+        local = Shapes(inputs, box_shape(placed.output.box(self.rank)))
+        asked = any(edge.needs_gradient for edge in placed.edges)
+        size = sum(box_size(layout.box(self.rank)) for layout in placed.layouts.values())
+        key = (placed.node.layer, placed.shapes, local, size, asked)
         if key not in self._works:
-            self._works[key] = work(step.node.layer, step.shapes, local, size, asked, self.itemsize)
+            self._works[key] = work(placed.node.layer, placed.shapes, local, size, asked, self.itemsize)
         return self._works[key]
 
     def _updates(self) -> list[tuple[str, float]]:
         """The update of every layer."""
         found = []
-        for step in self.schedule.program.steps:
-            size = sum(box_size(layout.box(self.rank)) for _, layout in step.trained.values())
+        for placed in self.schedule.program.layers:
+            size = sum(box_size(layout.box(self.rank)) for _, layout in placed.trained.values())
             if size:
-                found.append((step.name, update_seconds(self.machine.compute, size, self.slots, self.itemsize)))
+                found.append((placed.name, update_seconds(self.machine.compute, size, self.slots, self.itemsize)))
         return found
 
     # -- copies ------------------------------------------------------------------------------------------------

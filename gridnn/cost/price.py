@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from gridnn.cost.busiest import busiest
+from gridnn.cost.critical_ranks import critical_ranks
 from gridnn.cost.layers import LayerPrice, layer_prices
 from gridnn.cost.machine import Machine
 from gridnn.cost.memory import Peak, peak_of
@@ -155,7 +155,7 @@ def price(
     """
     overlap = machine.overlap if overlap is None else overlap
     policy = machine.policy(itemsize)
-    ranks = busiest(programs[0], machine) if index is None else [index]
+    ranks = critical_ranks(programs[0], machine) if index is None else [index]
     candidates = [_timed(programs, machine, rank, policy, slots, overlap) for rank in ranks]
     index, schedules, passes, line = max(candidates, key=lambda one: one[3].seconds)
     batch, plan = sum(program.batch for program in programs), programs[0].plan

@@ -57,7 +57,7 @@ class Plan:
         Whether most activations are computed a second time before their backward pass, instead of being kept.
     rounds : int
         In how many rounds the fully connected layers run, each on a part of every rank's samples; see
-        `gridnn.program.rounds`.
+        `gridnn.program.microbatches`.
     certificate : str or None
         What a search proved of its best choice: ``optimal``, or ``within x %``; not read from a file, which may have
         been edited.

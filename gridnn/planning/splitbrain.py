@@ -2,7 +2,7 @@
 
 Convolutions are data parallel over all P ranks; the fully connected layers are divided by outputs within groups of K
 ranks, and data parallel over the P / K groups. On a K x P/K grid a group is a column. The groups run these layers in K
-rounds: see `gridnn.program.rounds`.
+rounds: see `gridnn.program.microbatches`.
 """
 
 from __future__ import annotations

@@ -11,12 +11,12 @@ from typing import NamedTuple
 
 from gridnn.layers.base import UNFUSED, Fusion
 from gridnn.layers.linear import Linear
+from gridnn.program.placed import PlacedLayer
 from gridnn.program.program import Program
-from gridnn.program.step import Step
 
 
 class Chain(NamedTuple):
-    """Places of steps: a layer, the activation that it applies, and the layer that applies its derivative, if any."""
+    """Places in a program: a layer, the activation that it applies, and who applies its derivative, if any."""
 
     maker: int
     activation: int
@@ -31,29 +31,29 @@ def chains(program: Program) -> list[Chain]:
     is in the same way the only one to read it, if a linear layer made it: cuBLASLt does so by a mask of its own.
     """
     readers: dict[str, list[int]] = {}
-    for place, step in enumerate(program.steps):
-        for edge in step.edges:
+    for place, placed in enumerate(program.layers):
+        for edge in placed.edges:
             readers.setdefault(edge.source, []).append(place)
     found = []
-    for place, step in enumerate(program.steps):
-        if not step.node.layer.has_epilogue or step.output.partial:
+    for place, placed in enumerate(program.layers):
+        if not placed.node.layer.has_epilogue or placed.output.partial:
             continue
-        next_place = _only_reader(program.steps, readers.get(step.name, []))
-        if next_place is None or program.steps[next_place].node.layer.activation == "none":
+        next_place = _only_reader(program.layers, readers.get(placed.name, []))
+        if next_place is None or program.layers[next_place].node.layer.activation == "none":
             continue
-        last = _only_reader(program.steps, readers.get(program.steps[next_place].name, []))
-        if last is not None and not all(isinstance(program.steps[p].node.layer, Linear) for p in (place, last)):
+        last = _only_reader(program.layers, readers.get(program.layers[next_place].name, []))
+        if last is not None and not all(isinstance(program.layers[p].node.layer, Linear) for p in (place, last)):
             last = None
         found.append(Chain(place, next_place, last))
     return found
 
 
-def _only_reader(steps: Sequence[Step], places: Sequence[int]) -> int | None:
+def _only_reader(layers: Sequence[PlacedLayer], places: Sequence[int]) -> int | None:
     """The one layer that reads an output, if it reads it without movement or frame."""
     if len(places) != 1:
         return None
-    step = steps[places[0]]
-    moved = len(step.edges) > 1 or step.edges[0].transfer.stages or step.node.layer.windows(step.shapes)
+    placed = layers[places[0]]
+    moved = len(placed.edges) > 1 or placed.edges[0].transfer.stages or placed.node.layer.windows(placed.shapes)
     return None if moved else places[0]
 
 
@@ -62,7 +62,7 @@ def fused_layers(program: Program) -> tuple[dict[int, Fusion], dict[int, int]]:
     found: dict[int, Fusion] = {}
     makers: dict[int, int] = {}
     for maker, activation, reader in chains(program):
-        rule, derived = program.steps[activation].node.layer.activation, reader is not None
+        rule, derived = program.layers[activation].node.layer.activation, reader is not None
         # a layer may apply one activation to its output and have the derivative of another for its input
         found[maker] = found.get(maker, UNFUSED)._replace(activation=rule, masked=derived and rule == "relu")
         found[activation] = Fusion(applied=True, derived=derived)

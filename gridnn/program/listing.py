@@ -8,10 +8,10 @@ from gridnn.layout.group import Group
 from gridnn.layout.layout import box_shape
 from gridnn.layout.messages import call_kind, is_stacked, message_dtype, message_sizes
 from gridnn.layout.stage import Stage
+from gridnn.program.placed import PlacedLayer
 from gridnn.program.program import Program
 from gridnn.program.schedule import Begin, Buffer, Copy, End, Fill, GroupSum, Movement, Operation, Policy, StageMovement
-from gridnn.program.section import Feed
-from gridnn.program.step import Step
+from gridnn.program.section import SharedInput
 
 
 class Listing:
@@ -94,15 +94,15 @@ class Listing:
         self.count += 1
         return self.view(f"{name} flat {self.count}", name, (buffer.elements,), None)
 
-    def reduce(self, step: Step, call: Reduction, names: dict[str, str], phase: str) -> None:
-        members = step.group(self.rank, call.axes)
+    def reduce(self, placed: PlacedLayer, call: Reduction, names: dict[str, str], phase: str) -> None:
+        members = placed.group(self.rank, call.axes)
         if len(members) == 1:
             return
         name = names[call.buffer]
         words = self.buffers[name].elements
         count = all_reduce(self.along(members), len(members), members.index(self.rank), words)
-        movement = GroupSum("all-reduce", members, ((step.name, count),), "reduction", call.operation)
-        self.pair(step.name, phase, movement, (name,), (name,), (name,), (name,))
+        movement = GroupSum("all-reduce", members, ((placed.name, count),), "reduction", call.operation)
+        self.pair(placed.name, phase, movement, (name,), (name,), (name,), (name,))
 
     def pair(self, layer: str, phase: str, movement: Movement, *buffers: tuple[str, ...]) -> None:
         self.count += 1
@@ -133,10 +133,10 @@ class Listing:
     def emit(self, operation: Operation) -> None:
         self.operations.append(operation)
 
-    def inside(self, name: str, feed: Feed) -> str:
+    def inside(self, name: str, tensor: SharedInput) -> str:
         """What of a ghosted array is not ghost zones."""
-        return self.view(f"{name} inside", name, box_shape(feed.box), feed.inside) if feed.has_ghosts else name
+        return self.view(f"{name} inside", name, box_shape(tensor.box), tensor.inside) if tensor.has_ghosts else name
 
-    def ghosts(self, feed: Feed, name: str, layer: str, phase: str) -> None:
-        if feed.has_ghosts:
-            self.emit(Fill(layer, phase, (), (name,), feed.value, feed.slabs))
+    def ghosts(self, tensor: SharedInput, name: str, layer: str, phase: str) -> None:
+        if tensor.has_ghosts:
+            self.emit(Fill(layer, phase, (), (name,), tensor.value, tensor.slabs))

@@ -20,20 +20,20 @@ class Loads:
 
     def load(self, sections: Sequence[Section]) -> tuple[tuple[InputPart, ...], Box | None]:
         """Begin the pass: gives what of samples and targets this rank holds."""
-        front, loss = sections[0], self.list.program.steps[-1]
+        front, loss = sections[0], self.list.program.layers[-1]
         names: list[str] = []
         parts: list[InputPart] = []
         known = self.list.program.network.inputs
-        for key, feed in front.feeds.items():
-            source = feed.edge.source
+        for key, tensor in front.shared_inputs.items():
+            source = tensor.edge.source
             if source in known:
                 again = sum(part.source == source for part in parts)  # other layers that read it in another way
                 name, dtype = f"{source} {again}" if again else source, known[source].dtype
-                self.list.new(name, feed.shape, dtype, "input", source)
+                self.list.new(name, tensor.shape, dtype, "input", source)
                 front.arrays[key, FORWARD] = name
-                names.append(self.list.inside(name, feed))
-                parts.append(InputPart(source, feed.box, dtype))
-                self.list.ghosts(feed, name, source, "forward")
+                names.append(self.list.inside(name, tensor))
+                parts.append(InputPart(source, tensor.box, dtype))
+                self.list.ghosts(tensor, name, source, "forward")
         box = None
         if isinstance(loss.node.layer, Loss) and self.with_target:
             box = self._target_box(sections[-1])
@@ -44,21 +44,21 @@ class Loads:
 
     def _target_box(self, section: Section) -> Box:
         """The part of the targets that this rank compares with, in all rounds together."""
-        loss, turn = section.program.steps[-1], section.program.turn
+        loss, microbatch = section.program.layers[-1], section.program.microbatch
         box = loss.edges[0].layout.box(self.rank)
-        if turn is None:
+        if microbatch is None:
             return box
-        return (turn.block(loss.split.parts("n"), loss.part(self.rank, "n")), *box[1:])
+        return (microbatch.block(loss.split.parts("n"), loss.part(self.rank, "n")), *box[1:])
 
     def target(self, section: Section) -> str:
         """The buffer with the targets of a section: of a round the samples of its turn, in their order."""
-        turn = section.program.turn
-        if turn is None:
+        microbatch = section.program.microbatch
+        if microbatch is None:
             return "target"
-        loss, whole = section.program.steps[-1], self.list.buffers["target"]
+        loss, whole = section.program.layers[-1], self.list.buffers["target"]
         parts, part = loss.split.parts("n"), loss.part(self.rank, "n")
-        offset = turn.block(parts, part)[0]
-        places = [slice(start - offset, stop - offset) for start, stop in turn.samples(parts, part)]
+        offset = microbatch.block(parts, part)[0]
+        places = [slice(start - offset, stop - offset) for start, stop in microbatch.samples(parts, part)]
         size = sum(place.stop - place.start for place in places)
         if len(places) == 1:
             return self.list.view(f"target{section.suffix}", "target", (size, *whole.shape[1:]), (places[0],))
@@ -73,8 +73,10 @@ class Loads:
 
     def seed(self, section: Section) -> str:
         """Where the gradient of the last layer's output is loaded, of a program without a loss."""
-        step = section.program.steps[-1]
-        name = self.list.new(f"{step.name}.dy", box_shape(step.output.box(self.rank)), kind="input", layer=step.name)
+        placed = section.program.layers[-1]
+        name = self.list.new(
+            f"{placed.name}.dy", box_shape(placed.output.box(self.rank)), kind="input", layer=placed.name
+        )
         load = self.list.operations[0]
         self.list.operations[0] = Load(INPUT, "forward", (), (*load.writes, name))
         return name

@@ -21,8 +21,8 @@ from gridnn.layout.transfer import Transfer, plan_transfer
 from gridnn.network import Network, Node
 from gridnn.planning.plan import Plan
 from gridnn.planning.splitbrain import stack_start
-from gridnn.program.rounds import Dealt, Stack
-from gridnn.program.step import Edge, Step, group_of, layout_of, parameter_cuts
+from gridnn.program.microbatches import ConnectedLayers, Microbatch
+from gridnn.program.placed import Edge, PlacedLayer, group_of, layout_of, parameter_cuts
 
 BUCKET_WORDS = 2**20  # gradients are summed in pieces of about this many: large enough to be bound by bandwidth
 
@@ -45,7 +45,7 @@ class Program:
         If a split does not fit its layer; the text names the layer.
     """
 
-    _stack: Stack | None
+    _connected: ConnectedLayers | None
 
     def __init__(self, network: Network, plan: Plan, batch: int) -> None:
         self._begin(network, plan, batch)
@@ -54,8 +54,8 @@ class Program:
             self._add(node)
         if start is not None:
             source = network.nodes[start].inputs[0]
-            self._stack = Stack(start, source, self._layouts[source], self._gradient[source], plan.rounds)
-            self._add_stack(self._stack, max(self._stack.turns, key=lambda turn: turn.size))
+            self._connected = ConnectedLayers(start, source, self._layouts[source], self._gradient[source], plan.rounds)
+            self._add_connected(self._connected, max(self._connected.microbatches, key=lambda one: one.size))
         read = {source for node in network.nodes for source in node.inputs} | set(network.outputs)
         for node in network.nodes[:-1]:
             if node.name not in read:
@@ -67,23 +67,23 @@ class Program:
     def _begin(self, network: Network, plan: Plan, batch: int) -> None:
         self.network, self.plan, self.batch = network, plan, batch
         self.rows, self.ranks = plan.grid.rows, plan.grid.size
-        self.steps: list[Step] = []
-        self.turn: Dealt | None = None  # the samples of the layers that run in rounds
-        self._stack = None
+        self.layers: list[PlacedLayer] = []
+        self.microbatch: Microbatch | None = None  # the samples of the layers that run in rounds
+        self._connected = None
         self._gradient: dict[str, bool] = dict.fromkeys(network.inputs, False)
         self._layouts: dict[str, Layout] = {}
         self._transfers: dict[tuple[Layout, Layout], Transfer] = {}
 
-    def _add_stack(self, stack: Stack, turn: Dealt) -> None:
+    def _add_connected(self, connected: ConnectedLayers, microbatch: Microbatch) -> None:
         """Add the layers that run in rounds, for the samples of one of these."""
-        self.turn = turn
-        self._gradient[stack.source] = stack.needs_gradient
-        self._layouts[stack.source] = stack.dealt(turn)
-        for node in self.network.nodes[stack.start :]:
+        self.microbatch = microbatch
+        self._gradient[connected.source] = connected.needs_gradient
+        self._layouts[connected.source] = connected.read_layout(microbatch)
+        for node in self.network.nodes[connected.start :]:
             self._add(node)
 
     def _add(self, node: Node) -> None:
-        shapes = self.network.sizes(node, self.turn.size if self.turn else self.batch)
+        shapes = self.network.sizes(node, self.microbatch.size if self.microbatch else self.batch)
         split, layer = self.plan.splits[node.name], node.layer
         try:
             layer.check(shapes, split)
@@ -100,22 +100,22 @@ class Program:
         keys = {name: f"{node.name}.{name}" for name in weights}
         keys |= {name: f"{whose.layer}.{whose.name}" for name, whose in node.shared.items()}
         frozen = frozenset(name for name, key in keys.items() if key in self.network.frozen)
-        step = Step(node, split, shapes, output, edges, weights, states, shared, frozen)
-        self._check_shared(step)
+        placed = PlacedLayer(node, split, shapes, output, edges, weights, states, shared, frozen)
+        self._check_shared(placed)
         self._layouts[node.name] = output
-        self._gradient[node.name] = step.learns or any(self._gradient[source] for source in node.inputs)
-        self.steps.append(step)
+        self._gradient[node.name] = placed.learns or any(self._gradient[source] for source in node.inputs)
+        self.layers.append(placed)
 
-    def _check_shared(self, step: Step) -> None:
+    def _check_shared(self, placed: PlacedLayer) -> None:
         """Refuse splits that cut a shared parameter otherwise than its owner's: every rank uses the part it has."""
-        for name, (whose, _, layout) in step.shared.items():
-            owner = next(other for other in self.steps if other.name == whose.layer)
+        for name, (whose, _, layout) in placed.shared.items():
+            owner = next(other for other in self.layers if other.name == whose.layer)
             own = owner.weights[whose.name][1]
             there = Layout(own.mesh, own.dims[::-1]) if whose.transposed else own
             mesh = common_mesh(layout.mesh, there.mesh)
             if mesh is None or layout.refined(mesh) != there.refined(mesh):
                 raise UserError(
-                    f"layer {step.name!r}: its {name} is {whose}, but its split {step.split} and {owner.split} of "
+                    f"layer {placed.name!r}: its {name} is {whose}, but its split {placed.split} and {owner.split} of "
                     f"{owner.name!r} cut it in different ways: give both layers splits that leave it whole, or cut it "
                     "alike (--plan)"
                 )
@@ -136,33 +136,34 @@ class Program:
 
     def _cuts(self, cuts: tuple[Cut, ...]) -> tuple[Cut, ...]:
         """``cuts`` with the samples of a round as they were dealt, not evenly."""
-        if self.turn is None:
+        if self.microbatch is None:
             return cuts
-        return tuple(Cut("n", self.turn.over(c.partition.parts)) if c.axis == "n" else c for c in cuts)
+        return tuple(Cut("n", self.microbatch.over(c.partition.parts)) if c.axis == "n" else c for c in cuts)
 
     @cached_property
-    def pieces(self) -> tuple[Program, ...]:
+    def sections(self) -> tuple[Program, ...]:
         """What runs one after the other: this program; with rounds the layers before the stack, and the stack each."""
-        if self._stack is None:
+        if self._connected is None:
             return (self,)
-        return (Piece(self, self._stack, None), *(Piece(self, self._stack, turn) for turn in self.turns))
+        rounds = (ProgramSection(self, self._connected, one) for one in self.microbatches)
+        return (ProgramSection(self, self._connected, None), *rounds)
 
     @property
-    def turns(self) -> tuple[Dealt, ...]:
+    def microbatches(self) -> tuple[Microbatch, ...]:
         """The samples of every round of the stack, if there is one."""
-        return self._stack.turns if self._stack else ()
+        return self._connected.microbatches if self._connected else ()
 
     @cached_property
     def segments(self) -> tuple[range, ...]:
-        """The steps in runs whose activations are kept together: all of them, or about sqrt(N) runs to be recomputed.
+        """The layers in runs whose activations are kept together: all of them, or about sqrt(N) runs to be recomputed.
 
         With recomputation only what a later segment reads outlives the forward pass of a segment; the last one goes
         straight on into its backward pass (Chen et al. 2016, arXiv 1604.06174, section 3). Segments have about as many
         elements of activations each.
         """
         if not self.plan.recompute:
-            return (range(len(self.steps)),)
-        sizes = [math.prod(step.shapes.output) for step in self.steps]
+            return (range(len(self.layers)),)
+        sizes = [math.prod(placed.shapes.output) for placed in self.layers]
         share = sum(sizes) / math.ceil(math.sqrt(len(sizes)))
         ends: list[int] = []
         total = 0
@@ -173,14 +174,14 @@ class Program:
         return tuple(range(start, stop) for start, stop in itertools.pairwise([0, *ends]))
 
     @property
-    def loss(self) -> Step:
+    def loss(self) -> PlacedLayer:
         """The last layer, a loss."""
-        assert isinstance(self.steps[-1].node.layer, Loss)
-        return self.steps[-1]
+        assert isinstance(self.layers[-1].node.layer, Loss)
+        return self.layers[-1]
 
     def repeats(self, place: int) -> int:
         """How often step ``place`` runs in one pass: the layers of the stack once a round."""
-        return len(self.turns) if self._stack and place >= self._stack.start else 1
+        return len(self.microbatches) if self._connected and place >= self._connected.start else 1
 
     def buckets(self, index: int) -> list[Bucket]:
         """The gradient sums of rank ``index``, in the order in which backward completes them.
@@ -189,26 +190,26 @@ class Program:
         """
         open_buckets: dict[Group, list[Gradient]] = {}
         done: list[Bucket] = []
-        for step in reversed(self.steps):
-            for name, (_, layout) in reversed(step.trained.items()):
+        for placed in reversed(self.layers):
+            for name, (_, layout) in reversed(placed.trained.items()):
                 members = group_of(layout, layout.copies, index)
                 entries = open_buckets.setdefault(members, [])
-                entries.append(Gradient(step.name, name, box_size(layout.box(index))))
+                entries.append(Gradient(placed.name, name, box_size(layout.box(index))))
                 if sum(gradient.size for gradient in entries) >= BUCKET_WORDS:
                     done.append(Bucket(members, tuple(open_buckets.pop(members))))
         done.extend(Bucket(members, tuple(entries)) for members, entries in open_buckets.items())
         return done
 
 
-class Piece(Program):
+class ProgramSection(Program):
     """A part of a program as a program of its own: the layers before the stack, or the stack in one round."""
 
-    def __init__(self, whole: Program, stack: Stack, turn: Dealt | None) -> None:
+    def __init__(self, whole: Program, connected: ConnectedLayers, microbatch: Microbatch | None) -> None:
         self._begin(whole.network, whole.plan, whole.batch)
-        if turn is None:
-            self.steps = whole.steps[: stack.start]
+        if microbatch is None:
+            self.layers = whole.layers[: connected.start]
         else:
-            self._add_stack(stack, turn)
+            self._add_connected(connected, microbatch)
 
 
 def pass_sizes(batch: int, accumulate: int) -> list[int]:

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 from gridnn.layout.layout import box_shape
 from gridnn.program.fusion import fused_layers
+from gridnn.program.placed import PlacedLayer, Reading
 from gridnn.program.program import Program
 from gridnn.program.regions import Region
-from gridnn.program.step import Reading, Step
 
 FORWARD = -1  # the first run of a section; others recompute the segment of their number
 WHOLE = slice(None)
 
 
-class Feed:
+class SharedInput:
     """One tensor as its readers see it: several layers may read the same one."""
 
-    def __init__(self, step: Step, index: int, rank: int) -> None:
-        self.edge, self.owner, self.readers, self.number = step.edges[index], step.name, 0, index
-        frame = step.frame(rank, index)
+    def __init__(self, placed: PlacedLayer, index: int, rank: int) -> None:
+        self.edge, self.owner, self.readers, self.number = placed.edges[index], placed.name, 0, index
+        frame = placed.frame(rank, index)
         self.box = self.edge.layout.box(rank)
         extents = box_shape(self.box)
         self.shape = tuple(low + size + high for (low, high), size in zip(frame, extents, strict=True))
         self.inside = tuple(slice(low, low + size) for (low, _), size in zip(frame, extents, strict=True))
         self.has_ghosts = self.shape != extents
-        self.value = step.node.layer.padding_value
+        self.value = placed.node.layer.padding_value
         self.arrived = 0
         self.total: str | None = None
 
@@ -45,15 +45,15 @@ class Section:
         self.program, self.number, self.needed = program, number, needed
         self.suffix = f" #{number}" if number else ""
         self.segment = {place: s for s, segment in enumerate(program.segments) for place in segment}
-        self.home = {step.name: self.segment[place] for place, step in enumerate(program.steps)}
+        self.home = {placed.name: self.segment[place] for place, placed in enumerate(program.layers)}
         self.fused, self.makers = fused_layers(program) if fuses else ({}, {})
-        self.feeds: dict[Reading, Feed] = {}
-        for step in (step for step in program.steps if step.name in needed):
-            for i in range(len(step.edges)):
-                key = step.reading(i)
-                if key not in self.feeds:
-                    self.feeds[key] = Feed(step, i, rank)
-                self.feeds[key].readers += 1
+        self.shared_inputs: dict[Reading, SharedInput] = {}
+        for placed in (placed for placed in program.layers if placed.name in needed):
+            for i in range(len(placed.edges)):
+                key = placed.reading(i)
+                if key not in self.shared_inputs:
+                    self.shared_inputs[key] = SharedInput(placed, i, rank)
+                self.shared_inputs[key].readers += 1
         self.given: dict[str, str] = {}
         self.arrays: dict[tuple[Reading, int], str] = {}  # by reading and run
         self.outputs: dict[tuple[str, int], str] = {}

@@ -23,7 +23,7 @@ GROUPS = (1, 2, 4, 8, 16, 32)
 
 def working(one: Program) -> int:
     """The inputs and outputs of the fully connected layers on a rank in one round, in words."""
-    steps = [step for step in one.steps if isinstance(step.node.layer, Linear)]
+    steps = [step for step in one.layers if isinstance(step.node.layer, Linear)]
     return sum(box_size(step.edges[0].layout.box(0)) + box_size(step.output.box(0)) for step in steps)
 
 

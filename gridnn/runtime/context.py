@@ -10,7 +10,7 @@ from gridnn.comm.grid import Grid
 from gridnn.layers.base import UNFUSED, Fusion, Layer
 from gridnn.layout.layout import Box
 from gridnn.layout.split import AXES
-from gridnn.program.step import Step, group_of
+from gridnn.program.placed import PlacedLayer, group_of
 from gridnn.runtime.parameters import Parameters, layer_key
 
 Array = Any
@@ -50,7 +50,7 @@ class LayerContext:
 
     def __init__(
         self,
-        step: Step,
+        step: PlacedLayer,
         grid: Grid,
         parameters: Parameters,
         run: Pass,

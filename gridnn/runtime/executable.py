@@ -205,7 +205,7 @@ class Executable:
     def _make_contexts(self) -> dict[tuple[int, int], LayerContext]:
         made: dict[tuple[int, int], LayerContext] = {}
         for section in self.schedule.sections:
-            for place, step in enumerate(section.program.steps):
+            for place, step in enumerate(section.program.layers):
                 context = made[section.number, place] = LayerContext(
                     step,
                     self.grid,
@@ -216,10 +216,10 @@ class Executable:
                     training=self.schedule.kind == "training",
                     fused=section.fused.get(place, UNFUSED),
                 )
-                turn = section.program.turn
-                if turn is not None:
+                microbatch = section.program.microbatch
+                if microbatch is not None:
                     xp, parts = self.grid.backend.xp, (step.split.parts("n"), context.part("n"))
-                    rows = [xp.arange(*samples) for samples in turn.samples(*parts)]
+                    rows = [xp.arange(*samples) for samples in microbatch.samples(*parts)]
                     context.indices = (xp.concatenate(rows) if rows else xp.arange(0), *context.output_box[1:])
             for reader, maker in section.makers.items():
                 made[section.number, reader].maker = made[section.number, maker]

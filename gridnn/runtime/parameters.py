@@ -11,8 +11,8 @@ from gridnn.comm.grid import Grid
 from gridnn.comm.ledger import Where
 from gridnn.layers.base import Parameter
 from gridnn.layout.layout import Box, Layout, box_shape, box_size
+from gridnn.program.placed import group_of
 from gridnn.program.program import Bucket, Program
-from gridnn.program.step import group_of
 
 Array = Any
 
@@ -73,9 +73,9 @@ class Parameters:
         self.dtype, self.wide = self.backend.dtype(dtype), self.backend.wide(dtype)
         self.buckets = program.buckets(grid.index)
         described = {
-            (step.name, name): Entry(step.name, name, p, layout, layout.box(grid.index))
-            for step in program.steps
-            for name, (p, layout) in step.weights.items()
+            (placed.name, name): Entry(placed.name, name, p, layout, layout.box(grid.index))
+            for placed in program.layers
+            for name, (p, layout) in placed.weights.items()
         }
         self.entries = [described.pop((g.layer, g.name)) for bucket in self.buckets for g in bucket.gradients]
         trained = sum(box_size(entry.box) for entry in self.entries)
@@ -85,7 +85,7 @@ class Parameters:
         self.values = self.all_values[:trained]
         self.gradients = self.backend.zeros((trained,), self.wide)
         self.rounded = self.all_values if self.dtype == self.wide else self.backend.zeros((size,), self.dtype)
-        self._shared = {step.name: step.shared for step in program.steps}
+        self._shared = {placed.name: placed.shared for placed in program.layers}
         self._views: dict[str, slice] = {}
         self.ranges: list[slice] = []
         self._place()
@@ -116,10 +116,10 @@ class Parameters:
 
     def _make_states(self, program: Program, seed: int) -> dict[str, dict[str, Array]]:
         states: dict[str, dict[str, Array]] = {}
-        for step in program.steps:
-            for name, (p, layout) in step.states.items():
-                entry = Entry(step.name, name, p, layout, layout.box(self.grid.index))
-                states.setdefault(step.name, {})[name] = self._first_value(entry, seed)
+        for placed in program.layers:
+            for name, (p, layout) in placed.states.items():
+                entry = Entry(placed.name, name, p, layout, layout.box(self.grid.index))
+                states.setdefault(placed.name, {})[name] = self._first_value(entry, seed)
         return states
 
     def value(self, entry: Entry) -> Array:
@@ -175,6 +175,6 @@ class Parameters:
 
 def join_groups(program: Program, grid: Grid) -> None:
     """Make the communicators of the gradient sums: in the same order on all ranks, unlike their buckets."""
-    for step in program.steps:
-        for _, layout in step.trained.values():
+    for placed in program.layers:
+        for _, layout in placed.trained.values():
             grid.group(group_of(layout, layout.copies, grid.index))

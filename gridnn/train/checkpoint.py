@@ -15,7 +15,7 @@ from gridnn.errors import UserError
 from gridnn.kernels.checksum import checksum
 from gridnn.layout.layout import Box, Layout
 from gridnn.layout.partition import Even
-from gridnn.program.step import Step, group_of
+from gridnn.program.placed import PlacedLayer, group_of
 from gridnn.runtime.optimizers import OptimizerState
 from gridnn.runtime.parameters import Parameters
 from gridnn.train.header import ITEMSIZES, NAMES, Damaged, Header, lay_out, read_header
@@ -59,7 +59,7 @@ class Tensor:
 
 
 def tensors_of(
-    parameters: Parameters, steps: Sequence[Step], optimizer: OptimizerState | None = None
+    parameters: Parameters, steps: Sequence[PlacedLayer], optimizer: OptimizerState | None = None
 ) -> dict[str, Tensor]:
     """Everything of a run that changes from step to step, by name, in the same order on all ranks.
 

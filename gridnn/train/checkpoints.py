@@ -98,7 +98,7 @@ class Checkpoints:
         return os.path.join(self.directory, self._name(step))
 
     def _tensors(self) -> dict[str, Tensor]:
-        return tensors_of(self.session.parameters, self.session.program.steps, self.optimizer)
+        return tensors_of(self.session.parameters, self.session.program.layers, self.optimizer)
 
     @staticmethod
     def _name(step: int) -> str:

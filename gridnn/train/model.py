@@ -185,7 +185,7 @@ class Model:
 
         runner.ledger.evaluating = True
         executable.run(fill)
-        layouts = {step.name: step.output for step in schedule.program.steps}
+        layouts = {step.name: step.output for step in schedule.program.layers}
         made = {name: self._whole(layouts[name], array) for name, array in executable.outputs.items()}
         runner.ledger.evaluating = False
         return made
@@ -265,7 +265,7 @@ class Model:
         self._runner.parameters.refresh()
 
     def _tensors(self, state: OptimizerState | None = None) -> dict[str, Tensor]:
-        steps = Program(self.network, self.plan, self.plan.grid.size).steps
+        steps = Program(self.network, self.plan, self.plan.grid.size).layers
         return tensors_of(self._runner.parameters, steps, state)
 
 

@@ -19,8 +19,8 @@ from launch import HELPERS, ROOT, clean_environment, run
 from random_networks import random_case
 
 from gridnn import layers as L
-from gridnn.cost.busiest import busiest, sample
 from gridnn.cost.count import count, predict
+from gridnn.cost.critical_ranks import critical_ranks, sample
 from gridnn.cost.machine import Compute, Level, Machine, Range
 from gridnn.cost.memory import peak
 from gridnn.cost.movements import Movement
@@ -298,7 +298,7 @@ def test_the_work_of_all_ranks_is_that_of_the_network(text):
     net = cnn()
     chosen = {"conv2": Split.parse(text)}
     program = Program(net, Plan("file", GridShape(6, 1), propagate(net, chosen, 6, 12)), 12)
-    step = next(step for step in program.steps if step.name == "conv2")
+    step = next(step for step in program.layers if step.name == "conv2")
     total = sum(
         local_flops(step.node.layer, step.shapes, Shapes((box_shape(step.edges[0].layout.box(i)),), box_shape(box)))
         for i, box in ((i, step.output.box(i)) for i in range(6))
@@ -337,8 +337,8 @@ def test_no_rank_is_much_slower_than_the_priced_one(strategy, rows, cols, option
 
 
 def test_few_ranks_are_looked_at():
-    assert busiest(planned("batch", 1, 26), Machine("m", LEVELS[1:], MACHINE.compute)) == [0]
-    assert len(busiest(planned("domain", 4, 4, domain=(2, 2)), MACHINE)) <= 4
+    assert critical_ranks(planned("batch", 1, 26), Machine("m", LEVELS[1:], MACHINE.compute)) == [0]
+    assert len(critical_ranks(planned("domain", 4, 4, domain=(2, 2)), MACHINE)) <= 4
     assert len(sample(planned("domain", 4, 4))) == 16
 
 

@@ -149,7 +149,7 @@ def check(
             program, run.grid.index, itemsize=itemsize, accumulate=accumulate, policy=POLICIES[policy](itemsize)
         )
         assert told == peak_of([passes.schedule for passes in run.passes])
-        assert told.pool == run.memory.size == max(passes.arena.size for passes in run.passes), f"{message}: {told}"
+        assert told.arena == run.memory.size == max(passes.arena.size for passes in run.passes), f"{message}: {told}"
         assert told.unused <= (MOST - 1) * told.activations, message
         assert sum(told.layers.values()) == sum(told.kinds.values()) == told.activations
         values, rounded = run.parameters.all_values, run.parameters.rounded
@@ -318,6 +318,6 @@ def test_a_large_network_on_many_ranks_is_a_matter_of_milliseconds():
     told = peak(program, 12345, slots=2)
     assert time.perf_counter() - start < 1.0  # 0.13 s on an idle core
     assert told.optimizer == 2 * told.weights == 2 * told.gradients
-    assert told.total > told.pool >= told.activations > max(told.layers.values()) > 0
+    assert told.total > told.arena >= told.activations > max(told.layers.values()) > 0
     assert told.at[0] in program.plan.splits and told.at[1] == "backward"
     assert peak(program, 12345, slots=2, accumulate=True).activations >= told.activations

@@ -56,7 +56,7 @@ class Divided:
 
         What a rank has of ``dy`` enters once where the output is copied, everywhere where it is partial sums.
         """
-        layout = self.program.steps[-1].output
+        layout = self.program.layers[-1].output
         seed = dy[within(layout.box(self.grid.index), tuple((0, size) for size in dy.shape))].copy()
         if layout.part(self.grid.index, layout.copies):
             seed[...] = 0

@@ -52,7 +52,7 @@ def test_consecutive_layers_are_paired_column_then_row():
         assert found.plan.splits[second] == Split.of(ci=4)
     assert found.certificate == "optimal" and found.plan.strategy == "optimal"
     program = Program(wide(), found.plan, 8)
-    moved = {step.name: step.edges[0].transfer for step in program.steps}
+    moved = {step.name: step.edges[0].transfer for step in program.layers}
     assert moved["fc1"].stages == () == moved["fc3"].stages
 
 

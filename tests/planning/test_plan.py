@@ -59,7 +59,7 @@ def test_every_rule_gives_a_program_on_every_grid():
             net = small()
             plan = make_plan(strategy, net, GridShape(rows, cols), 24)
             program = Program(net, plan, 24)
-            assert [step.split.ranks for step in program.steps] == [rows * cols] * len(net.nodes)
+            assert [step.split.ranks for step in program.layers] == [rows * cols] * len(net.nodes)
 
 
 def test_words_of_the_1_5d_algorithm_are_those_of_the_paper():
@@ -194,7 +194,7 @@ def test_a_missing_plan_file_is_named(tmp_path):
 def test_layers_between_follow_their_inputs():
     net, grid = small(), GridShape(2, 2)
     program = Program(net, make_plan("grid", net, grid, 24), 24)
-    kinds = {step.name: [s.kind for e in step.edges for s in e.transfer.stages] for step in program.steps}
+    kinds = {step.name: [s.kind for e in step.edges for s in e.transfer.stages] for step in program.layers}
     assert kinds["relu1"] == kinds["pool1"] == kinds["relu2"] == kinds["loss"] == []
     assert kinds["conv2"] == kinds["fc2"] == ["all-gather"]
 
@@ -209,7 +209,7 @@ def test_column_then_row_needs_one_sum():
     grid = GridShape(4, 1)
     plan = make_plan("model", net, grid, 8)
     plan.splits.update(fc2=Split.of(ci=4), tanh=Split.of(co=4))
-    kinds = [[s.kind for e in step.edges for s in e.transfer.stages] for step in Program(net, plan, 8).steps]
+    kinds = [[s.kind for e in step.edges for s in e.transfer.stages] for step in Program(net, plan, 8).layers]
     assert kinds == [[], [], [], ["reduce-scatter"]]
 
 

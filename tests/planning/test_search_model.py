@@ -108,7 +108,7 @@ def counted(program: Program) -> tuple[float, float, float]:
             else:
                 words, messages = words + moved, messages + sent
         seen = set()
-        for step in program.steps:
+        for step in program.layers:
             for i, edge in enumerate(step.edges):
                 if step.reading(i) in seen:
                     for backward in (False, True)[: 1 + edge.needs_gradient]:

@@ -28,8 +28,8 @@ from gridnn.network import Network
 from gridnn.planning.plan import load_plan
 from gridnn.planning.rules import make_plan
 from gridnn.planning.splitbrain import group_grid, stack_start
+from gridnn.program.microbatches import Microbatch
 from gridnn.program.program import Program
-from gridnn.program.rounds import Dealt
 from gridnn.reproduce import splitbrain as reproduced
 from gridnn.reproduce.report import publish
 from gridnn.train.audit import audit
@@ -76,21 +76,21 @@ def divisors(ranks: int) -> list[int]:
 @pytest.mark.parametrize(("batch", "hands", "rounds"), [(24, 6, 3), (13, 4, 2), (13, 6, 4), (3, 4, 4), (7, 1, 3)])
 def test_every_sample_is_dealt_once_and_every_part_holds_what_its_hands_deal(batch, hands, rounds):
     whole, seen = Even(batch, hands), []
-    for turn in (Dealt.of(whole, rounds, turn) for turn in range(rounds)):
+    for microbatch in (Microbatch.of(whole, rounds, microbatch) for microbatch in range(rounds)):
         for parts in divisors(hands):
-            partition, ends = turn.over(parts), []
+            partition, ends = microbatch.over(parts), []
             for part in range(parts):
-                samples = [i for interval in turn.samples(parts, part) for i in range(*interval)]
+                samples = [i for interval in microbatch.samples(parts, part) for i in range(*interval)]
                 start, stop = partition.interval(part)
-                first, last = turn.block(parts, part)
+                first, last = microbatch.block(parts, part)
                 assert len(samples) == stop - start and all(first <= i < last for i in samples)
                 ends += [start, stop]
-            assert ends == sorted(ends) and ends[0] == 0 and ends[-1] == partition.size == turn.size
-            assert turn.coarsen(hands // parts) == partition
-        assert [turn.extent(hand) for hand in range(hands)] == [
-            stop - start for start, stop in map(turn.given, range(hands))
+            assert ends == sorted(ends) and ends[0] == 0 and ends[-1] == partition.size == microbatch.size
+            assert microbatch.coarsen(hands // parts) == partition
+        assert [microbatch.extent(source_part) for source_part in range(hands)] == [
+            stop - start for start, stop in map(microbatch.given, range(hands))
         ]
-        seen += [i for interval in turn.samples(1, 0) for i in range(*interval)]
+        seen += [i for interval in microbatch.samples(1, 0) for i in range(*interval)]
     assert sorted(seen) == list(range(batch))
 
 
@@ -102,8 +102,8 @@ def test_words_are_those_of_the_paper():
     ranks, group, local = 8, 4, 8
     net, grid = small(), GridShape(group, ranks // group)
     program = Program(net, make_plan("splitbrain", net, grid, ranks * local), ranks * local)
-    assert {str(program.steps[i].split) for i in range(3)} == {f"n={ranks}"}
-    assert {str(step.split) for step in program.steps[3:]} == {"n=2,co=4"}
+    assert {str(program.layers[i].split) for i in range(3)} == {f"n={ranks}"}
+    assert {str(step.split) for step in program.layers[3:]} == {"n=2,co=4"}
     assert [program.repeats(place) for place in range(7)] == [1, 1, 1, 4, 4, 4, 4]
     d, d1 = 4 * 4 * 8, 32
     conv, fc = 3 * 3 * 2 * 8 + 8, (d * d1 + d1) + (d1 * 16 + 16)
@@ -134,11 +134,11 @@ def test_words_are_those_of_the_paper():
 def test_a_round_holds_a_part_of_the_batch():
     net, grid = small(), GridShape(4, 2)
     whole, parts = Program(net, make_plan("splitbrain", net, grid, 61), 61), 0
-    for piece in whole.pieces[1:]:
-        parts += piece.steps[0].shapes.output[0]
-        assert [step.name for step in piece.steps] == ["fc1", "relu", "fc2", "loss"]
-    assert parts == 61 and [step.name for step in whole.pieces[0].steps] == ["conv", "pool", "flatten"]
-    assert [step.name for step in whole.steps] == [node.name for node in net.nodes]
+    for piece in whole.sections[1:]:
+        parts += piece.layers[0].shapes.output[0]
+        assert [step.name for step in piece.layers] == ["fc1", "relu", "fc2", "loss"]
+    assert parts == 61 and [step.name for step in whole.sections[0].layers] == ["conv", "pool", "flatten"]
+    assert [step.name for step in whole.layers] == [node.name for node in net.nodes]
 
 
 # -- refusals ------------------------------------------------------------------------------------------------

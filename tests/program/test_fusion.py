@@ -76,7 +76,7 @@ def found(rows: int, strategy: str, **splits: Split) -> list[tuple]:
     net = network()
     plan = make_plan(strategy, net, GridShape(rows, 1), 12)
     program = Program(net, replace(plan, splits={**plan.splits, **splits}), 12)
-    names = [step.name for step in program.steps]
+    names = [step.name for step in program.layers]
     return [tuple(None if place is None else names[place] for place in chain) for chain in chains(program)]
 
 

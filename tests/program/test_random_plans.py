@@ -52,7 +52,7 @@ def run(case: Case, comm) -> Result:
     loss, _ = passes.step(x, targets(program, rng), step=1, scale=1.0 / case.batch)
     norm = passes.parameters.norm(Where(CONTROL, "update"))
     measured = grid.ledger.integers(), passes.memory.size
-    predicted = predict(program, grid.index).integers(), peak(program, grid.index, itemsize=8).pool
+    predicted = predict(program, grid.index).integers(), peak(program, grid.index, itemsize=8).arena
     grid.free()
     return Result(loss / case.batch, norm, measured, predicted)
 
@@ -85,7 +85,7 @@ def test_predictions_agree_between_the_ranks(draws, ranks):
     """From integers alone: an adjoint moves what its movement moved, and the ranks together have all weights."""
     case = random_case(draws, ranks)
     program = case.program
-    for step in program.steps:
+    for step in program.layers:
         for edge in step.edges:
             check_adjoint(program, edge.transfer)
     weights = [peak(program, index).weights for index in range(ranks)]

@@ -47,7 +47,7 @@ def unmet(model: CostModel, memory: float, seen: Peak | None) -> UserError:
     """
     least = min((one for one in (_leanest(model), seen) if one), key=lambda one: one.total)
     terms = {
-        "activations": least.pool,
+        "activations": least.arena,
         "weights, gradients and optimizer": least.weights + least.gradients + least.optimizer + least.states,
         "inputs": least.inputs,
         "buffers of messages and kernels": least.buffers,

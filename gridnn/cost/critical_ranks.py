@@ -21,7 +21,7 @@ def sample(program: Program) -> list[int]:
     return sorted({0, rows - 1, rows // 2, ranks - rows, ranks - 1, ranks // 2, ranks // 2 + rows // 2})
 
 
-def busiest(program: Program, machine: Machine, most: int = 4) -> list[int]:
+def critical_ranks(program: Program, machine: Machine, most: int = 4) -> list[int]:
     """The ranks of `sample` that can take longest on ``machine``, at most ``most``.
 
     Ranks whose boxes of all tensors have the same shapes, and whose row, column and neighbours are as far away, compute
@@ -30,10 +30,10 @@ def busiest(program: Program, machine: Machine, most: int = 4) -> list[int]:
     """
     counted: dict[Layout, int] = {}
     halos = False
-    for step in program.steps:
-        for layout in (step.output, *(edge.layout for edge in step.edges)):
+    for placed in program.layers:
+        for layout in (placed.output, *(edge.layout for edge in placed.edges)):
             counted[layout] = counted.get(layout, 0) + 1
-        halos = halos or any(stage.kind == "neighbours" for edge in step.edges for stage in edge.transfer.stages)
+        halos = halos or any(stage.kind == "neighbours" for edge in placed.edges for stage in edge.transfer.stages)
     first: dict[tuple[int, ...], tuple[int, int, int]] = {}
     for index in sample(program):
         boxes = [layout.box(index) for layout in counted]

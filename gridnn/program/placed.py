@@ -34,7 +34,7 @@ class Edge:
 
 
 @dataclass(frozen=True)
-class Step:
+class PlacedLayer:
     """One layer of the program.
 
     Attributes

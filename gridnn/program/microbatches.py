@@ -17,30 +17,30 @@ from gridnn.layout.partition import Even, Interval, Partition
 
 
 @dataclass(frozen=True)
-class Dealt(Partition):
+class Microbatch(Partition):
     """The samples of one round, in parts; their order is that of the ranks that deal them.
 
     Attributes
     ----------
     whole : Even
         The batch, divided among those who deal; ``parts`` divides their number.
-    rounds, turn : int
+    rounds, number : int
         K, and which of the rounds this is, from 0 on.
     """
 
     whole: Even
     rounds: int
-    turn: int
+    number: int
 
     @classmethod
-    def of(cls, whole: Even, rounds: int, turn: int) -> Dealt:
-        """What the parts of ``whole`` deal in round ``turn``, in as many parts."""
-        made = cls(0, whole.parts, whole, rounds, turn)
+    def of(cls, whole: Even, rounds: int, number: int) -> Microbatch:
+        """What the parts of ``whole`` deal in round ``number``, in as many parts."""
+        made = cls(0, whole.parts, whole, rounds, number)
         return replace(made, size=made._before(whole.parts))
 
-    def given(self, hand: int) -> Interval:
-        """Which of its own samples, counted from its first one, part ``hand`` of ``whole`` deals in this round."""
-        return Even(self.whole.extent(hand), self.rounds).interval(self.turn)
+    def given(self, source_part: int) -> Interval:
+        """Which of its own samples, from its first one on, part ``source_part`` of ``whole`` deals in this round."""
+        return Even(self.whole.extent(source_part), self.rounds).interval(self.number)
 
     def over(self, parts: int) -> Partition:
         """The same samples in fewer parts, which are neighbouring parts of this one.
@@ -73,22 +73,22 @@ class Dealt(Partition):
     def samples(self, parts: int, part: int) -> Iterator[Interval]:
         """The places in the whole batch of what ``part`` of ``parts`` has in this round."""
         each = self.whole.parts // parts
-        for hand in range(part * each, (part + 1) * each):
-            first = self.whole.interval(hand)[0]
-            start, stop = self.given(hand)
+        for source_part in range(part * each, (part + 1) * each):
+            first = self.whole.interval(source_part)[0]
+            start, stop = self.given(source_part)
             if start < stop:
                 yield first + start, first + stop
 
-    def _before(self, hand: int) -> int:
-        """What the hands before ``hand`` deal: each has q or q + 1 samples, so that two numbers tell it."""
+    def _before(self, source_part: int) -> int:
+        """What the parts before ``source_part`` deal: each has q or q + 1 samples, so that two numbers tell it."""
         samples = self.whole.size // self.whole.parts
-        longer = hand * self.whole.size // self.whole.parts - hand * samples
-        few, many = (Even(count, self.rounds).extent(self.turn) for count in (samples, samples + 1))
-        return (hand - longer) * few + longer * many
+        longer = source_part * self.whole.size // self.whole.parts - source_part * samples
+        few, many = (Even(count, self.rounds).extent(self.number) for count in (samples, samples + 1))
+        return (source_part - longer) * few + longer * many
 
 
 @dataclass(frozen=True)
-class Stack:
+class ConnectedLayers:
     """The layers that run in rounds: the fully connected ones at the end.
 
     Attributes
@@ -108,14 +108,14 @@ class Stack:
     rounds: int
 
     @cached_property
-    def turns(self) -> tuple[Dealt, ...]:
+    def microbatches(self) -> tuple[Microbatch, ...]:
         """The samples of every round; rounds without samples are left out."""
         samples = self.layout.dims[0].partition
         whole = Even(samples.size, samples.parts)  # as samples are always divided
-        turns = (Dealt.of(whole, self.rounds, turn) for turn in range(self.rounds))
-        return tuple(turn for turn in turns if turn.size)
+        microbatches = (Microbatch.of(whole, self.rounds, number) for number in range(self.rounds))
+        return tuple(microbatch for microbatch in microbatches if microbatch.size)
 
-    def dealt(self, turn: Dealt) -> Layout:
+    def read_layout(self, microbatch: Microbatch) -> Layout:
         """The layout of what the stack reads in one round: every rank has what it deals."""
         samples, *others = self.layout.dims
-        return replace(self.layout, dims=(Dim(turn.over(turn.parts), samples.digits), *others))
+        return replace(self.layout, dims=(Dim(microbatch.over(microbatch.parts), samples.digits), *others))
