@@ -99,7 +99,7 @@ class Plan:
         """Write the plan as JSON."""
         Path(path).write_text(json.dumps(self.as_dict(), indent=2) + "\n")
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
         """The plan as plain data."""
         return {
             "version": VERSION,
@@ -179,7 +179,7 @@ def _rounds(data: Mapping[str, Any]) -> int:
     return rounds
 
 
-def _agreed(path: str | Path, data: dict, name: str, asked: Any) -> Any:
+def _agreed(path: str | Path, data: Mapping[str, Any], name: str, asked: Any) -> Any:
     """What file and command line say of ``name``: the file, where the command line has the default."""
     values, said = OPTIONS[name], data.get(name, asked)
     if said not in values:
@@ -189,7 +189,7 @@ def _agreed(path: str | Path, data: dict, name: str, asked: Any) -> Any:
     return said
 
 
-def read_plan(path: str | Path) -> dict:
+def read_plan(path: str | Path) -> dict[str, Any]:
     """The plan in a JSON file as plain data; `UserError` if the file cannot be read, or holds no object."""
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))

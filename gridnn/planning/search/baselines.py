@@ -10,7 +10,7 @@ from gridnn.errors import UserError
 from gridnn.layout.counts import DIMENSIONS
 from gridnn.layout.gridshape import GridShape
 from gridnn.planning.plan import Plan
-from gridnn.planning.rules import RULES, make_plan
+from gridnn.planning.rules import RULES, Domain, make_plan
 from gridnn.planning.search.cost_model import total_seconds
 from gridnn.planning.search.request import PlanRequest, PricedPlan
 from gridnn.planning.search.space import divisors
@@ -38,16 +38,18 @@ class Baseline(NamedTuple):
         return {"strategy": self.name, "grid": self.grid, **numbers}
 
 
-def all_grids(strategy: str, request: PlanRequest, **options: Any) -> tuple[list[Plan], ValueError | None]:
+def all_grids(
+    strategy: str, request: PlanRequest, *, domain: Domain | None = None, copies: bool = False
+) -> tuple[list[Plan], UserError | None]:
     """The plans of a rule on every grid that it can have, and why it cannot have the first other.
 
-    ``options`` are those of `gridnn.planning.rules.make_plan` beside how the plan is run.
+    ``domain`` and ``copies`` are those of `gridnn.planning.rules.make_plan`.
     """
-    plans, refused = [], None
+    network, batch, plans, refused = request.network, request.smallest, [], None
     for rows in divisors(request.ranks):
         grid = GridShape(rows, request.ranks // rows, request.order)
         try:
-            plan = make_plan(strategy, request.network, grid, request.smallest, **options, **request.options)
+            plan = make_plan(strategy, network, grid, batch, domain=domain, copies=copies, **request.options)
         except UserError as error:
             refused = refused or error
         else:
@@ -64,7 +66,7 @@ def best_grids(request: PlanRequest, fits: Callable[[Plan], bool] | None = None)
     plans = [plan for plan in distinct_plans(plan for plans in every for plan in plans) if fits is None or fits(plan)]
     if not plans:
         return []
-    seconds = total_seconds(request.network, plans, request.smallest, request.machine, **request.cost_options)
+    seconds = total_seconds(request.network, plans, request.smallest, request.compared_on, **request.cost_options)
     ascending = [int(place) for place in seconds.argsort(kind="stable")]
     best: dict[str, int] = {}
     for place in ascending:
@@ -90,8 +92,9 @@ def compare(made: PricedPlan) -> list[Baseline]:
     """The plan itself and, for every rule, the fastest of the grids that are cheapest in the model."""
     found = best_grids(made.request)
     own = made.plan.strategy, made.plan.grid
-    rows = [_priced(made, plan) for plan in found if (plan.strategy, plan.grid) != own]
-    fastest = {row.name: row for row in sorted(rows, key=lambda row: row.price.seconds, reverse=True)}
+    prices = [made.request.price(plan) for plan in found if (plan.strategy, plan.grid) != own]
+    slowest_first = sorted(prices, key=lambda one: one.seconds, reverse=True)
+    fastest = {price.plan.strategy: _row(price) for price in slowest_first}
     known = {plan.strategy for plan in found}
     return [
         _this(made),
@@ -105,7 +108,7 @@ def sweep(made: PricedPlan) -> list[Baseline]:
     rows = [_this(made)]
     for name in RULES:
         plans, _ = all_grids(name, made.request, copies=True)
-        rows += [_priced(made, plan) for plan in plans] or _refused(made, name)
+        rows += [_row(made.request.price(plan)) for plan in plans] or _refused(made, name)
     return rows
 
 
@@ -119,5 +122,5 @@ def _refused(made: PricedPlan, strategy: str) -> list[Baseline]:
     return [] if plans else [Baseline(strategy, "", None, str(refused))]
 
 
-def _priced(made: PricedPlan, plan: Plan) -> Baseline:
-    return Baseline(plan.strategy, str(plan.grid), made.request.price(plan))
+def _row(price: Price) -> Baseline:
+    return Baseline(price.plan.strategy, str(price.plan.grid), price)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,10 @@ from gridnn.cost.machine import Machine
 from gridnn.layout.split import Split
 from gridnn.network import Network
 from gridnn.planning.plan import Plan
+from gridnn.planning.search.arrays import Numbers
 from gridnn.planning.search.edge_costs import CostOptions, CostTerms, EdgeTable, Side
 from gridnn.planning.search.graph import CostGraph
-from gridnn.planning.search.groups import GroupEdge, allowed_channel_parts, allowed_parts, group_layers
+from gridnn.planning.search.groups import GroupEdge, LayerGroup, allowed_channel_parts, allowed_parts, group_layers
 from gridnn.planning.search.node_costs import NodeCosts
 from gridnn.planning.search.space import FEW, Space, configurations
 
@@ -46,8 +47,8 @@ class CostModel:
         self.names = list(self.grouped.groups)
         self.options = CostOptions(ranks, machine, **options)
         self._costs = NodeCosts(self.options)
-        self._nodes: dict[tuple, CostTerms] = {}
-        self._edges: dict[tuple, EdgeTable] = {}
+        self._nodes: dict[tuple[LayerGroup, int], CostTerms] = {}
+        self._edges: dict[tuple[LayerGroup, int, int, LayerGroup, int, int], EdgeTable] = {}
         self.space = dict(spaces) if spaces is not None else self._spaces(at_most)
 
     def _spaces(self, at_most: int | None) -> dict[str, Space]:
@@ -99,12 +100,12 @@ class CostModel:
         return [*map(self.node_costs, self.names), *edges]
 
     @property
-    def memory(self) -> list[np.ndarray]:
+    def memory(self) -> list[Numbers]:
         """The bytes that every configuration of every layer keeps on a rank: weights, gradients, optimizer, outputs."""
         return [self.node_costs(name)["memory"] for name in self.names]
 
     @property
-    def passing(self) -> list[np.ndarray]:
+    def passing(self) -> list[Numbers]:
         """The bytes that come and go while a layer runs, beside what all layers keep."""
         return [self.node_costs(name)["passing memory"] for name in self.names]
 
@@ -116,9 +117,9 @@ class CostModel:
     def weighted(self, weights: Mapping[str, float]) -> CostGraph:
         """The costs in seconds with some terms multiplied: ``{"gradient bandwidth": 0.5}``."""
         place = {name: number for number, name in enumerate(self.names)}
-        made: dict[int, np.ndarray] = {}  # equal edges share one table
+        made: dict[int, Numbers] = {}  # equal edges share one table
 
-        def expanded(table: EdgeTable) -> np.ndarray:
+        def expanded(table: EdgeTable) -> Numbers:
             if id(table) not in made:
                 made[id(table)] = table.expand(_seconds(table.terms, weights))
             return made[id(table)]
@@ -134,12 +135,14 @@ class CostModel:
         return {name: self.space[name].splits[place] for name, place in zip(self.names, choice, strict=True)}
 
 
-def total_seconds(network: Network, plans: Sequence[Plan], batch: int, machine: Machine, **options) -> np.ndarray:
+def total_seconds(network: Network, plans: Sequence[Plan], batch: int, machine: Machine, **options: Any) -> Numbers:
     """The model's seconds of some plans, all at once."""
     return sum_terms(plan_costs(network, plans, batch, machine, **options), SECONDS)
 
 
-def plan_costs(network: Network, plans: Sequence[Plan], batch: int, machine: Machine, **options) -> list[CostTerms]:
+def plan_costs(
+    network: Network, plans: Sequence[Plan], batch: int, machine: Machine, **options: Any
+) -> list[CostTerms]:
     """The terms of every group and edge of some plans: arrays with one element a plan."""
     names = group_layers(network, batch).groups
     spaces = {name: Space([plan.splits[name] for plan in plans]) for name in names}
@@ -147,10 +150,10 @@ def plan_costs(network: Network, plans: Sequence[Plan], batch: int, machine: Mac
     return model.matched()
 
 
-def sum_terms(terms: Sequence[CostTerms], names: Sequence[str]) -> np.ndarray:
+def sum_terms(terms: Sequence[CostTerms], names: Sequence[str]) -> Numbers:
     """The sum of some terms over all groups and edges."""
-    return sum(one[name] for one in terms for name in names if name in one)
+    return reduce(np.add, (one[name] for one in terms for name in names if name in one))
 
 
-def _seconds(terms: CostTerms, weights: Mapping[str, float]) -> np.ndarray:
-    return sum(weights.get(name, 1.0) * terms[name] for name in SECONDS if name in terms)
+def _seconds(terms: CostTerms, weights: Mapping[str, float]) -> Numbers:
+    return reduce(np.add, (weights.get(name, 1.0) * terms[name] for name in SECONDS if name in terms))

@@ -14,12 +14,14 @@ import numpy as np
 
 from gridnn.layout.partition import Even
 from gridnn.layout.split import COPIES, Split, ordered_axes
+from gridnn.planning.search.arrays import Numbers
 from gridnn.planning.search.groups import GroupLayer
 
 Tiling = int | str
 ROWS, COLUMNS = 0, 1  # R and C: halved along dimension 0 or 1
 REPLICA, SUMS = "r", "red"  # whole on both sides; partial sums, which only a product gives
 SHIFTED = -1  # a cut of the same dimension into other parts
+ADJOINTS: dict[Tiling, Tiling] = {REPLICA: SUMS, SUMS: REPLICA}  # of the others: they themselves
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class CutLayer:
         joined = len(self.one.shapes.inputs) > 1 and shape[place] != self.one.shapes.output[place]
         return SHIFTED if joined else place
 
-    def earlier(self, place: int, index: int | None = None) -> tuple[int, ...]:
+    def earlier(self, place: Tiling, index: int | None = None) -> tuple[int, ...]:
         """The earlier cuts that divide dimension ``place`` of the output, or of input ``index``."""
         tiling = self.output if index is None else partial(self.input, index)
         return tuple(number for number, (axis, _) in enumerate(self.cuts) if tiling(axis) == place)
@@ -113,7 +115,7 @@ class CutLayer:
 
 def edge_costs(
     before: CutLayer, after: CutLayer, index: int, axes: tuple[tuple[str, ...], tuple[str, ...]], factor: int
-) -> np.ndarray:
+) -> Numbers:
     """What moves between two layers, forward and backward, by the choices of both.
 
     Backward the adjoint moves: a replica has become partial sums, and partial sums a replica.
@@ -135,7 +137,7 @@ def edge_costs(
 
 
 def _adjoint(tiling: Tiling) -> Tiling:
-    return {REPLICA: SUMS, SUMS: REPLICA}.get(tiling, tiling)
+    return ADJOINTS.get(tiling, tiling)
 
 
 def conversion(source: Tiling, target: Tiling, size: float, factor: int = 2, asked: float | None = None) -> float:

@@ -12,13 +12,16 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gridnn.layers.base import Cut, Loss, Shapes
 from gridnn.layout.split import COPIES, Split
 from gridnn.network import Node
+from gridnn.planning.search.arrays import Flags, Numbers
 from gridnn.planning.search.groups import LayerGroup
 from gridnn.planning.search.space import divisors
 
+Boxes = NDArray[np.int32]  # [dimensions, start and stop, configurations, devices]
 AXES = ("n", "d", "h", "w", "co")  # the mesh axes of the devices, the slowest first
 
 
@@ -37,13 +40,13 @@ def configurations(group: LayerGroup, ranks: int) -> tuple[Split, ...]:
     axes = layer.output_axes(shapes)
     sizes = dict(zip(axes, shapes.output, strict=True))
     possible = ("n",) if isinstance(layer, Loss) else AXES  # a softmax needs all channels of its samples
-    axes = [axis for axis in possible if axis in axes]
-    choices = [[parts for parts in divisors(ranks) if parts <= sizes[axis]] for axis in axes]
+    divided = [axis for axis in possible if axis in axes]
+    choices = [[parts for parts in divisors(ranks) if parts <= sizes[axis]] for axis in divided]
     found = []
     for parts in itertools.product(*map(reversed, choices)):
         product = int(np.prod(parts))
         if ranks % product == 0:
-            split = Split.of(**dict(zip(axes, parts, strict=True)))
+            split = Split.of(**dict(zip(divided, parts, strict=True)))
             if _can_have(group, split):
                 found.append(split)
     return tuple(found)
@@ -58,7 +61,7 @@ def _can_have(group: LayerGroup, split: Split) -> bool:
     return True
 
 
-def devices(splits: Sequence[Split], slots: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def devices(splits: Sequence[Split], slots: int) -> tuple[Flags, dict[str, NDArray[np.int32]]]:
     """Which devices each configuration uses, the first ones, and which part of every axis they have: [C, slots]."""
     number = np.arange(slots)
     used = np.stack([number < split.ranks for split in splits])
@@ -71,13 +74,13 @@ def devices(splits: Sequence[Split], slots: int) -> tuple[np.ndarray, dict[str, 
     return used, parts
 
 
-def held(group: LayerGroup, splits: Sequence[Split], slots: int) -> np.ndarray:
+def held(group: LayerGroup, splits: Sequence[Split], slots: int) -> Boxes:
     """The box of the leader's output that every device computes: [dimensions, 2, C, slots]."""
     layer, shapes = group.leader.layer, group.leader.shapes
     return _boxes(splits, slots, [layer.cut_output(shapes, split) for split in splits])
 
 
-def needed(group: LayerGroup, splits: Sequence[Split], index: int, slots: int, shape: tuple[int, ...]) -> np.ndarray:
+def needed(group: LayerGroup, splits: Sequence[Split], index: int, slots: int, shape: tuple[int, ...]) -> Boxes:
     """The box of input ``index`` that every device reads, halos included: [dimensions, 2, C, slots].
 
     ``shape`` is that of the tensor where it is made: after a Flatten every device reads all of its space and channels.
@@ -91,7 +94,7 @@ def needed(group: LayerGroup, splits: Sequence[Split], index: int, slots: int, s
     return np.stack([boxes[0], *whole])
 
 
-def _boxes(splits: Sequence[Split], slots: int, cuts: Sequence[Sequence[Cut]]) -> np.ndarray:
+def _boxes(splits: Sequence[Split], slots: int, cuts: Sequence[Sequence[Cut]]) -> Boxes:
     """The interval of every dimension, configuration and device; empty where a device is idle."""
     used, parts = devices(splits, slots)
     boxes = np.zeros((len(cuts[0]), 2, len(splits), slots), dtype=np.int32)
@@ -103,26 +106,27 @@ def _boxes(splits: Sequence[Split], slots: int, cuts: Sequence[Sequence[Cut]]) -
     return boxes * used
 
 
-def volume(boxes: np.ndarray) -> np.ndarray:
+def volume(boxes: Boxes) -> Numbers:
     """The elements of boxes [dimensions, 2, ...]."""
-    return np.prod(np.maximum(boxes[:, 1] - boxes[:, 0], 0), axis=0, dtype=float)
+    elements: Numbers = np.prod(np.maximum(boxes[:, 1] - boxes[:, 0], 0), axis=0, dtype=float)
+    return elements
 
 
-def near(have: np.ndarray, need: np.ndarray, unit: int) -> tuple[np.ndarray, np.ndarray]:
+def near(have: Boxes, need: Boxes, unit: int) -> tuple[Numbers, Numbers]:
     """The elements that a device reads from its unit of devices, and that its unit reads from it: [C_u, C_v, P]."""
     ranks = have.shape[-1]
     by_unit = (*have.shape[:3], ranks // unit, unit)
     source = have.reshape(by_unit)[:, :, :, None, :, :, None]
     by_unit = (*need.shape[:3], ranks // unit, unit)
     target = need.reshape(by_unit)[:, :, None, :, :, None, :]
-    shared = 1.0
+    shared = np.ones(1)
     for (start, stop), (first, last) in zip(source, target, strict=True):
         shared = shared * np.maximum(np.minimum(stop, last) - np.maximum(start, first), 0)
     shape = (*shared.shape[:2], ranks)
     return shared.sum(axis=-2).reshape(shape), shared.sum(axis=-1).reshape(shape)
 
 
-def sent(have: np.ndarray, need: np.ndarray, splits: Sequence[Split]) -> np.ndarray:
+def sent(have: Boxes, need: Boxes, splits: Sequence[Split]) -> Numbers:
     """The elements of every device's part that all devices together read: [C_u, C_v, P].
 
     The devices in use have every combination of parts once, and a dimension depends on the part of one axis, so that
@@ -130,7 +134,7 @@ def sent(have: np.ndarray, need: np.ndarray, splits: Sequence[Split]) -> np.ndar
     """
     out = np.tile(np.array([float(split.ranks) for split in splits])[:, None], (have.shape[2], 1, have.shape[3]))
     for (start, stop), target in zip(have[..., None], need, strict=True):
-        known: dict[tuple, np.ndarray] = {}
+        known: dict[tuple[tuple[int, int], ...], Numbers] = {}
         for column, split in enumerate(splits):
             first, last = target[:, column, : split.ranks]
             key = tuple(sorted(zip(first.tolist(), last.tolist(), strict=True)))

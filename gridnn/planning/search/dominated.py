@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 
 import numpy as np
 
+from gridnn.planning.search.arrays import Integers, Numbers
 from gridnn.planning.search.graph import CostGraph
 
 MOST = 200  # configurations of a node: comparing all pairs takes the square of that, for every one of its neighbours'
 
 
-def undominated(graph: CostGraph, memory: Sequence[np.ndarray] | None = None) -> list[np.ndarray]:
+def undominated(graph: CostGraph, memory: Sequence[Numbers] | None = None) -> list[Integers]:
     """The configurations of every node that are left.
 
     Configuration k replaces i if it costs no more than i whatever the neighbours have, ``cost[k] - cost[i] + (sum over
@@ -25,11 +27,11 @@ def undominated(graph: CostGraph, memory: Sequence[np.ndarray] | None = None) ->
     return kept
 
 
-def _kept(graph: CostGraph, kept: list[np.ndarray], v: int, memory: np.ndarray | None) -> np.ndarray:
+def _kept(graph: CostGraph, kept: list[Integers], v: int, memory: Numbers | None) -> Integers:
     tables = [graph.costs[v][:, None]]
     tables += [table[:, kept[b]] for (a, b), table in graph.edges.items() if a == v]
     tables += [table[kept[a]].T for (a, b), table in graph.edges.items() if b == v]
-    more = sum(_more(table) for table in tables)
+    more = reduce(np.add, map(_more, tables))
     impossible = np.any([np.isinf(table).all(axis=1) for table in tables], axis=0)
     replaces = (more <= 0) | impossible  # [k, i]
     if memory is not None:
@@ -41,7 +43,7 @@ def _kept(graph: CostGraph, kept: list[np.ndarray], v: int, memory: np.ndarray |
     return np.flatnonzero(left)
 
 
-def _more(table: np.ndarray) -> np.ndarray:
+def _more(table: Numbers) -> Numbers:
     """By how much row k exceeds row i at the most, where i is not forbidden: [k, i]."""
     forbidden = np.isinf(table)
     finite = np.where(forbidden, 0.0, table)

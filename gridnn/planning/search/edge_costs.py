@@ -12,6 +12,7 @@ import numpy as np
 
 from gridnn.cost.machine import Machine
 from gridnn.layout.counts import SUMS
+from gridnn.planning.search.arrays import Flags, Integers, Numbers
 from gridnn.planning.search.groups import GroupEdge, GroupLayer, LayerGroup
 from gridnn.planning.search.movement import Dimension, Stage, stages
 from gridnn.planning.search.placement import UNDIVIDED, Placement, merge_axes, placements
@@ -21,15 +22,16 @@ from gridnn.planning.search.timing import Strides, movement_seconds
 from gridnn.units import wide
 
 ADJOINTS = {"all-gather": "reduce-scatter", "reduce-scatter": "all-gather"}
-CostTerms = dict[str, np.ndarray]
+ANYWHERE = np.ones(1, bool)  # of all pairs of configurations: one mesh refines both
+CostTerms = dict[str, Numbers]
 Placed = tuple[GroupLayer, Placement]
 
 
 class Distinct(NamedTuple):
     """Configurations without repetition: the first of each, and for every one its place among them."""
 
-    first: np.ndarray
-    place: np.ndarray
+    first: Integers
+    place: Integers
 
 
 class Side(NamedTuple):
@@ -43,10 +45,10 @@ class EdgeTable(NamedTuple):
     """Costs of pairs of configurations: by term, for distinct ones, and the place of every one among them."""
 
     terms: CostTerms
-    rows: np.ndarray
-    cols: np.ndarray
+    rows: Integers
+    cols: Integers
 
-    def expand(self, array: np.ndarray) -> np.ndarray:
+    def expand(self, array: Numbers) -> Numbers:
         """An array over distinct configurations, over all: [C_u, C_v]."""
         return array[np.ix_(self.rows, self.cols)]
 
@@ -86,7 +88,9 @@ class EdgeCosts:
         before = {axis: MeshAxis(*(one[:, None] for one in along)) for axis, along in before.items()}
         after = {axis: MeshAxis(*(one[None, :] for one in along)) for axis, along in after.items()}
         crossing = self._crossing
-        comparable = crossing is None or source.space.cuts[rows.first] @ crossing @ target.space.cuts[cols.first].T == 0
+        comparable = ANYWHERE
+        if crossing is not None:
+            comparable = source.space.cuts[rows.first] @ crossing @ target.space.cuts[cols.first].T == 0
         terms = no_terms((len(rows.first), len(cols.first)), "latency", "bandwidth", "words")
         self._add_edge(terms, edge.index, (giver, before), (reader, after), comparable)
         return EdgeTable(terms, rows.place, cols.place)
@@ -94,13 +98,15 @@ class EdgeCosts:
     def matched(self, edge: GroupEdge, source: Side, target: Side) -> CostTerms:
         """The costs of an edge for two spaces of equal length, configuration by configuration."""
         giver, reader, crossing = source.group.layers[edge.place], target.group.leader, self._crossing
-        comparable = crossing is None or ((source.space.cuts @ crossing) * target.space.cuts).sum(axis=1) == 0
+        comparable = ANYWHERE
+        if crossing is not None:
+            comparable = ((source.space.cuts @ crossing) * target.space.cuts).sum(axis=1) == 0
         before, after = placements(*source)[edge.place], dict(target.space.mesh_axes)
         terms = no_terms((len(source.space),), "latency", "bandwidth", "words")
         self._add_edge(terms, edge.index, (giver, before), (reader, after), comparable)
         return terms
 
-    def _add_edge(self, terms: CostTerms, index: int, source: Placed, target: Placed, comparable) -> None:
+    def _add_edge(self, terms: CostTerms, index: int, source: Placed, target: Placed, comparable: Flags) -> None:
         self.add_stages(terms, self.stages(index, source, target, comparable), target[0].input_gradients[index])
 
     def _distinct(self, placement: Placement, axes: Sequence[str], space: Space) -> tuple[Placement, Distinct]:
@@ -118,7 +124,7 @@ class EdgeCosts:
         }
         return chosen, Distinct(first, place.reshape(-1))
 
-    def stages(self, index: int, source: Placed, target: Placed, comparable) -> list[Stage]:
+    def stages(self, index: int, source: Placed, target: Placed, comparable: Flags) -> list[Stage]:
         """The stages of the transfer of ``source``'s output to input ``index`` of ``target``."""
         (giver, old), (reader, new), dims = source, target, []
         for place in range(len(giver.shapes.output)):
@@ -132,7 +138,7 @@ class EdgeCosts:
         partial = merge_axes(*(old[axis] for axis in contracted)) if contracted else UNDIVIDED
         return stages(dims, partial, comparable, self.options.ranks)
 
-    def place(self, axis: MeshAxis) -> np.ndarray:
+    def place(self, axis: MeshAxis) -> Integers:
         """The place of the numbers of parts among the divisors of P."""
         return np.searchsorted(self._places, axis.parts)
 
@@ -154,7 +160,16 @@ class EdgeCosts:
                 kind, words, messages = "all-reduce", 2 * words, 2 * messages
             self.add(terms, stage.where, kind, words, messages, stage.strides, passes)
 
-    def add(self, terms: CostTerms, where, kind: str, words, messages, strides: Strides, times: float) -> None:
+    def add(
+        self,
+        terms: CostTerms,
+        where: Integers,
+        kind: str,
+        words: Numbers,
+        messages: Integers | Numbers,
+        strides: Strides,
+        times: float,
+    ) -> None:
         """Add movements of ``words`` elements in ``messages`` messages, so many ``times``."""
         size = words * (wide(self.options.itemsize) if kind in SUMS else self.options.itemsize)
         cost = movement_seconds(self.options.machine, kind, size, messages, strides, self.options.ranks)

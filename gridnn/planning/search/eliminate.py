@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gridnn.planning.search.arrays import Numbers
 from gridnn.planning.search.graph import CostGraph, InfeasibleError, Solution
 
 BLOCK = 1 << 15  # elements of the running minimum: with its candidates 512 KiB, which stays in a core's cache
@@ -25,7 +26,7 @@ class Factor(NamedTuple):
     """A cost that depends on the configurations of the nodes ``scope``, one dimension each."""
 
     scope: tuple[int, ...]
-    table: np.ndarray
+    table: Numbers
 
 
 class TooEntangledError(ValueError):
@@ -64,7 +65,7 @@ class _Bucket:
 
     def __init__(self, graph: CostGraph) -> None:
         self.sizes = graph.sizes
-        self.factors: list[dict[tuple[int, ...], np.ndarray]] = [{(v,): cost} for v, cost in enumerate(graph.costs)]
+        self.factors: list[dict[tuple[int, ...], Numbers]] = [{(v,): cost} for v, cost in enumerate(graph.costs)]
         for scope, table in graph.edges.items():
             self.put(scope, table)
 
@@ -98,7 +99,7 @@ class _Bucket:
                 del self.factors[u][factor.scope]
         return taken
 
-    def put(self, scope: tuple[int, ...], table: np.ndarray) -> None:
+    def put(self, scope: tuple[int, ...], table: Numbers) -> None:
         """Add a factor; a parallel one is added up, eq (3)."""
         there = self.factors[scope[0]].get(scope)
         table = table if there is None else there + table
@@ -106,7 +107,7 @@ class _Bucket:
             self.factors[u][scope] = table
 
 
-def least(v: int, neighbours: tuple[int, ...], factors: list[Factor], sizes: tuple[int, ...]) -> np.ndarray:
+def least(v: int, neighbours: tuple[int, ...], factors: list[Factor], sizes: tuple[int, ...]) -> Numbers:
     """The least sum of ``factors`` over the configurations of ``v``, for all of those of its neighbours: eq (2)."""
     tables = _joined([_aligned(v, neighbours, factor) for factor in factors])
     shape = tuple(sizes[u] for u in neighbours)
@@ -124,16 +125,17 @@ def least(v: int, neighbours: tuple[int, ...], factors: list[Factor], sizes: tup
     return out
 
 
-def _joined(tables: list[np.ndarray]) -> list[np.ndarray]:
+def _joined(tables: list[Numbers]) -> list[Numbers]:
     """The costs of the node itself added to its smallest table, so that fewer additions are left for the loop."""
     alone, *others = sorted(tables, key=np.size)
     return [alone + others[0], *others[1:]]
 
 
-def _aligned(v: int, neighbours: tuple[int, ...], factor: Factor) -> np.ndarray:
+def _aligned(v: int, neighbours: tuple[int, ...], factor: Factor) -> Numbers:
     """A factor with ``v`` as its first dimension, then the neighbours, of length 1 where it does not depend on one."""
     order = (v, *neighbours)
-    table = factor.table.transpose(sorted(range(len(factor.scope)), key=lambda d: order.index(factor.scope[d])))
+    places = [order.index(u) for u in factor.scope]
+    table: Numbers = factor.table.transpose(sorted(range(len(places)), key=places.__getitem__))
     lengths = iter(table.shape)
     return table.reshape([next(lengths) if u in factor.scope else 1 for u in order])
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gridnn.planning.search.arrays import Numbers
 from gridnn.planning.search.graph import CostGraph, InfeasibleError, Solution
 
 CHECK = 1 << 12  # visits between two looks at the clock
@@ -17,8 +18,8 @@ CHECK = 1 << 12  # visits between two looks at the clock
 class Ahead(NamedTuple):
     """A node as the search meets it: its costs, and the tables [earlier configuration, own] of the nodes before it."""
 
-    costs: np.ndarray
-    before: tuple[tuple[int, np.ndarray], ...]
+    costs: Numbers
+    before: tuple[tuple[int, Numbers], ...]
 
 
 def search(graph: CostGraph, seconds: float | None = None, *, ahead: bool = True) -> Solution:

@@ -90,14 +90,16 @@ def turns(made: PricedPlan, layer: str) -> tuple[list[Turn], list[Turn]]:
     )
 
 
-def _model(request: PlanRequest, ranks: int | None = None, batch: int | None = None, **options: Any) -> CostModel:
-    case = request.network, ranks or request.ranks, batch or request.smallest, request.machine
-    return CostModel(*case, at_most=request.at_most, **request.cost_options, **options)
+def _model(
+    request: PlanRequest, ranks: int | None = None, batch: int | None = None, spaces: Mapping[str, Space] | None = None
+) -> CostModel:
+    case = request.network, ranks or request.ranks, batch or request.smallest, request.compared_on
+    return CostModel(*case, at_most=request.at_most, spaces=spaces, **request.cost_options)
 
 
-def _best(request: PlanRequest, layer: str, **case: int) -> Split | None:
+def _best(request: PlanRequest, layer: str, *, ranks: int | None = None, batch: int | None = None) -> Split | None:
     try:
-        model = _model(request, **case)
+        model = _model(request, ranks, batch)
         chosen = model.splits(eliminate(model.graph).choice)
         return propagate(request.network, chosen, model.ranks, model.batch, copies=True)[layer]
     except UserError:

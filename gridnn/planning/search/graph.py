@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from gridnn.errors import UserError
+from gridnn.planning.search.arrays import Flags, Numbers
 
-Edges = Mapping[tuple[int, int], np.ndarray] | Iterable[tuple[tuple[int, int], np.ndarray]]
+Edges = Mapping[tuple[int, int], Numbers] | Iterable[tuple[tuple[int, int], Numbers]]
 
 
 class InfeasibleError(UserError):
@@ -39,33 +39,26 @@ class Solution(NamedTuple):
         return max(0.0, self.value - self.bound) / abs(self.value) if self.value else 0.0
 
 
-@dataclass(frozen=True, eq=False)
 class CostGraph:
     """Costs of a choice at every node.
 
-    `ValueError` if a shape does not fit, a number is NaN or minus infinity, or an edge joins a node to itself.
+    ``names`` are those of the nodes; ``costs[v][i]`` is what configuration i of node v costs, and infinity forbids it.
+    By the numbers of two nodes, ``edges[u, v][i, j]`` is what configuration i of u costs next to j of v. They are given
+    as a mapping or as pairs; parallel ones are added (edge elimination, eq (3) of Jia et al. 2018), whatever their
+    direction, and kept with u < v. `ValueError` if a shape does not fit, a number is NaN or minus infinity, or an edge
+    joins a node to itself.
     """
 
-    names: Sequence[str]  # of the nodes
-    # ``costs[v][i]`` is what configuration i of node v costs; infinity forbids it
-    costs: Sequence[np.ndarray]
-    # mapping, or pairs, of (u, v) to 2-D array: by the numbers of two nodes: ``edges[u, v][i, j]`` is what
-    # configuration i of u costs next to j of v. Parallel edges are added (edge elimination, eq (3) of Jia et al. 2018),
-    # whatever their direction; kept with u < v
-    edges: Edges
-
-    def __post_init__(self) -> None:
-        names = tuple(self.names)
-        costs = tuple(np.asarray(cost, dtype=np.float64) for cost in self.costs)
-        if len(names) != len(costs):
-            raise ValueError(f"{len(names)} names and {len(costs)} arrays of costs: give one a node")
-        for name, cost in zip(names, costs, strict=True):
+    def __init__(self, names: Sequence[str], costs: Sequence[Numbers], edges: Edges) -> None:
+        self.names = tuple(names)
+        self.costs = tuple(np.asarray(cost, dtype=np.float64) for cost in costs)
+        if len(self.names) != len(self.costs):
+            raise ValueError(f"{len(self.names)} names and {len(self.costs)} arrays of costs: give one a node")
+        for name, cost in zip(self.names, self.costs, strict=True):
             if cost.ndim != 1 or not cost.size:
                 raise ValueError(f"node {name!r}: costs of shape {cost.shape}, expected (C,) with C at least 1")
             _numbers(f"node {name!r}", cost)
-        object.__setattr__(self, "names", names)
-        object.__setattr__(self, "costs", costs)
-        object.__setattr__(self, "edges", _added(names, costs, self.edges))
+        self.edges = _added(self.names, self.costs, edges)
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -79,15 +72,15 @@ class CostGraph:
         nodes = sum(float(cost[i]) for cost, i in zip(self.costs, choice, strict=True))
         return nodes + sum(float(table[choice[u], choice[v]]) for (u, v), table in self.edges.items())
 
-    def without(self, forbidden: Sequence[np.ndarray]) -> CostGraph:
+    def without(self, forbidden: Sequence[Flags]) -> CostGraph:
         """This graph with the configurations forbidden for which ``forbidden[v]`` is True."""
         costs = [np.where(no, np.inf, cost) for no, cost in zip(forbidden, self.costs, strict=True)]
         return CostGraph(self.names, costs, self.edges)
 
 
-def _added(names: tuple[str, ...], costs: tuple[np.ndarray, ...], edges: Edges) -> dict[tuple[int, int], np.ndarray]:
+def _added(names: tuple[str, ...], costs: tuple[Numbers, ...], edges: Edges) -> dict[tuple[int, int], Numbers]:
     """One table for every pair of nodes that are joined, the lower number first."""
-    tables: dict[tuple[int, int], np.ndarray] = {}
+    tables: dict[tuple[int, int], Numbers] = {}
     for (u, v), given in edges.items() if isinstance(edges, Mapping) else edges:
         if u == v or not (0 <= u < len(costs) and 0 <= v < len(costs)):
             raise ValueError(f"edge ({u}, {v}): give two different numbers of nodes, 0 to {len(costs) - 1}")
@@ -101,6 +94,6 @@ def _added(names: tuple[str, ...], costs: tuple[np.ndarray, ...], edges: Edges) 
     return tables
 
 
-def _numbers(where: str, array: np.ndarray) -> None:
+def _numbers(where: str, array: Numbers) -> None:
     if np.isnan(array).any() or np.isneginf(array).any():
         raise ValueError(f"{where}: a cost is NaN or minus infinity; give numbers, or infinity for what is forbidden")

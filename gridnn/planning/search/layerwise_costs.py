@@ -8,7 +8,7 @@ that share a part of the weights serves its share to the others, which moves wha
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -20,6 +20,7 @@ from gridnn.cost.work import seconds, work
 from gridnn.layers.base import Layer, Shapes
 from gridnn.layout.split import Split
 from gridnn.network import Network
+from gridnn.planning.search.arrays import Integers, Numbers
 from gridnn.planning.search.devices import configurations, devices, has_configuration, held, near, needed, sent, volume
 from gridnn.planning.search.graph import CostGraph
 from gridnn.planning.search.groups import GroupEdge, GroupGraph, LayerGroup, group_layers
@@ -32,8 +33,8 @@ BLOCK = 1 << 22  # elements of one array of overlaps
 class Moved(NamedTuple):
     """A movement: its seconds, and the bytes that all devices together receive."""
 
-    seconds: np.ndarray
-    size: np.ndarray
+    seconds: Numbers
+    size: Numbers
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class LayerwiseCosts:
     def transfers(self) -> list[tuple[tuple[int, int], Moved]]:
         """t_X of every edge [C_u, C_v], and its bytes, by the numbers of the groups."""
         place = {name: number for number, name in enumerate(self.groups)}
-        known: dict[tuple, Moved] = {}
+        known: dict[Hashable, Moved] = {}
         found = []
         for edge in self.edges:
             ends = edge.source, edge.target
@@ -95,9 +96,9 @@ class LayerwiseCosts:
         return found
 
     @cached_property
-    def computing(self) -> list[np.ndarray]:
+    def computing(self) -> list[Numbers]:
         """t_C of every group [C], seconds."""
-        known: dict[tuple, np.ndarray] = {}
+        known: dict[tuple[LayerGroup, tuple[Split, ...]], Numbers] = {}
         for name, group in self.groups.items():
             key = group, self.splits[name]
             if key not in known:
@@ -148,14 +149,14 @@ class LayerwiseCosts:
                 inside[level][:, row, members] = (traffic * inner).sum(axis=1)
         return Moved(self._link_seconds(inside), np.where(sharing > 1, 2 * size * share * sharing, 0.0))
 
-    def _served(self, size: float, members: np.ndarray, share: int, sharing: int) -> np.ndarray | float:
+    def _served(self, size: float, members: Integers, share: int, sharing: int) -> Numbers | float:
         """The bytes between any two devices that have the same part of the weights, each way.
 
         The devices ``members`` have ``share`` parts of ``size`` bytes, ``sharing`` of them the same one.
         """
         return 2 * size / sharing  # as one served, and as a server
 
-    def _link_seconds(self, inside: list[np.ndarray]) -> np.ndarray:
+    def _link_seconds(self, inside: list[Numbers]) -> Numbers:
         return link_seconds(self.machine, self.ranks, inside)
 
     def _transfer(self, edge: GroupEdge) -> Moved:

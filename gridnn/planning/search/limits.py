@@ -31,7 +31,7 @@ def check_ranks(model: CostModel) -> None:
         return
     groups = model.grouped.groups
     parts = {name: most_parts(model.ranks, allowed_parts(groups[name], model.ranks)) for name in working}
-    name = max(parts, key=parts.get, default="")
+    name = max(parts, key=parts.__getitem__, default="")
     most = parts.get(name, 0)
     if 0 < most < model.ranks:
         raise UserError(
@@ -52,7 +52,7 @@ def unmet(model: CostModel, memory: float, seen: Peak | None) -> UserError:
         "inputs": least.inputs,
         "buffers of messages and kernels": least.buffers,
     }
-    term = max(terms, key=terms.get)
+    term = max(terms, key=terms.__getitem__)
     text = (
         f"--memory: no plan for {model.ranks} ranks at batch {model.batch} fits into {shown(memory)} a rank: the least "
         f"that any needs is about {shown(least.total)}, {shown(terms[term])} of it {term}, most for layer "
@@ -64,7 +64,7 @@ def unmet(model: CostModel, memory: float, seen: Peak | None) -> UserError:
 
 def _hungriest(model: CostModel, least: Peak, term: str) -> str:
     if not term.startswith("weights") and least.layers:
-        return max(least.layers, key=least.layers.get)
+        return max(least.layers, key=least.layers.__getitem__)
     return max(model.names, key=lambda name: float(model.node_costs(name)["weight memory"].min()))
 
 
@@ -107,6 +107,6 @@ def _batch(model: CostModel, memory: float) -> str | None:
 
 
 def _fits(model: CostModel, ranks: int, batch: int, memory: float) -> bool:
-    sizes = {"itemsize": model.options.itemsize, "slots": model.options.slots}
-    other = CostModel(model.network, ranks, batch, model.options.machine, at_most=FEW, **sizes)
+    own, case = model.options, (model.network, ranks, batch, model.options.machine)
+    other = CostModel(*case, at_most=FEW, itemsize=own.itemsize, slots=own.slots)
     return _leanest(other).total <= memory

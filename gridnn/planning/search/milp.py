@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from gridnn.errors import UserError
+from gridnn.planning.search.arrays import Integers, Numbers
 from gridnn.planning.search.dominated import undominated
 from gridnn.planning.search.eliminate import TooEntangledError, eliminate
 from gridnn.planning.search.graph import CostGraph, InfeasibleError, Solution
@@ -34,11 +36,11 @@ class Reduced(NamedTuple):
     """A graph of the configurations ``kept[v]`` of every node only, and what they take of the memory."""
 
     graph: CostGraph
-    memory: list[np.ndarray] | None
-    kept: list[np.ndarray]
+    memory: list[Numbers] | None
+    kept: list[Integers]
 
 
-def solve(graph: CostGraph, memory: Sequence[np.ndarray] | None = None, limit: float | None = None) -> Solution:
+def solve(graph: CostGraph, memory: Sequence[Numbers] | None = None, limit: float | None = None) -> Solution:
     """The cheapest choice of ``graph`` whose memory is at most ``limit``, in bytes.
 
     ``memory`` has the bytes of every configuration of every node; their sum over the nodes is limited.
@@ -46,14 +48,12 @@ def solve(graph: CostGraph, memory: Sequence[np.ndarray] | None = None, limit: f
     `InfeasibleError` if every choice costs infinity, `UserError` if scipy is not installed.
     """
     start = time.perf_counter()
-    memory = None if limit is None else memory
-    if limit is not None:
-        _check_limit(graph, memory, limit)
+    memory = None if limit is None else _checked(graph, memory, limit)
     reduced = _reduced(graph, memory)
     free, scale = _free(reduced.graph)
     answer = _run(reduced, limit, scale)
     if answer.x is None:
-        if answer.status == INFEASIBLE and limit is not None:
+        if answer.status == INFEASIBLE and memory is not None and limit is not None:
             raise _needs(graph, memory, limit)
         why = "every choice costs infinity" if answer.status == INFEASIBLE else f"none found: {answer.message}"
         raise InfeasibleError(f"{why}; allow more configurations")
@@ -68,15 +68,16 @@ def solve(graph: CostGraph, memory: Sequence[np.ndarray] | None = None, limit: f
     return Solution(tuple(chosen), value, bound, time.perf_counter() - start, len(graph.names), "milp")
 
 
-def _check_limit(graph: CostGraph, memory: Sequence[np.ndarray] | None, limit: float) -> None:
-    """Refuse a limit without bytes, or one that the sum of every node's least exceeds."""
+def _checked(graph: CostGraph, memory: Sequence[Numbers] | None, limit: float) -> Sequence[Numbers]:
+    """The memory; refuse a limit without bytes, or one that the sum of every node's least exceeds."""
     if memory is None or [np.shape(bytes_) for bytes_ in memory] != [(size,) for size in graph.sizes]:
         raise ValueError("a memory limit needs an array of bytes for every node, as long as its costs")
     if sum(float(np.min(bytes_)) for bytes_ in memory) > limit:
         raise _needs(graph, memory, limit)
+    return memory
 
 
-def _needs(graph: CostGraph, memory: Sequence[np.ndarray], limit: float) -> MemoryLimitError:
+def _needs(graph: CostGraph, memory: Sequence[Numbers], limit: float) -> MemoryLimitError:
     """The least memory, found as the cheapest choice where the cost is the memory, and the node that needs most."""
     allowed = [np.where(np.isinf(cost), np.inf, bytes_) for cost, bytes_ in zip(graph.costs, memory, strict=True)]
     edges = {key: np.where(np.isinf(table), np.inf, 0.0) for key, table in graph.edges.items()}
@@ -90,7 +91,7 @@ def _needs(graph: CostGraph, memory: Sequence[np.ndarray], limit: float) -> Memo
     )
 
 
-def _reduced(graph: CostGraph, memory: Sequence[np.ndarray] | None) -> Reduced:
+def _reduced(graph: CostGraph, memory: Sequence[Numbers] | None) -> Reduced:
     """The graph without the configurations that another one of the same node replaces at no higher cost."""
     kept = undominated(graph, memory)
     costs = [cost[rows] for cost, rows in zip(graph.costs, kept, strict=True)]
@@ -112,7 +113,7 @@ def _free(graph: CostGraph) -> tuple[float, float]:
 def _run(reduced: Reduced, limit: float | None, scale: float) -> Any:
     """HiGHS's answer; its objective is in units of ``scale``."""
     try:
-        from scipy import optimize, sparse
+        optimize, sparse = import_module("scipy.optimize"), import_module("scipy.sparse")  # they say no types
     except ImportError:
         raise UserError("the search by milp needs scipy: pip install 'gridnn[plan]'") from None
     graph = reduced.graph
@@ -123,7 +124,7 @@ def _run(reduced: Reduced, limit: float | None, scale: float) -> Any:
     shape = (len(sides), objective.size)
     constraints = [optimize.LinearConstraint(sparse.csr_array((values, (rows, columns)), shape=shape), sides, sides)]
     count = sum(graph.sizes)
-    if limit is not None:
+    if reduced.memory is not None and limit is not None:
         part = np.concatenate([np.concatenate(reduced.memory), np.zeros(objective.size - count)]) / max(limit, 1.0)
         constraints.append(optimize.LinearConstraint(sparse.csr_array(part[None]), -np.inf, limit / max(limit, 1.0)))
     return optimize.milp(
@@ -135,7 +136,7 @@ def _run(reduced: Reduced, limit: float | None, scale: float) -> Any:
     )
 
 
-def _equations(graph: CostGraph) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def _equations(graph: CostGraph) -> tuple[Integers, Integers, Numbers, Numbers]:
     """Rows, columns and values of the equations, and their right sides."""
     sizes = graph.sizes
     at = np.concatenate([[0], np.cumsum(sizes)])

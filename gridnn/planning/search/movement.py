@@ -9,13 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
+from gridnn.planning.search.arrays import Flags, Integers, Numbers
 from gridnn.planning.search.space import MeshAxis
 from gridnn.planning.search.tables import Table
+from gridnn.planning.search.timing import Strides
 
+Shape = tuple[int, ...]
+Element = TypeVar("Element", bound=np.generic)
 KINDS = ("all-gather", "all-to-all", "neighbours")
 
 
@@ -24,8 +29,8 @@ class Dimension(NamedTuple):
 
     source: MeshAxis
     target: MeshAxis
-    p: np.ndarray
-    q: np.ndarray
+    p: Integers
+    q: Integers
     table: Table
 
 
@@ -35,16 +40,16 @@ class Stage:
 
     kind: str  # of the forward pass
     # array of int: the transfers that have it, by their place in the flat array; the arrays below have its length
-    where: np.ndarray
+    where: Integers
     # words, messages: means over the ranks
-    words: np.ndarray
-    messages: np.ndarray
+    words: Numbers
+    messages: Integers | Numbers
     # tuple of (sizes, strides): the groups of ranks: so many, so far apart, along every mesh axis; see
     # `gridnn.layout.group.Group`
-    strides: tuple[tuple[np.ndarray, np.ndarray], ...]
+    strides: Strides
 
 
-def stages(dims: Sequence[Dimension], partial: MeshAxis, comparable: np.ndarray | bool, ranks: int) -> list[Stage]:
+def stages(dims: Sequence[Dimension], partial: MeshAxis, comparable: Flags, ranks: int) -> list[Stage]:
     """The stages of all transfers of a tensor, by its dimensions.
 
     ``partial`` are the ranks that hold partial sums of the source; ``comparable`` is whether one mesh refines source
@@ -63,15 +68,15 @@ def stages(dims: Sequence[Dimension], partial: MeshAxis, comparable: np.ndarray 
     return found + _moves(dims, comparable, shape, ranks)
 
 
-def _tail(dim: Dimension, partial: MeshAxis) -> np.ndarray:
+def _tail(dim: Dimension, partial: MeshAxis) -> Flags:
     """Whether the target divides this dimension further, along mesh axes of the partial sums."""
     old, new = dim.source, dim.target
-    begins = (old.start == new.start) | (old.parts == 1)
+    begins: Flags = (old.start == new.start) | (old.parts == 1)
     inside = (new.start * old.parts >= partial.start) & (new.stop <= partial.stop)
     return begins & inside & dim.table.scatters[dim.p, dim.q]
 
 
-def _after(dim: Dimension, divided: np.ndarray) -> Dimension:
+def _after(dim: Dimension, divided: Flags) -> Dimension:
     """The dimension after a reduce-scatter that has divided it as the target does."""
     source = MeshAxis(
         np.where(divided, dim.target.start, dim.source.start), np.where(divided, dim.target.parts, dim.source.parts)
@@ -79,10 +84,11 @@ def _after(dim: Dimension, divided: np.ndarray) -> Dimension:
     return dim._replace(source=source, p=np.where(divided, dim.q, dim.p))
 
 
-def _sums(dims: Sequence[Dimension], partial: MeshAxis, scattered: np.ndarray, shape: tuple, ranks: int) -> list[Stage]:
+def _sums(dims: Sequence[Dimension], partial: MeshAxis, scattered: Flags, shape: Shape, ranks: int) -> list[Stage]:
     """The reduce-scatters and all-reduces of partial sums."""
     size = _product([dim.table.held[dim.p] for dim in dims], shape)
-    parts, stop, scattered = (np.broadcast_to(one, shape).ravel() for one in (partial.parts, partial.stop, scattered))
+    parts, stop = (np.broadcast_to(one, shape).ravel() for one in (partial.parts, partial.stop))
+    scattered = np.broadcast_to(scattered, shape).ravel()
     found = []
     for kind, which, factor in (("reduce-scatter", scattered, 1), ("all-reduce", (parts > 1) & ~scattered, 2)):
         where = np.flatnonzero(which)
@@ -94,7 +100,7 @@ def _sums(dims: Sequence[Dimension], partial: MeshAxis, scattered: np.ndarray, s
     return found
 
 
-def _moves(dims: Sequence[Dimension], comparable: np.ndarray | bool, shape: tuple, ranks: int) -> list[Stage]:
+def _moves(dims: Sequence[Dimension], comparable: Flags, shape: Shape, ranks: int) -> list[Stage]:
     """The movements of boxes without partial sums: all-gather, all-to-all, messages."""
     pairs = [dim.p * dim.table.both.shape[1] + dim.q for dim in dims]  # places in the flat tables
     begins = [_begins(dim) for dim in dims]
@@ -110,8 +116,8 @@ def _moves(dims: Sequence[Dimension], comparable: np.ndarray | bool, shape: tupl
     if not len(moving):
         return []
     at = _Picker(shape, moving)
-    nested, removed, added = at(comparable), np.ones(len(moving), np.int64), np.ones(len(moving), np.int64)
-    groups, last_gone, last_come, changes = [], 1, 1, []
+    nested, removed, groups, changes = at(comparable), np.ones(len(moving), np.int64), [], []
+    added, last_gone, last_come = removed, removed, removed
     for dim, pair, alike in zip(dims, pairs, begins, strict=True):
         pair, alike = at(pair), at(alike)
         old, new = (MeshAxis(at(axis.start), at(axis.parts)) for axis in (dim.source, dim.target))
@@ -131,6 +137,7 @@ def _moves(dims: Sequence[Dimension], comparable: np.ndarray | bool, shape: tupl
     for kind, which in zip(KINDS, (gather, exchange, ~(gather | exchange)), strict=True):
         mine = np.flatnonzero(which)
         if len(mine):
+            messages: Integers | Numbers
             if kind == "neighbours":
                 messages, strides = _peers(changes, mine, ranks)
             else:
@@ -140,21 +147,21 @@ def _moves(dims: Sequence[Dimension], comparable: np.ndarray | bool, shape: tupl
     return found
 
 
-def _begins(dim: Dimension) -> np.ndarray:
+def _begins(dim: Dimension) -> Flags:
     """Whether the mesh axes of source and target begin alike, or one side has none."""
     old, new = dim.source, dim.target
-    return (old.start == new.start) | (old.parts == 1) | (new.parts == 1)
+    begins: Flags = (old.start == new.start) | (old.parts == 1) | (new.parts == 1)
+    return begins
 
 
 class _Picker:
     """Takes some elements out of arrays that broadcast to a shape, without broadcasting them."""
 
-    def __init__(self, shape: tuple[int, ...], where: np.ndarray) -> None:
+    def __init__(self, shape: tuple[int, ...], where: Integers) -> None:
         self.shape, self.where = shape, where
         self.places = np.unravel_index(where, shape)
 
-    def __call__(self, array: np.ndarray | bool) -> np.ndarray:
-        array = np.asarray(array)
+    def __call__(self, array: NDArray[Element]) -> NDArray[Element]:
         if array.shape == self.shape:
             return array.reshape(-1)[self.where]
         if array.size == 1:
@@ -167,16 +174,14 @@ class _Change(NamedTuple):
     """What becomes of one dimension, for transfers that move something."""
 
     table: Table
-    pair: np.ndarray  # the place in the flat tables
-    begins: np.ndarray  # the mesh axes begin alike, or one side has none
-    equal: np.ndarray  # the same parts on the same mesh axes
+    pair: Integers  # the place in the flat tables
+    begins: Flags  # the mesh axes begin alike, or one side has none
+    equal: Flags  # the same parts on the same mesh axes
     source: MeshAxis
     target: MeshAxis
 
 
-def _peers(
-    changes: Sequence[_Change], mine: np.ndarray, ranks: int
-) -> tuple[np.ndarray, tuple[tuple[np.ndarray, np.ndarray], ...]]:
+def _peers(changes: Sequence[_Change], mine: Integers, ranks: int) -> tuple[Numbers, Strides]:
     """The mean number of ranks that a rank hears from, and the block of ranks that they lie in.
 
     A halo over several dimensions goes to all neighbours at once or dimension after dimension, whichever sends less.
@@ -197,12 +202,13 @@ def _peers(
     return np.where(halo, np.minimum(direct, stepwise), direct), ((ranks // first, np.ones_like(first)),)
 
 
-def rounds(group: np.ndarray) -> np.ndarray:
+def rounds(group: Integers) -> Integers:
     """ceil(log2 p), as in `gridnn.layout.counts.rounds`."""
-    return np.ceil(np.log2(group)).astype(np.int64)
+    exponents: Numbers = np.ceil(np.log2(group))
+    return exponents.astype(np.int64)
 
 
-def _product(factors: Sequence[np.ndarray], shape: tuple) -> np.ndarray:
+def _product(factors: Sequence[Numbers], shape: Shape) -> Numbers:
     """The product of all factors, flat."""
     product = np.ones(shape)
     for factor in factors:

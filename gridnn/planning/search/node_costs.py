@@ -9,9 +9,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from gridnn.cost.work import seconds, update_seconds, weight_bytes, work
-from gridnn.layers.base import UNFUSED, Loss, Shapes
+from gridnn.layers.base import UNFUSED, Layer, Loss, Shapes
 from gridnn.layers.computation import LayerPart, Task
-from gridnn.planning.search.edge_costs import CostOptions, CostTerms, EdgeCosts, no_terms
+from gridnn.planning.search.arrays import Integers, Numbers
+from gridnn.planning.search.edge_costs import ANYWHERE, CostOptions, CostTerms, EdgeCosts, no_terms
 from gridnn.planning.search.groups import GroupLayer, LayerGroup
 from gridnn.planning.search.movement import rounds
 from gridnn.planning.search.placement import UNDIVIDED, Placement, placements, replica_axes
@@ -20,6 +21,8 @@ from gridnn.planning.search.timing import Strides
 from gridnn.program.program import BUCKET_WORDS
 from gridnn.program.schedule import saved_bytes
 
+Extents = list[Integers]
+WHOLE = np.ones(1, np.int64)  # the parts of what nothing divides
 FLOAT = 4  # bytes, against which the widths of other types are counted
 
 
@@ -34,17 +37,17 @@ class NodeCosts(EdgeCosts):
 
     def __init__(self, options: CostOptions) -> None:
         super().__init__(options)
-        self._calls: dict[tuple, float] = {}
+        self._calls: dict[tuple[Layer, Shapes, bool, tuple[int, ...]], float] = {}
 
     def group(self, group: LayerGroup, space: Space) -> CostTerms:
         """The costs of a group: [C]."""
         names = ("compute", "update", "latency", "bandwidth", "words", "weight memory", "activation memory")
-        names += ("passing memory",)
-        terms = no_terms((len(space),), *names, "gradient latency", "gradient bandwidth", "gradient words")
+        summed = ("gradient latency", "gradient bandwidth", "gradient words")
+        terms = no_terms((len(space),), *names, "passing memory", *summed)
         placed = list(zip(group.layers, placements(group, space), strict=True))
         for grouped, placement in placed:
             if grouped.source is not None:
-                moved = self.stages(0, placed[grouped.source], (grouped, placement), True)
+                moved = self.stages(0, placed[grouped.source], (grouped, placement), ANYWHERE)
                 self.add_stages(terms, moved, grouped.input_gradients[0])
             outputs = self._extents(grouped, placement, None)
             inputs = [self._extents(grouped, placement, i) for i in range(len(grouped.shapes.inputs))]
@@ -64,23 +67,25 @@ class NodeCosts(EdgeCosts):
         terms["memory"] = terms["weight memory"] + terms["activation memory"]
         return terms
 
-    def _extents(self, grouped: GroupLayer, placement: Placement, index: int | None) -> list[np.ndarray]:
+    def _extents(self, grouped: GroupLayer, placement: Placement, index: int | None) -> list[Integers]:
         """The largest extents of this rank's part of the output (None) or of an input, halos included."""
         layer, shapes = grouped.layer, grouped.shapes
         ndim = len(shapes.output if index is None else shapes.inputs[index])
         extents = []
         for dim in range(ndim):
-            found = (
+            axis, family = (
                 self.tables.output(layer, shapes, dim)
                 if index is None
                 else self.tables.input(layer, shapes, index, dim)
             )
-            axis, family = found
-            extents.append(self.tables.widest(family)[self.place(placement.get(axis, UNDIVIDED))])
+            along = placement.get(axis, UNDIVIDED) if axis else UNDIVIDED
+            extents.append(self.tables.widest(family)[self.place(along)])
         count = len(placement["n"].parts)
         return [np.broadcast_to(extent, (count,)) for extent in extents]
 
-    def _compute(self, terms: CostTerms, grouped: GroupLayer, inputs: list, outputs: list, trained: np.ndarray) -> None:
+    def _compute(
+        self, terms: CostTerms, grouped: GroupLayer, inputs: list[Extents], outputs: Extents, trained: Integers
+    ) -> None:
         """The calls of forward and backward; those of equal local shapes are priced once."""
         rows = np.stack([*itertools.chain(*inputs), *outputs, trained], axis=1).astype(np.int64)
         unique, back = np.unique(rows, axis=0, return_inverse=True)
@@ -101,17 +106,17 @@ class NodeCosts(EdgeCosts):
             self._calls[key] = forward * (2 if self.options.recompute else 1) + seconds(compute, done.backward)
         return self._calls[key]
 
-    def _trained(self, terms: CostTerms, grouped: GroupLayer, placement: Placement, space: Space) -> np.ndarray:
+    def _trained(self, terms: CostTerms, grouped: GroupLayer, placement: Placement, space: Space) -> Integers:
         """Add gradient sums, update and memory of the trained tensors; their elements on the critical rank."""
         total = np.zeros(len(space), np.int64)
-        sums: dict[tuple, np.ndarray] = {}
+        sums: dict[tuple[str, ...], Numbers] = {}
         for parameter in grouped.layer.weights(grouped.shapes).values():
-            parts = [placement[axis].parts if axis else 1 for axis in parameter.axes]
-            total += math.prod(-(-size // count) for size, count in zip(parameter.shape, parts, strict=True))
+            parts = [placement[axis].parts if axis else WHOLE for axis in parameter.axes]
+            divided = list(zip(parameter.shape, parts, strict=True))
+            total += math.prod((-(-size // count) for size, count in divided), start=WHOLE)
             used = tuple(dict.fromkeys(axis for axis in parameter.axes if axis))
-            sums[used] = sums.get(used, 0) + math.prod(
-                size / count for size, count in zip(parameter.shape, parts, strict=True)
-            )
+            words = math.prod((size / count for size, count in divided), start=np.ones(1))
+            sums[used] = sums[used] + words if used in sums else words
         for used, size in sums.items():
             self._sum_gradients(
                 terms,
@@ -120,11 +125,13 @@ class NodeCosts(EdgeCosts):
                 len(space),
             )
         options = self.options
-        terms["update"] += update_seconds(options.machine.compute, total, options.slots, options.itemsize)
+        few, back = np.unique(total, return_inverse=True)
+        update = [update_seconds(options.machine.compute, one, options.slots, options.itemsize) for one in few.tolist()]
+        terms["update"] += np.array(update)[back]
         terms["weight memory"] += weight_bytes(options.itemsize, options.slots) * total
         return total
 
-    def _sum_gradients(self, terms: CostTerms, size: np.ndarray, groups: Sequence[MeshAxis], count: int) -> None:
+    def _sum_gradients(self, terms: CostTerms, size: Numbers, groups: Sequence[MeshAxis], count: int) -> None:
         """Gradients are summed over all ranks that have the same weights, in buckets of several layers."""
         members = np.broadcast_to(math.prod((one.parts for one in groups), start=np.int64(1)), (count,))
         where = np.flatnonzero(members > 1)
@@ -137,7 +144,7 @@ class NodeCosts(EdgeCosts):
         for name, array in found.items():
             terms[f"gradient {name}"] += array
 
-    def _reductions(self, terms: CostTerms, grouped: GroupLayer, placement: Placement, outputs: list) -> None:
+    def _reductions(self, terms: CostTerms, grouped: GroupLayer, placement: Placement, outputs: Extents) -> None:
         """The sums that a layer asks for: batch norm, divided classes."""
         layer, shapes = grouped.layer, grouped.shapes
         boxes = np.stack(outputs, axis=1)
@@ -164,7 +171,7 @@ class NodeCosts(EdgeCosts):
             strides = ((group, np.ones_like(group)),)
             self.add(terms, everywhere, "all-reduce", 6 * (1 - 1 / group), 2 * rounds(group), strides, 1)
 
-    def _strides(self, groups: Sequence[MeshAxis], where: np.ndarray) -> Strides:
+    def _strides(self, groups: Sequence[MeshAxis], where: Integers) -> Strides:
         ranks = self.options.ranks
         return tuple((one.parts[where], np.maximum(ranks // one.stop[where], 1)) for one in groups)
 

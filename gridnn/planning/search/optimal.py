@@ -55,7 +55,7 @@ def plan_optimal(request: PlanRequest, others: Sequence[Plan] = ()) -> Found:
     `UserError` if no plan meets the memory limit, or there are more ranks than the network can use.
     """
     start = time.perf_counter()
-    case = request.network, request.ranks, request.smallest, request.machine
+    case = request.network, request.ranks, request.smallest, request.compared_on
     model = CostModel(*case, at_most=request.at_most, **request.cost_options)
     check_ranks(model)
     search = Search(request, model)
@@ -65,7 +65,7 @@ def plan_optimal(request: PlanRequest, others: Sequence[Plan] = ()) -> Found:
     plans = list(distinct_plans([*(search.plan(one.choice) for one in solutions), *rules, *others], grids=True))
     candidates = search.priced(plans)
     if not candidates:
-        raise unmet(model, request.memory, search.least)
+        raise unmet(model, request.limit, search.least)
     candidates.sort(key=lambda one: one.seconds)  # stable: of equals the model's optimum, then the first rule
     best = candidates[0]
     certificate, bound = _certified(solutions)
@@ -86,13 +86,13 @@ class Search:
     """The plans of a model's optima, with their prices."""
 
     def __init__(self, request: PlanRequest, model: CostModel) -> None:
-        self.request, self.model, self.memory = request, model, request.memory
+        self.request, self.model, self.memory = request, model, request.limit
         self.least: Peak | None = None  # of all plans that were looked at
 
     def solutions(self, weights: Sequence[float]) -> list[Solution]:
         """The optimum of the model, and those where gradient sums are weighted, within the memory limit."""
         graphs = [self.model.weighted({"gradient latency": w, "gradient bandwidth": w}) for w in weights]
-        if self.memory is None:
+        if self.request.memory is None:
             return [eliminate(graph) for graph in graphs]
         return [found for found in map(self._within, graphs) if found is not None]
 
@@ -123,7 +123,7 @@ class Search:
         """Whether the memory holds a plan, as far as its last rank tells, which has the largest parts."""
         request = self.request
         program, several = Program(request.network, plan, max(request.passes)), len(request.passes) > 1
-        policy = request.machine.policy(request.itemsize)
+        policy = request.compared_on.policy(request.itemsize)
         found = peak(program, request.ranks - 1, slots=request.slots, accumulate=several, policy=policy)
         return self._seen(found) <= self.memory
 
@@ -150,4 +150,4 @@ class Search:
     def priced(self, plans: Sequence[Plan]) -> list[Price]:
         """The prices of ``plans`` that the memory holds."""
         priced = map(self.request.price, plans)
-        return [one for one in priced if self.memory is None or one.memory.total <= self.memory]
+        return [one for one in priced if one.memory.total <= self.memory]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from gridnn.layout.split import COPIES, ordered_axes
@@ -31,14 +33,14 @@ def placements(group: LayerGroup, space: Space) -> list[Placement]:
 def merge_axes(*axes: MeshAxis) -> MeshAxis:
     """Neighbouring mesh axes as one."""
     far = np.iinfo(np.int64).max
-    start, parts = far, 1
+    start, parts = np.full(1, far), UNDIVIDED.parts
     for one in axes:
         start = np.minimum(start, np.where(one.parts > 1, one.start, far))
         parts = parts * one.parts
     return MeshAxis(np.where(parts > 1, start, 1), parts)
 
 
-def replica_axes(placement: Placement, used: tuple[str | None, ...]) -> tuple[MeshAxis, ...]:
+def replica_axes(placement: Mapping[str, MeshAxis], used: tuple[str | None, ...]) -> tuple[MeshAxis, ...]:
     """The mesh axes of all axes that are not ``used``, that of the replicas among them."""
     return tuple(
         placement[axis] for axis in ordered_axes(placement) if axis not in used and (placement[axis].parts > 1).any()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -51,6 +52,18 @@ class PlanRequest:
         return min(self.passes)
 
     @property
+    def compared_on(self) -> Machine:
+        """The machine, for those who compare; `ValueError` where there is none."""
+        if self.machine is None:
+            raise ValueError("plans are compared, but the request has no machine")
+        return self.machine
+
+    @property
+    def limit(self) -> float:
+        """Bytes that a rank may use, infinity where any are."""
+        return math.inf if self.memory is None else self.memory
+
+    @property
     def sizes(self) -> dict[str, int]:
         """Bytes of an element and optimizer arrays a weight, for those who count bytes."""
         return {"itemsize": self.itemsize, "slots": self.slots}
@@ -70,7 +83,7 @@ class PlanRequest:
     def price(self, plan: Plan, rank: int | None = None) -> Price:
         """The price of a step of ``plan``, on rank ``rank`` of the job; default: the slowest one."""
         index = None if rank is None else plan.grid.index(rank)
-        return price(pass_programs(self.network, plan, self.passes), self.machine, index=index, **self.sizes)
+        return price(pass_programs(self.network, plan, self.passes), self.compared_on, index=index, **self.sizes)
 
 
 class PricedPlan(NamedTuple):

@@ -35,7 +35,7 @@ def sensitivity(made: PricedPlan, factor: float = 2.0) -> list[Shift]:
     shifts = []
     for constant in CONSTANTS:
         for by in (1 / factor, factor):
-            request = replace(free, machine=free.machine.scaled(**{constant: by}))
+            request = replace(free, machine=free.compared_on.scaled(**{constant: by}))
             best = plan_for("optimal", request)
             changed = tuple(name for name, split in made.plan.splits.items() if best.splits[name] != split)
             loss = request.price(made.plan).seconds / request.price(best).seconds - 1 if changed else 0.0

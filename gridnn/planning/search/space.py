@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gridnn.layout.split import AXES, COPIES, Split, ordered_axes
+from gridnn.planning.search.arrays import Integers
 
 FEW = 2  # factors of a split in the fast search: at most two axes divided, or one and copies
 
@@ -27,11 +28,11 @@ class MeshAxis(NamedTuple):
     parts) of divisors of P, counted from the slowest.
     """
 
-    start: np.ndarray
-    parts: np.ndarray
+    start: Integers
+    parts: Integers
 
     @property
-    def stop(self) -> np.ndarray:
+    def stop(self) -> Integers:
         """``start x parts``."""
         return self.start * self.parts
 
@@ -93,7 +94,7 @@ def configurations(ranks: int, allowed: Mapping[str, frozenset[int]], at_most: i
     It has ``at_most`` factors, copies included. None: any number of axes, and copies beside at most one of them.
     """
     axes = [axis for axis in ordered_axes(allowed) if allowed[axis] - {1}]
-    found = []
+    found: list[Split] = []
     for factors in _factorings(ranks, axes, allowed, len(axes) if at_most is None else at_most):
         left = ranks
         for _, parts in factors:

@@ -42,7 +42,7 @@ def _other_searches(request: PlanRequest) -> list[Plan]:
 def _layerwise(request: PlanRequest) -> Plan:
     from gridnn.planning.search.layerwise import plan_layerwise
 
-    return plan_layerwise(request.network, request.ranks, request.smallest, request.machine, **request.options)
+    return plan_layerwise(request.network, request.ranks, request.smallest, request.compared_on, **request.options)
 
 
 def _tiling(request: PlanRequest) -> Plan:
@@ -74,12 +74,12 @@ def plan_for(strategy: str, request: PlanRequest) -> Plan:
 
 
 def _by_rule(strategy: str, request: PlanRequest) -> Plan:
-    options = {"domain": request.domain, "copies": request.copies}
     shape = request.grid or _implied(request)
     if shape is not None:
-        return make_plan(strategy, request.network, shape, request.smallest, **options, **request.options)
-    plans, refused = all_grids(strategy, request, **options)
-    if not plans:
+        case, asked = (request.network, shape, request.smallest), request.options
+        return make_plan(strategy, *case, domain=request.domain, copies=request.copies, **asked)
+    plans, refused = all_grids(strategy, request, domain=request.domain, copies=request.copies)
+    if refused and not plans:
         raise refused
     return _cheapest(plans, request)
 
@@ -88,9 +88,9 @@ def _implied(request: PlanRequest) -> GridShape | None:
     """The grid that follows from a group or a domain; the only one where there is one rank."""
     if request.group is not None:
         return group_grid(request.group, "auto", request.ranks, request.order)
-    rows = math.prod(request.domain) if request.domain else 1
-    if request.domain is None and request.ranks > 1:
-        return None
+    if request.domain is None:
+        return GridShape(1, 1, request.order) if request.ranks == 1 else None
+    rows = math.prod(request.domain)
     if request.ranks % rows:
         raise UserError(
             f"--domain {'x'.join(map(str, request.domain))} has {rows} parts, which do not divide {request.ranks} "
@@ -105,18 +105,18 @@ def _cheapest(plans: Sequence[Plan], request: PlanRequest) -> Plan:
         return plans[0]
     if request.memory is None and len(plans) > FEW_GRIDS:
         options = {"passes": len(request.passes), **request.sizes}
-        seconds = total_seconds(request.network, plans, request.smallest, request.machine, **options)
+        seconds = total_seconds(request.network, plans, request.smallest, request.compared_on, **options)
         plans = [plans[place] for place in sorted(seconds.argsort(kind="stable")[:FEW_GRIDS])]
     best = None
     for plan in plans:
         cost = request.price(plan)
-        if request.memory is not None and cost.memory.total > request.memory:
+        if cost.memory.total > request.limit:
             continue
         if best is None or cost.seconds < best[0]:
             best = cost.seconds, plan
     if best is None:
         raise UserError(
             f"--memory: no grid of {request.ranks} ranks lets strategy {plans[0].strategy!r} fit into "
-            f"{shown(request.memory)} a rank: use --strategy optimal, more ranks, or more memory"
+            f"{shown(request.limit)} a rank: use --strategy optimal, more ranks, or more memory"
         )
     return best[1]

@@ -11,37 +11,40 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from typing import SupportsFloat
 
 import numpy as np
 
 from gridnn.layers.base import Layer, Shapes
 from gridnn.layout.partition import Even, Partition
 from gridnn.layout.split import Split
+from gridnn.planning.search.arrays import Flags, Integers, Numbers
 from gridnn.planning.search.space import divisors
 
 WHOLE = Split(())
 # One dimension of a tensor in every number of parts, the divisors of P in ascending order; None where too many.
 Family = tuple[Partition | None, ...]
+Bounds = tuple[Integers, Integers]
 
 
 @dataclass(frozen=True, eq=False)
 class Table:
     """One dimension from ``p`` source parts (first index) to ``q`` target parts (second), numbers by their place."""
 
-    held: np.ndarray  # the mean size of a source part [p]
-    need: np.ndarray  # the mean size of a target part [q]
+    held: Numbers  # the mean size of a source part [p]
+    need: Numbers  # the mean size of a target part [q]
     # the mean over ranks of what the source part and the target part share, if their mesh axes begin alike [p, q]
-    both: np.ndarray
-    hit: np.ndarray  # the share of ranks for which that is not nothing [p, q]
-    touched: np.ndarray  # the mean number of source parts that a target part touches [p, q]
+    both: Numbers
+    hit: Numbers  # the share of ranks for which that is not nothing [p, q]
+    touched: Numbers  # the mean number of source parts that a target part touches [p, q]
     # coarser, finer: how many times fewer, or more, parts the target has; at least 1 [p, q]
-    coarser: np.ndarray
-    finer: np.ndarray
+    coarser: Integers
+    finer: Integers
     # same, nests, scatters: whether the partitions are one; whether the finer one nests in the other; whether partial
     # sums in ``p`` parts can be divided into ``q``
-    same: np.ndarray
-    nests: np.ndarray
-    scatters: np.ndarray
+    same: Flags
+    nests: Flags
+    scatters: Flags
 
 
 class Tables:
@@ -66,15 +69,14 @@ class Tables:
     def _input(self, layer: Layer, shapes: Shapes, index: int, dim: int) -> tuple[str | None, Family]:
         """The axis of dimension ``dim`` of input ``index``, and what the layer asks for in every number of parts."""
         axis = layer.cut_input(index, shapes, WHOLE)[dim].axis
-        outputs = dict(zip(layer.output_axes(shapes), shapes.output, strict=True))
+        outputs: dict[str | None, int] = dict(zip(layer.output_axes(shapes), shapes.output, strict=True))
         splits = self._splits(axis, outputs.get(axis, shapes.inputs[index][dim]))
         return axis, tuple(layer.cut_input(index, shapes, split)[dim].partition if split else None for split in splits)
 
     def _splits(self, axis: str | None, size: int) -> list[Split | None]:
         """``axis`` in every number of parts up to ``size``; a dimension that nothing divides has one part only."""
-        most = size if axis else 1
         return [
-            WHOLE if parts == 1 else Split(((axis, parts),)) if parts <= most else None
+            WHOLE if parts == 1 else Split(((axis, parts),)) if axis and parts <= size else None
             for parts in divisors(self.ranks)
         ]
 
@@ -93,16 +95,16 @@ class Tables:
         coarser, finer = np.maximum(parts[:, None] // parts, 1), np.maximum(parts // parts[:, None], 1)
         return Table(held, need, both, hit, touched, coarser, finer, same, nests, scatters)
 
-    def _widest(self, family: Family) -> np.ndarray:
+    def _widest(self, family: Family) -> Integers:
         """The largest size of a part, by the place of the number of parts."""
         return self._sizes(family, np.max).astype(np.int64)
 
-    def _sizes(self, family: Family, mean: Callable) -> np.ndarray:
+    def _sizes(self, family: Family, mean: Callable[[Integers], SupportsFloat]) -> Numbers:
         bounds = [self._bounds(partition) if partition else None for partition in family]
         return np.array([0.0 if pair is None else float(mean(pair[1] - pair[0])) for pair in bounds])
 
 
-def _bounds(partition: Partition) -> tuple[np.ndarray, np.ndarray]:
+def _bounds(partition: Partition) -> Bounds:
     """Starts and stops of the parts."""
     if isinstance(partition, Even):
         ends = np.arange(partition.parts + 1) * partition.size // partition.parts
@@ -111,7 +113,7 @@ def _bounds(partition: Partition) -> tuple[np.ndarray, np.ndarray]:
     return starts, stops
 
 
-def _overlaps(before: tuple, after: tuple) -> tuple[float, float, float]:
+def _overlaps(before: Bounds, after: Bounds) -> tuple[float, float, float]:
     """Mean overlap and share of ranks with one (mesh axes that begin alike), and mean number of parts touched."""
     (start, stop), (first, last) = before, after
     common = math.lcm(len(start), len(first))

@@ -88,10 +88,10 @@ def cut_graph(
     place = {name: number for number, name in enumerate(layers)}
     tables = []
     for edge in edges:
-        ends = edge.source, edge.target
-        before, after = (layers[name] for name in ends)
-        table = edge_costs(before, after, edge.index, tuple(choices[name] for name in ends), factor)
-        tables.append((tuple(place[name] for name in ends), table))
+        source, target = edge.source, edge.target
+        axes_of = choices[source], choices[target]
+        table = edge_costs(layers[source], layers[target], edge.index, axes_of, factor)
+        tables.append(((place[source], place[target]), table))
     costs = [np.array([layer.own_cost(axis, factor) for axis in choices[name]]) for name, layer in layers.items()]
     return CostGraph(list(layers), costs, tables), choices
 

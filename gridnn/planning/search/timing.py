@@ -9,19 +9,20 @@ from typing import NamedTuple
 import numpy as np
 
 from gridnn.cost.machine import Machine
+from gridnn.planning.search.arrays import Integers, Numbers
 
-Strides = Sequence[tuple[np.ndarray, np.ndarray]]
+Strides = Sequence[tuple[Integers, Integers]]
 
 
 class Seconds(NamedTuple):
     """The time of movements: what their number and what their size costs."""
 
-    latency: np.ndarray
-    bandwidth: np.ndarray
+    latency: Numbers
+    bandwidth: Numbers
 
 
 def movement_seconds(
-    machine: Machine, kind: str, size: np.ndarray, messages: np.ndarray, strides: Strides, ranks: int
+    machine: Machine, kind: str, size: Numbers, messages: Integers | Numbers, strides: Strides, ranks: int
 ) -> Seconds:
     """The seconds of movements of ``size`` bytes in ``messages`` messages over groups of ranks.
 
@@ -44,7 +45,7 @@ def movement_seconds(
     return Seconds(alpha * messages, beta * contention * size)
 
 
-def levels_of(machine: Machine, strides: Strides, ranks: int) -> tuple[np.ndarray, np.ndarray]:
+def levels_of(machine: Machine, strides: Strides, ranks: int) -> tuple[Integers, Numbers]:
     """The level that joins every group, and the contention of its links; see `gridnn.cost.machine.Machine.level_of`."""
     last = sum((size - 1) * stride for size, stride in strides)
     number, contention = np.zeros(np.shape(last), np.int64), np.ones(np.shape(last))
@@ -72,7 +73,7 @@ def device_slots(machine: Machine, ranks: int) -> int:
     return -(-ranks // unit) * unit
 
 
-def link_seconds(machine: Machine, ranks: int, inside: Sequence[np.ndarray], duplex: bool = False) -> np.ndarray:
+def link_seconds(machine: Machine, ranks: int, inside: Sequence[Numbers], duplex: bool = False) -> Numbers:
     """The time of a movement between devices: what the link with most bytes carries, over its bandwidth; no latency.
 
     ``inside`` has, for each of `link_units`, the bytes in and out [2, ..., slots] of every device that come from its
@@ -84,4 +85,5 @@ def link_seconds(machine: Machine, ranks: int, inside: Sequence[np.ndarray], dup
         links = crossing.reshape(*crossing.shape[:-1], -1, math.gcd(level.shared, unit)).sum(axis=-1)
         carried = links.max(axis=0) if duplex else links.sum(axis=0)
         times.append(level.beta * carried.max(axis=-1))
-    return np.max(times, axis=0)
+    longest: Numbers = np.max(times, axis=0)
+    return longest

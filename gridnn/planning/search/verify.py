@@ -35,7 +35,7 @@ def verify(graph: CostGraph, seconds: float | None = None) -> Verified:
 def verify_plan(made: PricedPlan, seconds: float | None = None) -> Verified:
     """`verify` for the search that made a plan, ``layerwise`` or ``optimal``."""
     request = made.request
-    case = request.network, request.ranks, request.smallest, request.machine
+    case = request.network, request.ranks, request.smallest, request.compared_on
     if made.plan.strategy == "layerwise":
         return verify(LayerwiseCosts(*case).graph, seconds)
     return verify(CostModel(*case, at_most=request.at_most, **request.cost_options).graph, seconds)
