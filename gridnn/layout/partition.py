@@ -209,7 +209,7 @@ def _nests(base: Partition, size: int, factor: int) -> bool:
     return isinstance(base, Even) and size == base.size * factor and base.size % base.parts == 0
 
 
-def window_frame(window: Window, output: Interval, held: Interval) -> Interval:
+def window_ghosts(window: Window, output: Interval, held: Interval) -> Interval:
     """The padding before and after the range ``held`` that the windows of ``output`` reach into."""
     start, stop = window.inputs(output)
     before = min(max(0, held[0] - start), stop - start)

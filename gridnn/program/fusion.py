@@ -49,7 +49,7 @@ def chains(program: Program) -> list[Chain]:
 
 
 def _only_reader(layers: Sequence[PlacedLayer], places: Sequence[int]) -> int | None:
-    """The one layer that reads an output, if it reads it without movement or frame."""
+    """The one layer that reads an output, if it reads it without movement or ghost zones."""
     if len(places) != 1:
         return None
     placed = layers[places[0]]

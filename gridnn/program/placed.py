@@ -8,13 +8,13 @@ from functools import cached_property
 from gridnn.layers.base import Cut, Parameter, Shapes
 from gridnn.layout.group import Group
 from gridnn.layout.layout import Dim, Layout, box_size, common, within
-from gridnn.layout.partition import Even, Window, window_frame
+from gridnn.layout.partition import Even, Window, window_ghosts
 from gridnn.layout.split import Split
 from gridnn.layout.stage import Stage
 from gridnn.layout.transfer import Transfer
 from gridnn.network import Node, Shared
 
-Frame = tuple[tuple[int, int], ...]
+GhostWidths = tuple[tuple[int, int], ...]
 Region = tuple[slice, ...]
 Reading = tuple[str, Layout, tuple[tuple[str, Window], ...], float]  # see `PlacedLayer.reading`
 
@@ -82,14 +82,14 @@ class PlacedLayer:
         """Which part of ``axis`` rank ``index`` has."""
         return self.output.part(index, self.split.digits(axis))
 
-    def frame(self, index: int, edge: int) -> Frame:
+    def ghost_widths(self, index: int, edge: int) -> GhostWidths:
         """The padding before and after every dimension of input ``edge`` on rank ``index``."""
         windows = self.node.layer.windows(self.shapes)
         outputs = dict(zip(self.node.layer.output_axes(self.shapes), self.output.box(index), strict=True))
         axes = self.node.layer.input_axes(edge, self.shapes)
         held = self.edges[edge].layout.box(index)
         return tuple(
-            window_frame(windows[axis], outputs[axis], interval) if axis in windows else (0, 0)
+            window_ghosts(windows[axis], outputs[axis], interval) if axis in windows else (0, 0)
             for axis, interval in zip(axes, held, strict=True)
         )
 

@@ -17,11 +17,11 @@ class SharedInput:
 
     def __init__(self, placed: PlacedLayer, index: int, rank: int) -> None:
         self.edge, self.owner, self.readers, self.number = placed.edges[index], placed.name, 0, index
-        frame = placed.frame(rank, index)
+        ghosts = placed.ghost_widths(rank, index)
         self.box = self.edge.layout.box(rank)
         extents = box_shape(self.box)
-        self.shape = tuple(low + size + high for (low, high), size in zip(frame, extents, strict=True))
-        self.inside = tuple(slice(low, low + size) for (low, _), size in zip(frame, extents, strict=True))
+        self.shape = tuple(low + size + high for (low, high), size in zip(ghosts, extents, strict=True))
+        self.inside = tuple(slice(low, low + size) for (low, _), size in zip(ghosts, extents, strict=True))
         self.has_ghosts = self.shape != extents
         self.value = placed.node.layer.padding_value
         self.arrived = 0

@@ -22,7 +22,7 @@ from gridnn.comm.transports import host
 from gridnn.comm.transports.cuda_aware import CudaAwareTransport
 from gridnn.comm.transports.host import HostTransport
 from gridnn.comm.transports.nccl import NcclTransport
-from gridnn.comm.transports.worker import Worker
+from gridnn.comm.transports.progress import ProgressThread
 from gridnn.layout.layout import Dim, Layout
 from gridnn.layout.partition import Even
 
@@ -134,7 +134,7 @@ def test_nccl():
 
 def test_a_worker_keeps_the_order():
     """The calling thread does what it can itself, but never before what the worker has left to do."""
-    worker, done, go = Worker(lambda: None), [], threading.Event()
+    worker, done, go = ProgressThread(lambda: None), [], threading.Event()
     worker.run(lambda: done.append(threading.current_thread().name)).result()
     first = worker.start(go.wait)
     worker.start(lambda: done.append("started"))
@@ -147,7 +147,7 @@ def test_a_worker_keeps_the_order():
 
 
 def test_what_a_worker_raises_is_raised_by_all_that_follows():
-    worker, done = Worker(lambda: None), []
+    worker, done = ProgressThread(lambda: None), []
     tasks = [worker.start(lambda: 1 / 0), worker.start(lambda: done.append(1))]
     tasks.append(worker.run(lambda: done.append(2)))
     for task in tasks:
@@ -158,7 +158,7 @@ def test_what_a_worker_raises_is_raised_by_all_that_follows():
 
 
 def test_a_thread_that_cannot_be_bound_says_so():
-    worker = Worker(lambda: 1 / 0)
+    worker = ProgressThread(lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         worker.start(lambda: None).result()
     worker.free()

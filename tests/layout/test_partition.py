@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from gridnn.layout.layout import Dim, Layout, box_size
-from gridnn.layout.partition import Clipped, Even, Scaled, Window, Windowed, window_frame
+from gridnn.layout.partition import Clipped, Even, Scaled, Window, Windowed, window_ghosts
 from gridnn.layout.sampling import Resampled, Transposed, resampled_from
 from gridnn.layout.transfer import plan_transfer
 
@@ -179,7 +179,7 @@ def test_a_framed_part_is_as_long_as_its_windows_reach(case):
     count = base.parts
     for part in range(count):
         mine, held = base.interval(part), partition.interval(part)
-        before, after = window_frame(window, mine, held)
+        before, after = window_ghosts(window, mine, held)
         length = before + held[1] - held[0] + after
         if mine[0] == mine[1]:
             assert count > 1 and length == 0

@@ -57,7 +57,7 @@ def test_a_gathers_adjoint_is_under_way_while_weights_are_computed(comm, monkeyp
     """On a device; a CPU finishes it first, as priced."""
     if comm.size != 2:
         pytest.skip("on 2 ranks")
-    from gridnn.comm.transports.behind import DeviceWork
+    from gridnn.comm.transports.asynchronous import DeviceWork
     from gridnn.comm.transports.host import HostTransport
 
     config = MLP.replaced(grid="2x1", widths="8", clip=None, transport="host")

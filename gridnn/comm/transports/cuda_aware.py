@@ -7,8 +7,8 @@ from typing import Any
 
 from mpi4py import MPI
 
+from gridnn.comm.transports.asynchronous import Buffer, Call, DeviceTransport, Event, mpi_type
 from gridnn.comm.transports.base import Array, Work
-from gridnn.comm.transports.behind import Buffer, Call, DeviceTransport, Event, mpi_type
 from gridnn.comm.transports.direct import OPERATIONS
 
 
@@ -17,7 +17,7 @@ class CudaAwareTransport(DeviceTransport):
 
     MPI knows nothing of streams: the host waits for the event of the stream that wrote the arrays before MPI may read
     them. Every library takes the blocking reductions, several crash in the non-blocking ones, so that started sums
-    are blocking calls of the worker. All buffers are contiguous, with types that MPI has.
+    are blocking calls of the progress thread. All buffers are contiguous, with types that MPI has.
     """
 
     name = "cuda-aware"

@@ -7,8 +7,8 @@ from typing import Any
 
 from mpi4py import MPI
 
+from gridnn.comm.transports.asynchronous import Call, DeviceTransport, Event, mpi_type
 from gridnn.comm.transports.base import Array, Transport, Work
-from gridnn.comm.transports.behind import Call, DeviceTransport, Event, mpi_type
 from gridnn.comm.transports.direct import OPERATIONS, DirectTransport
 
 STREAM = "communication"

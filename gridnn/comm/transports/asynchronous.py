@@ -9,7 +9,7 @@ from typing import Any
 from mpi4py import MPI
 
 from gridnn.comm.transports.base import Array, Messages, Result, Transport, Work
-from gridnn.comm.transports.worker import Worker
+from gridnn.comm.transports.progress import ProgressThread
 
 Event = Any
 Buffer = Any  # memory that MPI takes, without a type
@@ -17,7 +17,7 @@ Call = Callable[[list[Buffer], list[Buffer]], None]
 
 
 class DeviceWork(Work):
-    """A task of the worker, and the event after which its arrays may be used."""
+    """A task of the progress thread, and the event after which its arrays may be used."""
 
     def __init__(self, device: Any, task: Future, arrays: Sequence[Array]) -> None:
         self.device, self.task = device, task
@@ -33,12 +33,12 @@ class DeviceWork(Work):
 class DeviceTransport(Transport):
     """MPI's blocking calls on the arrays of a ``device``, made when that has what is sent (abstract).
 
-    Every operation marks the compute stream when it begins, and goes to the worker, which waits for that mark.
+    Every operation marks the compute stream when it begins, and goes to the progress thread, which waits for that mark.
     """
 
     def __init__(self, comm: Any, device: Any) -> None:
         self.comm, self.device = comm, device
-        self.worker = Worker(device.bind)
+        self.thread = ProgressThread(device.bind)
 
     # -- operations ------------------------------------------------------------------------------------------
 
@@ -76,10 +76,10 @@ class DeviceTransport(Transport):
         return self._begin([array for _, array in sends], [array for _, array in receives], call, False)
 
     def in_order(self, call: Callable[[], Result]) -> Result:
-        return self.worker.run(call).result()
+        return self.thread.run(call).result()
 
     def free(self) -> None:
-        self.worker.free()
+        self.thread.free()
 
     # -- helpers ---------------------------------------------------------------------------------------------
 
@@ -89,7 +89,7 @@ class DeviceTransport(Transport):
     def _do(self, job: Callable[[Event], Event | None], arrays: list[Array], at_once: bool) -> Work:
         """Begin ``job``, which is called with the event after which the arrays are ready and gives that of its end."""
         ready = self.device.mark()
-        task = (self.worker.run if at_once else self.worker.start)(lambda: job(ready))
+        task = (self.thread.run if at_once else self.thread.start)(lambda: job(ready))
         return DeviceWork(self.device, task, arrays)
 
     def _carry(self, ready: Event, sends: list[Array], receives: list[Array], call: Call) -> Event | None:
