@@ -37,7 +37,7 @@ class Moving:
     def _bound(self, adjoint: bool) -> Executable:
         grid, transfer = self.grid, self.transfer
         phase, full_sum = ("backward", transfer.full_sum) if adjoint else ("forward", False)
-        program = SimpleNamespace(rows=grid.shape.rows, ranks=grid.shape.size, steps=())
+        program = SimpleNamespace(rows=grid.shape.rows, ranks=grid.shape.size, layers=())
         policy = Policy(8)
         listing = Listing(program, grid.index, policy)
         box = (transfer.target if adjoint else transfer.source).box(grid.index)

@@ -15,8 +15,8 @@ class ProgressThread:
     """A thread for the operations of one group of ranks, which does them one after the other; it first calls ``bind``.
 
     Every member asks for the operations of a group in the same order, so that the order in which the workers do them
-    is the same on all members; and since a progress thread serves one group only, no two of them can wait for each other. What
-    the main thread would do itself goes through the progress thread as well while that has something left to do.
+    is the same on all members; and since a progress thread serves one group only, no two of them can wait for each
+    other. What the main thread would do itself goes through the progress thread while that has something left to do.
 
     Once a job has failed, all later ones fail with the same error: the order would no longer be that of the others.
     """
