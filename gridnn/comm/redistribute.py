@@ -7,7 +7,7 @@ from typing import Any
 
 from gridnn.comm.grid import Grid
 from gridnn.comm.ledger import Where
-from gridnn.comm.requests import Arrays, bind_stage
+from gridnn.comm.requests import Arrays, bind_copy, bind_stage
 from gridnn.layout.layout import Layout, box_shape, within
 from gridnn.layout.messages import call_kind, message_dtype, message_sizes
 from gridnn.layout.stage import Stage
@@ -83,7 +83,7 @@ class Transfer:
         grid, backend = self.grid, self.grid.backend
         if stage.kind == "local":
             inside = within(stage.target.box(grid.index), stage.source.box(grid.index))
-            return lambda: _copy(source, out, inside, adjoint)
+            return bind_copy(source, out, inside, adjoint)
         full_sum = self.plan.full_sum
         wide = message_dtype(call_kind(stage, adjoint, full_sum)) == "wide"
         dtype = backend.wide(self._dtype) if wide else self._dtype
@@ -92,11 +92,3 @@ class Transfer:
         where = Where(self.layer, "backward" if adjoint else "forward")
         request = bind_stage(stage, adjoint, full_sum, grid, Arrays(source, out, send, receive), where)
         return lambda: (request.begin(), request.end())
-
-
-def _copy(source: Array, out: Array, inside: tuple[slice, ...], adjoint: bool) -> None:
-    if adjoint:
-        out[...] = 0
-        out[inside] = source
-    else:
-        out[...] = source[inside]

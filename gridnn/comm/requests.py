@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from gridnn.comm.communicator import Communicator, Pending
@@ -27,6 +28,21 @@ class Arrays(NamedTuple):
     # send_is_source, receive_is_out: whether that memory is the array's own: nothing is packed, or unpacked
     send_is_source: bool = False
     receive_is_out: bool = False
+
+
+def bind_copy(source: Array, out: Array, index: tuple[slice, ...], adjoint: bool) -> Callable[[], None]:
+    """A stage on this rank alone, ``out[...] = source[index]``; its adjoint writes zeros, and ``source`` inside."""
+    return partial(_spread, source, out, out[index]) if adjoint else partial(assign, out, source[index])
+
+
+def assign(target: Array, source: Array) -> None:
+    """``target[...] = source``."""
+    target[...] = source
+
+
+def _spread(source: Array, target: Array, place: Array) -> None:
+    target[...] = 0
+    place[...] = source
 
 
 class Request:

@@ -9,7 +9,7 @@ from typing import Any
 
 from gridnn.comm.grid import Grid
 from gridnn.comm.ledger import Where
-from gridnn.comm.requests import Arrays, Reduction, Request, StartedSum, bind_stage
+from gridnn.comm.requests import Arrays, Reduction, Request, StartedSum, assign, bind_copy, bind_stage
 from gridnn.layers.base import UNFUSED
 from gridnn.program.arena import plan_arena
 from gridnn.program.build import build
@@ -258,11 +258,9 @@ class Executable:
         if isinstance(operation, Fill):
             return partial(kernels.fill, writes[0], operation.slabs, operation.value)
         if isinstance(operation, Copy):
-            if operation.adjoint:
-                return partial(_spread, reads[0], writes[0], writes[0][operation.index])
-            return partial(_assign, writes[0], reads[0][operation.index])
+            return bind_copy(reads[0], writes[0], operation.index, operation.adjoint)
         if isinstance(operation, Add):
-            return partial(_assign, writes[0], reads[0]) if len(reads) == 1 else partial(_add, xp, reads, writes[0])
+            return partial(assign, writes[0], reads[0]) if len(reads) == 1 else partial(_add, xp, reads, writes[0])
         if isinstance(operation, Accumulate):
             return partial(_accumulate, [self._gradient(one) for one in operation.targets], operation.targets, reads)
         if isinstance(operation, Load):
@@ -309,15 +307,6 @@ class Executable:
         arrays = Arrays(self.array(source), self.array(out), self.array(send), self.array(receive), *shared)
         full_sum = movement.adjoint and movement.kind == "all-reduce"
         return bind_stage(movement.stage, movement.adjoint, full_sum, grid, arrays, where, at_once)
-
-
-def _assign(target: Array, source: Array) -> None:
-    target[...] = source
-
-
-def _spread(source: Array, target: Array, place: Array) -> None:
-    target[...] = 0
-    place[...] = source
 
 
 def _add(xp: Any, reads: Sequence[Array], target: Array) -> None:
