@@ -109,7 +109,7 @@ def _destinations(parameters: Any, program: Program) -> Iterator[tuple[str, Box,
     """Every tensor of this rank: its name, its box, and the array to be filled."""
     for entry in parameters.entries:
         yield entry.key, entry.box, parameters.value(entry)
-    for step in program.steps:
+    for step in program.layers:
         for name, (_, layout) in step.states.items():
             yield f"{step.name}.{name}", layout.box(parameters.grid.index), parameters.states[step.name][name]
 

@@ -87,4 +87,4 @@ def test_losses_are_those_of_the_serial_run(comm, case):
         alone = losses(config, MPI.COMM_SELF)
         for rows in {comm.size, 2 if comm.size % 2 == 0 else 1}:
             grid = config.replaced(grid=f"{rows}x{comm.size // rows}")
-            np.testing.assert_allclose(losses(grid, comm), alone, rtol=1e-10, err_msg=f"{case} {grid.grid}")
+            np.testing.assert_allclose(losses(grid, comm), alone, rtol=1e-10, err_msg=f"{case} {grid.plan.grid}")

@@ -63,7 +63,7 @@ def evaluated(comm, grid, model, path, x, strategy="batch"):
     parameters.refresh()
     passes = Passes(program, grid, "float32", parameters=parameters, kind="prediction")
     passes.step(x)
-    return together(comm, grid, program.steps[-1].output, passes.run.output)
+    return together(comm, grid, program.layers[-1].output, passes.run.output)
 
 
 def grid_of(comm, rows, columns):

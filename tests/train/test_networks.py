@@ -195,7 +195,7 @@ def test_audit_is_equal_for_shipped_networks(comm, model, strategy):
 def random_plan(name: str, ranks: int, number: int, path: Path) -> Path:
     """A plan file with any split for every layer, copies included; the same on every rank."""
     rng = random.Random(f"{name} {ranks} {number}")
-    network, batch = prepare_run(RUNS[name], 1).network, BASE.batch
+    network, batch = prepare_run(RUNS[name], 1).network, BASE.train.batch
     splits = {}
     for node in network.nodes:
         splits[node.name] = str(rng.choice(list(admitted_splits(node.layer, network.sizes(node, batch), ranks))))
