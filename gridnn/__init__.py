@@ -21,7 +21,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gridnn import data, layers, optim
+    from gridnn import data, layers
     from gridnn.comm.grid import Grid
     from gridnn.comm.redistribute import Transfer
     from gridnn.cost.machine import Machine
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from gridnn.layout.split import Split
     from gridnn.network import Network
     from gridnn.planning.plan import Plan
+    from gridnn.runtime import optimizers as optim
     from gridnn.train.model import Model
 
 # name -> the module that has it
@@ -53,7 +54,7 @@ NAMES = {
     "price": "face",
 }
 
-MODULES = ("data", "layers", "optim")
+MODULES = {"data": "data", "layers": "layers", "optim": "runtime.optimizers"}
 
 __all__ = [
     "Grid",
@@ -81,7 +82,7 @@ def __getattr__(name: str) -> Any:
     if name in NAMES:
         return getattr(import_module(f"gridnn.{NAMES[name]}"), name)
     if name in MODULES:
-        return import_module(f"gridnn.{name}")
+        return import_module(f"gridnn.{MODULES[name]}")
     if name != "__version__":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib.metadata import PackageNotFoundError, version

@@ -34,7 +34,6 @@ FLOORS = (
     "train/",
     "reproduce/",
     "face",
-    "optim",
     "cli/",
     "__main__",
 )
@@ -94,6 +93,23 @@ def test_lower_floors_know_nothing_of_higher_ones(path):
     for module in imports(path):
         other = within_house(module)
         assert other is None or floor(other) <= own, f"{name(path)} imports {module}"
+
+
+def test_the_house_is_small_enough_to_be_known():
+    """Rooms, the longest way down from room to room, and the files."""
+    rooms = {name(path).split("/")[0].removesuffix(".py") for path in FILES} - {"__init__", "__main__"}
+    assert len(rooms) <= 20, sorted(rooms)
+    below: dict[int, set[int]] = {}
+    for path in FILES:
+        others = {floor(other) for other in map(within_house, imports(path)) if other}
+        below.setdefault(floor(name(path)), set()).update(others)
+
+    def levels(number: int) -> int:
+        return 1 + max((levels(other) for other in below.get(number, ()) if other < number), default=0)
+
+    assert max(map(levels, below)) <= 12
+    long = {name(path): lines for path in FILES if (lines := len(path.read_text().splitlines())) > 400}
+    assert not long
 
 
 @pytest.mark.parametrize(
