@@ -33,6 +33,7 @@ def train(
 def _train(
     job: Job, config: RunConfig, log: str | None, trace: str | None, predict_on: str | None, quiet: bool
 ) -> None:
+    from gridnn.cost.machines import load_machine
     from gridnn.train.report import Reporter
     from gridnn.train.trainer import Trainer
 
@@ -40,7 +41,6 @@ def _train(
     signalled = job.hold_signals() if config.train.checkpoint else lambda: 0
     if predict_on and not trace:
         raise UserError(f"--predict-on {predict_on} is of --trace FILE: add it")
-    file = job.on_root(lambda: opened("--trace", trace))
     warning = job.overload()
     reporter = job.on_root(lambda: Reporter(console(quiet), log, append=config.train.resume))
     if warning and reporter:
@@ -48,7 +48,8 @@ def _train(
     with within_memory():
         trainer = Trainer(config, job, reporter, signalled)
     if trace:
-        trainer.trace(file, predict_on or config.plan.machine)
+        machine = load_machine(predict_on or config.plan.machine)
+        trainer.trace(job.on_root(lambda: opened("--trace", trace)), machine)
     trainer.train()
     trainer.session.grid.free()
 

@@ -11,7 +11,7 @@ from typing import IO, Any
 
 from gridnn.comm.ledger import PHASES, Where
 from gridnn.comm.threads import libraries
-from gridnn.cost.machines import load_machine
+from gridnn.cost.machine import Machine
 from gridnn.data.order import batches, epoch_order
 from gridnn.layout.counts import DIMENSIONS
 from gridnn.train.checkpoints import Checkpoints
@@ -68,16 +68,10 @@ class Trainer:
         if self.checkpoints and self.options.resume:
             self.notes += self.checkpoints.resume(self.progress)
 
-    def trace(self, file: IO[str] | None, machine: str) -> None:
-        """Write a trace of some steps to ``file`` (on rank 0), beside what is predicted on a machine; before `train`.
-
-        Raises
-        ------
-        UserError
-            If there is no such machine.
-        """
+    def trace(self, file: IO[str] | None, machine: Machine) -> None:
+        """Write a trace of some steps to ``file`` (on rank 0), beside what is predicted on a machine; before `train`."""
         session, slots = self.session, len(make_optimizer(self.options).names())
-        predicted = price_runner(session, load_machine(machine), session.batch, slots)
+        predicted = price_runner(session, machine, session.batch, slots)
         self.tracer = Tracer(session, predicted, file, self.done, self.total)
 
     @property

@@ -52,3 +52,44 @@ def test_audit_prints_and_writes_equal_integers(tmp_path):
 @pytest.mark.parametrize("strategy", ["batch", "model"])
 def test_the_strategies_of_one_dimension_are_audited_too(strategy):
     assert gridnn(2, "audit", *RUN[:-2], "--strategy", strategy, "--steps", "1").returncode == 0
+
+
+def test_profile_prints_and_writes_predicted_beside_measured_seconds(tmp_path):
+    file = tmp_path / "profile.json"
+    done = gridnn(2, "profile", *RUN[:-2], "--grid", "2x1", "--steps", "2", "--json", str(file))
+    assert done.returncode == 0, done.stdout + done.stderr
+    for text in (
+        "predicted on generic-cpu, measured on 2 ranks",
+        "weight gradient",
+        "all-gather",
+        "waiting for others",
+    ):
+        assert text in done.stdout
+    written = json.loads(file.read_text())
+    sums = [sum(row[1] for row in written[name]) for name in ("kinds", "layers")]
+    assert sums[0] == pytest.approx(sums[1]) and sums[0] > 0
+    assert {row[0] for row in written["layers"]} >= {"fc1", "loss", "update", "input"}
+
+
+def test_a_trace_is_written_beside_the_run(tmp_path):
+    file = tmp_path / "trace.json"
+    done = gridnn(2, "train", *RUN[:-2], "--steps", "4", "--trace", str(file), "--predict-on", "cori-knl", "--quiet")
+    assert done.returncode == 0, done.stdout + done.stderr
+    events = json.loads(file.read_text())["traceEvents"]
+    tracks = {event["args"]["name"] for event in events if event["name"] == "thread_name"}
+    assert {"measured", "predicted on cori-knl"} <= tracks and {event["pid"] for event in events} == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--predict-on", "cori-knl"), "--predict-on cori-knl is of --trace FILE: add it"),
+        (("--trace", "t.json", "--predict-on", "cori"), "unknown machine 'cori': did you mean cori-knl"),
+        (("--trace", "no/where.json"), "--trace no/where.json cannot be written: No such file or directory"),
+    ],
+)
+def test_traces_that_cannot_be_are_refused(options, told, tmp_path):
+    options = [str(tmp_path / one) if one == "t.json" else one for one in options]
+    done = gridnn(2, "train", *RUN[:-2], "--steps", "1", *options)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("gridnn:")]
+    assert done.returncode == 2 and len(lines) == 1 and told in lines[0], done.stderr

@@ -38,7 +38,7 @@ def test_a_trace_has_every_operation_of_every_rank(comm, tmp_path_factory, accum
     job = job_of(comm)
     path = tmp_path_factory.mktemp("trace") / "trace.json"
     trainer = Trainer(config(grid="-1x1", epochs=3, steps=steps, accumulate=accumulate), job)
-    trainer.trace(opened("--trace", path if comm.rank == 0 else None), "generic-cpu")
+    trainer.trace(opened("--trace", path if comm.rank == 0 else None), load_machine("generic-cpu"))
     trainer.train()
     schedules = trainer.session.schedules(range(12))
     counts = comm.gather(sum(len(schedule.operations) for schedule in schedules))
