@@ -69,7 +69,7 @@ class Trainer:
             self.notes += self.checkpoints.resume(self.progress)
 
     def trace(self, file: IO[str] | None, machine: Machine) -> None:
-        """Write a trace of some steps to ``file`` (on rank 0), beside what is predicted on a machine; before `train`."""
+        """Write a trace of some steps to ``file`` (on rank 0), beside what ``machine`` predicts; before `train`."""
         session, slots = self.session, len(make_optimizer(self.options).names())
         predicted = price_runner(session, machine, session.batch, slots)
         self.tracer = Tracer(session, predicted, file, self.done, self.total)
