@@ -1,4 +1,4 @@
-"""A regular set of ranks, as few integers: the ranks that differ in some digits of a mesh only."""
+"""A regular set of ranks, as few integers: the ranks that differ along some axes of a mesh only."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Group(Sequence[int]):
     first : int
         The smallest rank.
     strides : tuple of (size, stride)
-        ``size`` ranks, ``stride`` apart, along every digit of a mesh; a later one varies faster.
+        ``size`` ranks, ``stride`` apart, along every axis of a mesh; a later one varies faster.
 
     Examples
     --------
@@ -47,8 +47,8 @@ class Group(Sequence[int]):
             raise IndexError(place)
         rank = self.first
         for size, stride in reversed(self.strides):
-            place, digit = divmod(place, size)
-            rank += digit * stride
+            place, coordinate = divmod(place, size)
+            rank += coordinate * stride
         return rank
 
     def __iter__(self) -> Iterator[int]:

@@ -32,7 +32,7 @@ def _by_dimension(stage: Stage) -> tuple[Stage, ...]:
     """The same movement, one dimension a stage; the stage itself where the ranks divide other dimensions then."""
     source, target = stage.source, stage.target
     if source.mesh != target.mesh or any(
-        old.digits != new.digits for old, new in zip(source.dims, target.dims, strict=True)
+        old.mesh_axes != new.mesh_axes for old, new in zip(source.dims, target.dims, strict=True)
     ):
         return (stage,)
     stages = []
@@ -56,6 +56,6 @@ def _typical(layout: Layout) -> Iterator[int]:
     """The ranks with the first, the middle and the last part of every divided dimension: 3^d, whatever P."""
     parts = {}
     for place, dim in enumerate(layout.dims):
-        if dim.digits:
+        if dim.mesh_axes:
             parts[place] = sorted({0, dim.partition.parts // 2, dim.partition.parts - 1})
     return layout.ranks(parts, (), 0)

@@ -11,7 +11,7 @@ from typing import Any
 
 from gridnn.errors import UserError
 from gridnn.layout.partition import Even, Interval, Partition, intersect
-from gridnn.layout.split import digits_of, index_of
+from gridnn.layout.split import coordinates_of, index_at
 
 Box = tuple[Interval, ...]
 
@@ -40,10 +40,10 @@ def within(box: Box, outer: Box) -> tuple[slice, ...]:
 
 @dataclass(frozen=True)
 class Dim:
-    """One dimension of a layout: its partition, and the digits of the rank that say which part."""
+    """One dimension of a layout: its partition, and the mesh axes along which its parts lie."""
 
     partition: Partition
-    digits: tuple[int, ...] = ()
+    mesh_axes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,11 @@ class Layout:
     Attributes
     ----------
     mesh : tuple of int
-        The radix of every digit of a rank's index, the slowest first; their product is P.
+        The size of every mesh axis, the slowest first; their product is P, and a rank's index has a coordinate on each.
     dims : tuple of Dim
         One per dimension of the tensor.
     partial : tuple of int
-        The digits over which the copies are partial sums.  Over the digits that appear nowhere they are replicas.
+        The mesh axes over which the copies are partial sums.  Over the mesh axes that appear nowhere they are replicas.
     """
 
     mesh: tuple[int, ...]
@@ -101,7 +101,7 @@ class Layout:
             raise UserError(
                 f"Layout.even{shape} by {said}: dimensions are {', '.join(names)}, their parts divide {ranks}"
             )
-        order = {name: digit for digit, name in enumerate(parts)}
+        order = {name: mesh_axis for mesh_axis, name in enumerate(parts)}
         dims = (
             Dim(Even(size, parts.get(name, 1)), (order[name],) if parts.get(name, 1) > 1 else ())
             for name, size in zip(names, shape, strict=True)
@@ -119,16 +119,16 @@ class Layout:
 
     @property
     def copies(self) -> tuple[int, ...]:
-        """The digits over which the copies are replicas."""
-        used = {digit for dim in self.dims for digit in dim.digits} | set(self.partial)
-        return tuple(digit for digit in range(len(self.mesh)) if digit not in used)
+        """The mesh axes over which the copies are replicas."""
+        used = {mesh_axis for dim in self.dims for mesh_axis in dim.mesh_axes} | set(self.partial)
+        return tuple(mesh_axis for mesh_axis in range(len(self.mesh)) if mesh_axis not in used)
 
-    def part(self, index: int, digits: tuple[int, ...]) -> int:
-        """Which part rank ``index`` has of a dimension that ``digits`` divide."""
+    def part(self, index: int, mesh_axes: tuple[int, ...]) -> int:
+        """Which part rank ``index`` has of a dimension that ``mesh_axes`` divide."""
         place = 0
-        for digit in digits:
-            radix = self.mesh[digit]
-            place = place * radix + index // self._strides[digit] % radix
+        for mesh_axis in mesh_axes:
+            size = self.mesh[mesh_axis]
+            place = place * size + index // self._strides[mesh_axis] % size
         return place
 
     @cached_property
@@ -138,14 +138,14 @@ class Layout:
 
     @cached_property
     def _strides(self) -> tuple[int, ...]:
-        """How far apart ranks are that differ by one in a digit."""
-        return tuple(math.prod(self.mesh[digit + 1 :]) for digit in range(len(self.mesh)))
+        """How far apart ranks are that are neighbours along a mesh axis."""
+        return tuple(math.prod(self.mesh[mesh_axis + 1 :]) for mesh_axis in range(len(self.mesh)))
 
     def box(self, index: int) -> Box:
         """The part of the tensor that rank ``index`` holds."""
         found = self._boxes.get(index)
         if found is None:
-            parts = [self.part(index, dim.digits) if dim.digits else 0 for dim in self.dims]
+            parts = [self.part(index, dim.mesh_axes) if dim.mesh_axes else 0 for dim in self.dims]
             found = tuple([dim.partition.interval(part) for dim, part in zip(self.dims, parts, strict=True)])
             if len(self._boxes) >= KEPT:
                 self._boxes.clear()
@@ -171,20 +171,20 @@ class Layout:
 
     def ranks(self, parts: Mapping[int, Iterable[int]], vary: tuple[int, ...], near: int) -> Iterator[int]:
         """The ranks that have one of ``parts`` of every dimension named there, and otherwise the part of ``near``."""
-        digits = list(digits_of(near, self.mesh))
+        coordinates = list(coordinates_of(near, self.mesh))
         choices = []
         for place, wanted in parts.items():
             dim = self.dims[place]
-            radix = tuple(self.mesh[d] for d in dim.digits)
-            choices.append([tuple(zip(dim.digits, digits_of(part, radix), strict=True)) for part in wanted])
-        choices.extend([((digit, value),) for value in range(self.mesh[digit])] for digit in vary)
+            sizes = tuple(self.mesh[axis] for axis in dim.mesh_axes)
+            choices.append([tuple(zip(dim.mesh_axes, coordinates_of(part, sizes), strict=True)) for part in wanted])
+        choices.extend([((mesh_axis, value),) for value in range(self.mesh[mesh_axis])] for mesh_axis in vary)
         for choice in itertools.product(*choices):
-            for digit, value in itertools.chain.from_iterable(choice):
-                digits[digit] = value
-            yield index_of(tuple(digits), self.mesh)
+            for mesh_axis, value in itertools.chain.from_iterable(choice):
+                coordinates[mesh_axis] = value
+            yield index_at(tuple(coordinates), self.mesh)
 
     def refined(self, mesh: tuple[int, ...]) -> Layout:
-        """The same layout with its digits written over a finer mesh (see `common_mesh`)."""
+        """The same layout with its mesh axes as those of a finer mesh (see `common_mesh`)."""
         where, position = [], 0
         for radix in self.mesh:
             start, product = position, 1
@@ -193,10 +193,10 @@ class Layout:
                 position += 1
             where.append(tuple(range(start, position)))
 
-        def spread(digits: tuple[int, ...]) -> tuple[int, ...]:
-            return tuple(fine for digit in digits for fine in where[digit])
+        def spread(mesh_axes: tuple[int, ...]) -> tuple[int, ...]:
+            return tuple(fine for mesh_axis in mesh_axes for fine in where[mesh_axis])
 
-        dims = tuple(Dim(dim.partition, spread(dim.digits)) for dim in self.dims)
+        dims = tuple(Dim(dim.partition, spread(dim.mesh_axes)) for dim in self.dims)
         return Layout(mesh, dims, spread(self.partial))
 
 

@@ -65,7 +65,7 @@ def is_stacked(stage: Stage, kind: str) -> bool:
     """Whether the parts that a stage joins or divides lie one behind the other in the whole, in the members' order."""
     if kind not in ADJOINTS or stage.source.dims[1:] != stage.target.dims[1:]:
         return False
-    fine, coarse = stage.source.dims[0].digits, stage.target.dims[0].digits
+    fine, coarse = stage.source.dims[0].mesh_axes, stage.target.dims[0].mesh_axes
     if len(fine) < len(coarse):
         fine, coarse = coarse, fine
-    return fine[len(coarse) :] == stage.digits
+    return fine[len(coarse) :] == stage.mesh_axes

@@ -19,7 +19,7 @@ class Split:
     """The division of one layer's loops over P ranks.
 
     A split is a mixed-radix number: rank ``index`` (counted down the columns of the grid, column after column) is
-    written with one digit per factor, the slowest first, and its digit is the part that it has of that axis.  So
+    written with one coordinate per factor, the slowest first, which is the part that it has of that axis.  So
     ``n=4,co=2`` gives ranks 0 and 1 the first quarter of the batch and divides the model between them.
 
     Attributes
@@ -33,7 +33,7 @@ class Split:
     >>> split = Split.parse("n=4,co=2")
     >>> split.ranks, split.parts("n"), split.parts("ci")
     (8, 4, 1)
-    >>> digits_of(5, split.mesh)  # rank 5 has the third quarter of the batch, and the second half of the model
+    >>> coordinates_of(5, split.mesh)  # rank 5 has the third quarter of the batch, and the second half of the model
     (2, 1)
     """
 
@@ -75,7 +75,7 @@ class Split:
 
     @property
     def mesh(self) -> tuple[int, ...]:
-        """The radix of every digit, the slowest first."""
+        """The size of every mesh axis, the slowest first."""
         return tuple(parts for _, parts in self.factors)
 
     @property
@@ -87,8 +87,8 @@ class Split:
         """Into how many parts ``axis`` is divided."""
         return math.prod(parts for name, parts in self.factors if name == axis)
 
-    def digits(self, *axes: str) -> tuple[int, ...]:
-        """The positions of the digits that belong to ``axes``."""
+    def mesh_axes(self, *axes: str) -> tuple[int, ...]:
+        """The mesh axes, by number, along which the parts of ``axes`` lie."""
         return tuple(i for i, (name, _) in enumerate(self.factors) if name in axes)
 
     def over(self, ranks: int) -> Split:
@@ -109,24 +109,24 @@ class Split:
         return self if left == 1 else Split((*self.factors, (COPIES, left)))
 
     def renamed(self, old: str, new: str) -> Split:
-        """The same digits with ``old`` called ``new``."""
+        """The same factors with ``old`` called ``new``."""
         return Split(tuple((new if axis == old else axis, parts) for axis, parts in self.factors))
 
 
-def digits_of(index: int, mesh: tuple[int, ...]) -> tuple[int, ...]:
-    """``index`` as a mixed-radix number over ``mesh``, the slowest digit first."""
+def coordinates_of(index: int, mesh: tuple[int, ...]) -> tuple[int, ...]:
+    """Where ``index`` lies on the axes of ``mesh``, the slowest first: its mixed-radix digits."""
     out = []
     for radix in reversed(mesh):
-        index, digit = divmod(index, radix)
-        out.append(digit)
+        index, coordinate = divmod(index, radix)
+        out.append(coordinate)
     return tuple(reversed(out))
 
 
-def index_of(digits: tuple[int, ...], mesh: tuple[int, ...]) -> int:
-    """The number whose mixed-radix digits over ``mesh`` are ``digits``."""
+def index_at(coordinates: tuple[int, ...], mesh: tuple[int, ...]) -> int:
+    """The number that lies at ``coordinates`` on the axes of ``mesh``."""
     index = 0
-    for digit, radix in zip(digits, mesh, strict=True):
-        index = index * radix + digit
+    for coordinate, radix in zip(coordinates, mesh, strict=True):
+        index = index * radix + coordinate
     return index
 
 

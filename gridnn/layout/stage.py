@@ -10,7 +10,7 @@ from typing import NamedTuple
 from gridnn.layout.counts import Count, all_reduce, all_to_all, dimension_of, joining, messages
 from gridnn.layout.group import Group
 from gridnn.layout.layout import Box, Layout, box_size, common
-from gridnn.layout.split import digits_of
+from gridnn.layout.split import coordinates_of
 
 ADJOINTS = {"all-gather": "reduce-scatter", "reduce-scatter": "all-gather"}
 
@@ -24,17 +24,17 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of a transfer, over the groups of ranks that differ in ``digits`` only (unused by ``neighbours``)."""
+    """One step of a transfer, over the groups of ranks that differ in ``mesh_axes`` only (unused by ``neighbours``)."""
 
     kind: str
     source: Layout
     target: Layout
-    digits: tuple[int, ...] = ()
+    mesh_axes: tuple[int, ...] = ()
 
     def members(self, index: int) -> Group:
         """The ranks of the group of rank ``index``, in the order of the boxes that they hold."""
         mesh = self.source.mesh
-        strides = tuple((mesh[digit], math.prod(mesh[digit + 1 :])) for digit in self.digits)
+        strides = tuple((mesh[mesh_axis], math.prod(mesh[mesh_axis + 1 :])) for mesh_axis in self.mesh_axes)
         return Group(index - sum(index // stride % radix * stride for radix, stride in strides), strides)
 
     @property
@@ -45,7 +45,7 @@ class Stage:
         """
         same_mesh = self.source.mesh == self.target.mesh
         dims = zip(self.source.dims, self.target.dims, strict=True)
-        return tuple(i for i, (old, new) in enumerate(dims) if old == new and (same_mesh or not old.digits))
+        return tuple(i for i, (old, new) in enumerate(dims) if old == new and (same_mesh or not old.mesh_axes))
 
     def receives(self, index: int) -> Iterator[Piece]:
         """What rank ``index`` takes from whom, itself included."""
@@ -58,9 +58,9 @@ class Stage:
     def sends(self, index: int) -> Iterator[Piece]:
         """What rank ``index`` gives to whom, itself included."""
         held, copies = self.source.box(index), self.source.copies
-        mine = digits_of(index, self.source.mesh)
+        mine = coordinates_of(index, self.source.mesh)
         for peer in self.target.holders(held, self.target.copies, index, self._unchanged):
-            theirs = digits_of(peer, self.source.mesh)
+            theirs = coordinates_of(peer, self.source.mesh)
             box = common(held, self.target.box(peer))
             # of several replicas, a rank takes the one that is most like itself
             if box_size(box) and all(mine[d] == theirs[d] for d in copies):

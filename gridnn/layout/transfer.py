@@ -99,15 +99,15 @@ def _scattered(source: Layout, target: Layout) -> Layout | None:
     """``source`` with its partial sums divided where ``target`` divides them, or None if not all of them are."""
     left, dims = set(source.partial), []
     for old, new in zip(source.dims, target.dims, strict=True):
-        added = new.digits[len(old.digits) :]
-        if not added or new.digits[: len(old.digits)] != old.digits or not left.issuperset(added):
+        added = new.mesh_axes[len(old.mesh_axes) :]
+        if not added or new.mesh_axes[: len(old.mesh_axes)] != old.mesh_axes or not left.issuperset(added):
             dims.append(old)
             continue
         partition = _nested(old.partition, new.partition, _radix(source, added))
         if partition is None:
             return None
         left.difference_update(added)
-        dims.append(Dim(partition, new.digits))
+        dims.append(Dim(partition, new.mesh_axes))
     return None if left else Layout(source.mesh, tuple(dims))
 
 
@@ -119,8 +119,8 @@ def _nested(coarse: Partition, wanted: Partition, factor: int) -> Partition | No
     return None
 
 
-def _radix(layout: Layout, digits: tuple[int, ...]) -> int:
-    return math.prod(layout.mesh[digit] for digit in digits)
+def _radix(layout: Layout, mesh_axes: tuple[int, ...]) -> int:
+    return math.prod(layout.mesh[mesh_axis] for mesh_axis in mesh_axes)
 
 
 def _move(source: Layout, target: Layout) -> tuple[Stage, ...]:
@@ -133,10 +133,10 @@ def _move(source: Layout, target: Layout) -> tuple[Stage, ...]:
     for old, new in zip(source.dims, target.dims, strict=True):
         if old == new:
             continue
-        gone, come = old.digits[len(new.digits) :], new.digits[len(old.digits) :]
+        gone, come = old.mesh_axes[len(new.mesh_axes) :], new.mesh_axes[len(old.mesh_axes) :]
         removed.update(gone)
         added.update(come)
-        prefix = old.digits[: len(new.digits)] == new.digits[: len(old.digits)]
+        prefix = old.mesh_axes[: len(new.mesh_axes)] == new.mesh_axes[: len(old.mesh_axes)]
         finer, coarser = (old, new) if gone else (new, old)
         factor = _radix(source, gone or come)
         nested &= prefix and factor > 1 and finer.partition.coarsen(factor) == coarser.partition

@@ -116,7 +116,7 @@ class _Builder:
         whole = front.output(source, FORWARD)
         shape, layout = self.list.buffers[whole].shape, edge.transfer.source
         returned = self.list.new(f"{source}.dy", shape, kind="gradient", layer=source) if edge.needs_gradient else None
-        source_part = layout.part(self.rank, layout.dims[0].digits)
+        source_part = layout.part(self.rank, layout.dims[0].mesh_axes)
         for section, microbatch in zip(connected, self.program.microbatches, strict=True):
             given = slice(*microbatch.given(source_part))
             part = (given.stop - given.start, *shape[1:])

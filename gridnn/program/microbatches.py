@@ -118,4 +118,4 @@ class ConnectedLayers:
     def read_layout(self, microbatch: Microbatch) -> Layout:
         """The layout of what the stack reads in one round: every rank has what it deals."""
         samples, *others = self.layout.dims
-        return replace(self.layout, dims=(Dim(microbatch.over(microbatch.parts), samples.digits), *others))
+        return replace(self.layout, dims=(Dim(microbatch.over(microbatch.parts), samples.mesh_axes), *others))

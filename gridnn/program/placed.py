@@ -80,7 +80,7 @@ class PlacedLayer:
 
     def part(self, index: int, axis: str) -> int:
         """Which part of ``axis`` rank ``index`` has."""
-        return self.output.part(index, self.split.digits(axis))
+        return self.output.part(index, self.split.mesh_axes(axis))
 
     def ghost_widths(self, index: int, edge: int) -> GhostWidths:
         """The padding before and after every dimension of input ``edge`` on rank ``index``."""
@@ -124,18 +124,18 @@ class PlacedLayer:
 
     def group(self, index: int, axes: tuple[str, ...]) -> Group:
         """The ranks that divide ``axes`` with rank ``index``."""
-        return group_of(self.output, self.split.digits(*axes), index)
+        return group_of(self.output, self.split.mesh_axes(*axes), index)
 
 
 def layout_of(split: Split, cuts: tuple[Cut, ...], partial: tuple[int, ...] = ()) -> Layout:
     """The layout of a tensor whose dimensions a split cuts in this way."""
-    dims = (Dim(c.partition, split.digits(c.axis) if c.axis and c.partition.parts > 1 else ()) for c in cuts)
+    dims = (Dim(c.partition, split.mesh_axes(c.axis) if c.axis and c.partition.parts > 1 else ()) for c in cuts)
     return Layout(split.mesh, tuple(dims), partial)
 
 
-def group_of(layout: Layout, digits: tuple[int, ...], index: int) -> Group:
-    """The ranks that differ from rank ``index`` in ``digits`` only."""
-    return Stage("all-reduce", layout, layout, digits).members(index)
+def group_of(layout: Layout, mesh_axes: tuple[int, ...], index: int) -> Group:
+    """The ranks that differ from rank ``index`` in ``mesh_axes`` only."""
+    return Stage("all-reduce", layout, layout, mesh_axes).members(index)
 
 
 def parameter_cuts(parameter: Parameter, split: Split) -> tuple[Cut, ...]:

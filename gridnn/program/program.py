@@ -88,7 +88,7 @@ class Program:
         try:
             layer.check(shapes, split)
             cuts = self._cuts(layer.cut_output(shapes, split))
-            output = layout_of(split, cuts, split.digits(*layer.contracted(shapes)))
+            output = layout_of(split, cuts, split.mesh_axes(*layer.contracted(shapes)))
             edges = tuple(self._edge(node, i, source, shapes, split) for i, source in enumerate(node.inputs))
         except UserError as error:
             raise UserError(f"layer {node.name!r}: {error}") from error

@@ -26,40 +26,40 @@ def random_split(rng: random.Random, ranks: int, axes: tuple[str, ...]) -> Split
 def random_source(rng: random.Random, ranks: int) -> Layout:
     """Divided, replicated (copies) and partial (ci) in any mixture; parts do not overlap."""
     split = random_split(rng, ranks, ("n", "h", "co", "copies", "ci"))
-    dims = [Dim(Even(size, split.parts(a)), split.digits(a)) for a, size in zip(NAMES, SHAPE, strict=True)]
+    dims = [Dim(Even(size, split.parts(a)), split.mesh_axes(a)) for a, size in zip(NAMES, SHAPE, strict=True)]
     if rng.random() < 0.3:  # rows of a flattened image
-        dims[1] = Dim(Scaled.of(Even(SHAPE[1] // 2, split.parts("h")), 2), split.digits("h"))
-    return Layout(split.mesh, tuple(dims), split.digits("ci"))
+        dims[1] = Dim(Scaled.of(Even(SHAPE[1] // 2, split.parts("h")), 2), split.mesh_axes("h"))
+    return Layout(split.mesh, tuple(dims), split.mesh_axes("ci"))
 
 
 def random_target(rng: random.Random, ranks: int) -> Layout:
     """Divided and replicated in any mixture, perhaps with a halo or a section of a larger tensor."""
     split = random_split(rng, ranks, ("n", "h", "co", "copies"))
-    dims = [Dim(Even(size, split.parts(a)), split.digits(a)) for a, size in zip(NAMES, SHAPE, strict=True)]
+    dims = [Dim(Even(size, split.parts(a)), split.mesh_axes(a)) for a, size in zip(NAMES, SHAPE, strict=True)]
     choice = rng.random()
     if choice < 0.5:
         window = Window(rng.randint(1, 6), rng.randint(1, 3), rng.randint(1, 2), rng.randint(0, 3), rng.randint(0, 3))
         outputs = window.outputs(SHAPE[1])
         if outputs > 0:
-            dims[1] = Dim(Windowed.of(Even(outputs, split.parts("h")), window, SHAPE[1]), split.digits("h"))
+            dims[1] = Dim(Windowed.of(Even(outputs, split.parts("h")), window, SHAPE[1]), split.mesh_axes("h"))
     elif choice < 0.65:
-        dims[2] = Dim(Clipped.of(Even(SHAPE[2] + 5, split.parts("co")), 2, SHAPE[2]), split.digits("co"))
+        dims[2] = Dim(Clipped.of(Even(SHAPE[2] + 5, split.parts("co")), 2, SHAPE[2]), split.mesh_axes("co"))
     return Layout(split.mesh, tuple(dims))
 
 
 def following_target(rng: random.Random, source: Layout) -> Layout:
     """A target on the source's own mesh, so that the patterns of collectives come up often."""
-    digits: list[list[int]] = [[d for d in dim.digits if rng.random() < 0.7] for dim in source.dims]
-    used = {d for dim in digits for d in dim}
-    for digit in (*source.copies, *source.partial, *(set(range(len(source.mesh))) - used)):
+    mesh_axes: list[list[int]] = [[d for d in dim.mesh_axes if rng.random() < 0.7] for dim in source.dims]
+    used = {d for dim in mesh_axes for d in dim}
+    for mesh_axis in (*source.copies, *source.partial, *(set(range(len(source.mesh))) - used)):
         place = rng.randint(0, 3)
-        if digit not in used and place < 3:
-            digits[place].append(digit)
-            used.add(digit)
+        if mesh_axis not in used and place < 3:
+            mesh_axes[place].append(mesh_axis)
+            used.add(mesh_axis)
     dims = []
-    for size, own in zip(SHAPE, digits, strict=True):
+    for size, own in zip(SHAPE, mesh_axes, strict=True):
         parts = 1
-        for digit in own:
-            parts *= source.mesh[digit]
+        for mesh_axis in own:
+            parts *= source.mesh[mesh_axis]
         dims.append(Dim(Even(size, parts), tuple(own)))
     return Layout(source.mesh, tuple(dims))

@@ -15,7 +15,7 @@ from serial import LayerRun, Serial, SerialContext, ghosted, unghosted
 
 from gridnn.layers.base import Layer, Loss, Shapes
 from gridnn.layout.partition import Even
-from gridnn.layout.split import Split, digits_of, index_of
+from gridnn.layout.split import Split, coordinates_of, index_at
 
 TIMEOUT = 20  # seconds that a rank waits for the others
 
@@ -26,14 +26,14 @@ class RankContext(SerialContext):
     def __init__(self, layer: Layer, shapes: Shapes, split: Split, index: int, board: Board):
         super().__init__(layer, shapes, np.float64)
         self.split, self.index, self.board = split, index, board
-        self.digits = digits_of(index, split.mesh)
+        self.coordinates = coordinates_of(index, split.mesh)
         self.output_box = self.box(layer.cut_output(shapes, split))
         self.input_boxes = tuple(self.box(layer.cut_input(i, shapes, split)) for i in range(len(shapes.inputs)))
-        self.counts = all(self.digits[i] == 0 for i in split.digits("copies"))
+        self.counts = all(self.coordinates[i] == 0 for i in split.mesh_axes("copies"))
 
     def part(self, axis):
-        mine = self.split.digits(axis)
-        return index_of([self.digits[i] for i in mine], [self.split.mesh[i] for i in mine])
+        mine = self.split.mesh_axes(axis)
+        return index_at([self.coordinates[i] for i in mine], [self.split.mesh[i] for i in mine])
 
     def box(self, cuts):
         """This rank's part of a tensor that is cut so."""
@@ -49,9 +49,9 @@ class RankContext(SerialContext):
         assert axes in {r.axes for r in self.layer.reductions(self.shapes, self.output_box, True)}
         self.reduced.append((axes, array.size))
         arrays = self.board.exchange(self.index, array.copy())
-        free = self.split.digits(*axes)
-        for other, (digits, theirs) in enumerate(zip(self.board.places, arrays, strict=True)):
-            same = all(d == m or i in free for i, (d, m) in enumerate(zip(digits, self.digits, strict=True)))
+        free = self.split.mesh_axes(*axes)
+        for other, (coordinates, theirs) in enumerate(zip(self.board.places, arrays, strict=True)):
+            same = all(d == m or i in free for i, (d, m) in enumerate(zip(coordinates, self.coordinates, strict=True)))
             if other != self.index and same:
                 array[...] = function(array, theirs)
 

@@ -8,24 +8,24 @@ from hypothesis import strategies as st
 
 from gridnn.layout.counts import dimension_of
 from gridnn.layout.layout import Layout
-from gridnn.layout.split import digits_of
+from gridnn.layout.split import coordinates_of
 from gridnn.layout.stage import Stage
 
 
 @st.composite
 def groups(draw):
-    """A group of a mesh, and its ranks by search: those that differ from one rank in some digits only."""
+    """A group of a mesh, and its ranks by search: those that differ from one rank in some mesh axes only."""
     mesh = tuple(draw(st.lists(st.integers(1, 4), min_size=1, max_size=4)))
-    digits = tuple(digit for digit in range(len(mesh)) if draw(st.booleans()))
+    mesh_axes = tuple(mesh_axis for mesh_axis in range(len(mesh)) if draw(st.booleans()))
     layout = Layout.whole((1,), mesh)
     size = 1
     for radix in mesh:
         size *= radix
     index = draw(st.integers(0, size - 1))
-    mine = digits_of(index, mesh)
-    others = [d for d in range(len(mesh)) if d not in digits]
-    ranks = [rank for rank in range(size) if all(digits_of(rank, mesh)[d] == mine[d] for d in others)]
-    return Stage("all-reduce", layout, layout, digits).members(index), ranks, index, size
+    mine = coordinates_of(index, mesh)
+    others = [d for d in range(len(mesh)) if d not in mesh_axes]
+    ranks = [rank for rank in range(size) if all(coordinates_of(rank, mesh)[d] == mine[d] for d in others)]
+    return Stage("all-reduce", layout, layout, mesh_axes).members(index), ranks, index, size
 
 
 @given(groups())

@@ -204,7 +204,7 @@ def test_an_undivided_partition_is_always_the_same_one(factor):
     assert Windowed.of(Even(4, 1), Window(3), 6) == Even(6, 1)
 
 
-def test_digits_of_different_meshes_are_not_the_same():
+def test_axes_of_different_meshes_are_not_the_same():
     """2x2x3 to 3x2x2 on 12 ranks: what is sent is what is received, and every rank gets all of its box."""
     source = Layout((2, 2, 3), (Dim(Even(7, 2), (1,)), Dim(Even(5, 3), (2,))))
     target = Layout((3, 2, 2), (Dim(Even(7, 2), (1,)), Dim(Even(5, 3), (0,))))

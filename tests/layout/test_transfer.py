@@ -123,7 +123,7 @@ def test_adjoint_identity_is_exact(comm, full_sum):
 def test_transfers_are_run_again_with_the_same_buffers(comm):
     grid = make_grid(comm)
     split = Split.of(n=comm.size)
-    source = Layout(split.mesh, (Dim(Even(7, comm.size), split.digits("n")), Dim(Even(3, 1))))
+    source = Layout(split.mesh, (Dim(Even(7, comm.size), split.mesh_axes("n")), Dim(Even(3, 1))))
     memory = Memory(grid.backend)
     moving = Moving(plan_transfer(source, Layout.whole((7, 3), split.mesh), 1), grid, memory)
     for step in range(3):
@@ -168,7 +168,7 @@ def test_halo_words_are_those_of_the_paper(comm):
 
     def layout(partition):
         cuts = (Even(batch, 1), partition, Even(width, 1), Even(channels, 1))
-        return Layout(split.mesh, tuple(Dim(c, split.digits("h") if c is partition else ()) for c in cuts))
+        return Layout(split.mesh, tuple(Dim(c, split.mesh_axes("h") if c is partition else ()) for c in cuts))
 
     transfer = plan_transfer(layout(even), layout(Windowed.of(even, window, height)), grid.shape.rows)
     counts = transfer.counts(grid.index, grid.shape.rows)
@@ -182,7 +182,7 @@ def halo(parts: dict[str, int], shape: tuple[int, ...], windows: dict[str, Windo
     split, axes = Split.of(**parts), ("n", *windows, "co")
 
     def layout(cuts):
-        return Layout(split.mesh, tuple(Dim(c, split.digits(a)) for a, c in zip(axes, cuts, strict=True)))
+        return Layout(split.mesh, tuple(Dim(c, split.mesh_axes(a)) for a, c in zip(axes, cuts, strict=True)))
 
     even = [Even(size, split.parts(axis)) for axis, size in zip(axes, shape, strict=True)]
     needed = [
