@@ -72,8 +72,11 @@ def by_torch(first, frozen, batches):
 
 
 @pytest.mark.mpi
-@pytest.mark.parametrize("accumulate", [1, 3])
-@pytest.mark.parametrize("frozen", [(), ("one.bias",), ("one",), ("embed.weight",)], ids=str)
+@pytest.mark.parametrize(
+    ("frozen", "accumulate"),
+    [((), 1), ((), 3), (("one.bias",), 1), (("one",), 1), (("embed.weight",), 3)],
+    ids=str,
+)
 def test_shared_and_frozen_parameters_are_those_of_pytorch(comm, frozen, accumulate):
     net = network(frozen=frozen)
     keys = {"one.weight", "one.bias"} if frozen == ("one",) else set(frozen)
