@@ -40,7 +40,7 @@ demo: $(USER_STAMP)  ## train LeNet on handwritten digits on 4 ranks, as a 2x2 g
 # The tests under mpirun take all cores, so they come by themselves; then the others, one a core.
 test: lint doctest  ## check the style and run all tests (TESTS="-k name" for some)
 	$(if $(TESTS),,$(BIN)/python -m pytest -q tests/test_mpi_suites.py)
-	$(BIN)/python -m pytest -m "not mpi" $(if $(TESTS),,--ignore tests/test_mpi_suites.py) -n $(WORKERS) $(TESTS)
+	$(BIN)/python -m pytest -m "not mpi" $(if $(TESTS),,--ignore tests/test_mpi_suites.py) -n $(WORKERS) --dist worksteal $(TESTS)
 
 doctest: $(DEV_STAMP)  ## run the examples in the docstrings
 	$(BIN)/python -m pytest -q --doctest-modules --doctest-ignore-import-errors gridnn
