@@ -12,7 +12,7 @@ DOMAINS = ("tests/layers/test_domain.py", "tests/layout/test_transfer.py", "test
 # Three and six ranks on few cores spend their time waiting: of whole networks they run the loss curves, four the rest.
 MOST = ("-k", "(not test_networks or loss_curve) and not shared_parameters and not tracing and not several_inputs")
 RUNS = {1: EVERYTHING, 2: EVERYTHING, 3: MOST, 4: EVERYTHING, 6: MOST, 5: DOMAINS, 8: DOMAINS}
-LIMIT = 1200  # seconds for all tests of one rank count
+LIMIT = 1500  # seconds for all tests of one rank count
 HANG = 60  # seconds for one test
 
 
