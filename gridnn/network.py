@@ -155,7 +155,8 @@ class Network:
         shared = {own: Shared.parse(text) for own, text in (share or {}).items()}
         node = Node(name, layer, tuple(inputs), tuple(source in self.inputs for source in inputs), shared)
         try:
-            self._check_shared(node)
+            if shared:  # all parameters are looked at then
+                self._check_shared(node)
         except UserError as error:
             del self.shapes[name]
             raise UserError(f"layer {name!r}: {error}") from error
@@ -237,7 +238,7 @@ class Network:
             raise UserError(f"the network ends in {self.output!r}, which is no loss: add SoftmaxCrossEntropy() last")
         return self.nodes[-1]
 
-    def feeding(self, names: Iterable[str]) -> frozenset[str]:
+    def ancestors(self, names: Iterable[str]) -> frozenset[str]:
         """The layers, and inputs, that the outputs of the layers ``names`` depend on; these among them."""
         found = set(names)
         for node in reversed(self.nodes):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from gridnn.cli.console import table
 from gridnn.units import duration
@@ -32,7 +33,7 @@ def show_schedule(price: Any, out: Console) -> None:
             integers = (f"{value:,}" if value else "" for value in (row.bytes, row.words, row.messages))
             times = (duration(value) if value else "" for value in (row.computing, row.moving, row.waiting))
             texts = (str(row.number), row.phase, row.layer, row.operation, row.buffers, duration(row.start))
-            shown.add_row(*map(_plain, texts), *integers, *times)
+            shown.add_row(*map(escape, texts), *integers, *times)
         out.print(shown)
     show_critical_path(price.timeline, out)
 
@@ -57,7 +58,3 @@ def _listed(seconds: Mapping[str, float]) -> str:
     rest = list(seconds.values())[MOST:]
     others = [f"{len(rest)} others {duration(sum(rest))}"] if rest else []
     return ", ".join([*first, *others]) or "nothing"
-
-
-def _plain(text: str) -> str:
-    return text.replace("[", "\\[")

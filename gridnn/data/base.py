@@ -36,7 +36,7 @@ class Dataset(ABC):
     def __len__(self) -> int:
         """The number of samples."""
 
-    def of(self, source: str) -> Dataset:
+    def input(self, source: str) -> Dataset:
         """What the input ``source`` of a network reads of the samples: of a set with one array of them, that."""
         return self
 

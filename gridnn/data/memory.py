@@ -11,7 +11,7 @@ from gridnn.data.stored import Stored
 from gridnn.errors import UserError, unknown
 
 
-class Named(Dataset):
+class MultiInput(Dataset):
     """Samples of several parts, by the names of the inputs that read them.
 
     Parameters
@@ -33,7 +33,7 @@ class Named(Dataset):
     def __len__(self) -> int:
         return len(self.first)
 
-    def of(self, source: str) -> Dataset:
+    def input(self, source: str) -> Dataset:
         """The part that the input ``source`` reads.
 
         Raises
@@ -77,7 +77,7 @@ def from_arrays(
         If they do not fit each other, or a label is out of range.
     """
     if isinstance(x, Mapping):
-        return Named(name, {key: from_arrays(part, y, classes, f"{name}: {key}") for key, part in x.items()})
+        return MultiInput(name, {key: from_arrays(part, y, classes, f"{name}: {key}") for key, part in x.items()})
     x, y = np.asarray(x), np.asarray(y)
     for what, array in (("samples", x), ("targets", y)):
         if array.dtype.kind not in "fiub":

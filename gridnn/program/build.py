@@ -67,7 +67,7 @@ class _Builder:
         self.inputs, self.loads = Inputs(self.list), Loads(self.list, kind != "prediction")
         self.waiting: list[End] = []  # sums of gradients under way
         self._wanted = program.network.outputs if kind == "prediction" else (program.layers[-1].name,)
-        self._needed = program.network.feeding(self._wanted)
+        self._needed = program.network.ancestors(self._wanted)
         self._stored: set[tuple[str, str]] = set()  # parameters that have a gradient already
         shared = (one[0] for placed in program.layers for one in placed.shared.values())
         self._several = {(whose.layer, whose.name) for whose in shared}  # parameters of several layers
@@ -345,7 +345,7 @@ class _Builder:
             self.list.new(buffer, box_shape(layout.box(self.rank)), "wide", "gradient", placed.name)
             places.append((name, buffer))
             if learns:
-                sums[buffer] = Sum(*key, whose.transposed, not stored)
+                sums[buffer] = Sum(whose, not stored)
         return tuple(places), sums
 
     def _sum(self, placed: PlacedLayer, arrived: list[str], section: Section) -> str:

@@ -26,7 +26,7 @@ class Loads:
         known = self.list.program.network.inputs
         for key, tensor in front.shared_inputs.items():
             source = tensor.edge.source
-            if source in known:
+            if tensor.edge.reads_samples:
                 again = sum(part.source == source for part in parts)  # other layers that read it in another way
                 name, dtype = f"{source} {again}" if again else source, known[source].dtype
                 self.list.new(name, tensor.shape, dtype, "input", source)
@@ -51,7 +51,7 @@ class Loads:
         return (microbatch.block(loss.split.parts("n"), loss.part(self.rank, "n")), *box[1:])
 
     def target(self, section: Section) -> str:
-        """The buffer with the targets of a section: of a round the samples of its turn, in their order."""
+        """The buffer with the targets of a section: of a round its samples, in their order."""
         microbatch = section.program.microbatch
         if microbatch is None:
             return "target"

@@ -17,6 +17,7 @@ from gridnn.layout.counts import Count
 from gridnn.layout.group import Group
 from gridnn.layout.layout import Box
 from gridnn.layout.stage import Stage
+from gridnn.network import Shared
 from gridnn.units import wide
 
 if TYPE_CHECKING:
@@ -171,11 +172,9 @@ class Add(Operation):
 
 
 class Sum(NamedTuple):
-    """Whose gradient an array is added to, or becomes the first part of: that of parameter ``name`` of ``layer``."""
+    """To whose gradient an array is added, or of whose it is the first part."""
 
-    layer: str
-    name: str
-    transposed: bool
+    whose: Shared
     is_first: bool
 
 

@@ -11,7 +11,7 @@ from gridnn.comm.ledger import Ledger
 from gridnn.cost.count import count
 from gridnn.cost.machine import Machine
 from gridnn.cost.price import price
-from gridnn.data.order import batches, epoch_order
+from gridnn.data.order import first_batches
 from gridnn.errors import within_memory
 from gridnn.reproduce.cases import Case
 from gridnn.train.session import Session
@@ -50,8 +50,7 @@ class PlanRun:
         self.case, self.session, self.seconds, self._step = case, Session(case.config, job), [], 0
         session = self.session
         self._state = make_optimizer(case.config.train).start(session.parameters)
-        order = epoch_order(len(session.data.train), case.config.train.seed, 1, True)
-        self._batch = next(iter(batches(order, session.batch)))
+        self._batch = next(first_batches(len(session.data.train), session.batch, case.config.train.seed, 1))
         self._schedules = session.schedules(self._batch)
         programs = [schedule.program for schedule in self._schedules]
         slots = len(self._state.arrays)

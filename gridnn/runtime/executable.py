@@ -86,6 +86,7 @@ class Executable:
         self._capture = Capture(grid.backend.device.recorder()) if capture else None
         self._arrays: dict[str, Array] = {}
         self._calls: list[Call] = []
+        self._ending: list[Call] = []  # what follows the update
         self._before_sum = before_sum
         self._generation = -1
         join_groups(schedule.program, grid)
@@ -112,18 +113,17 @@ class Executable:
             Where the seconds of every operation go; nothing is launched as a graph then.
         """
         self._start(fill, step, number, scale)
-        calls = self._calls[: self._ending]
         if trace:
-            trace.run(self.schedule, calls, step, number)
+            trace.run(self.schedule, self._calls, step, number)
         elif self._capture:
-            self._capture.run(self.schedule.operations[: self._ending], calls)
+            self._capture.run(self.schedule.operations[: len(self._calls)], self._calls)
         else:
-            for call in calls:
+            for call in self._calls:
                 call()
 
     def finish(self, update: Call, trace: Trace | None = None) -> None:
         """Run what is left of the last pass of a batch: ``update``, which changes the parameters, and what follows."""
-        calls = [update, *self._calls[self._ending + 1 :]]
+        calls = [update, *self._ending]
         if trace:
             trace.finish(calls)
             return
@@ -189,8 +189,8 @@ class Executable:
             for number, op in enumerate(operations)
             if isinstance(op, Compute) and op.phase == "forward"
         }
-        for number, (operation, call) in enumerate(zip(operations, self._calls, strict=True)):
-            if operation.phase != "forward" or isinstance(operation, Update):
+        for number, (operation, call) in enumerate(zip(operations[: len(self._calls)], self._calls, strict=True)):
+            if operation.phase != "forward":
                 continue
             call()
             if isinstance(operation, Compute) and last[operation.layer, operation.section] == number:
@@ -233,8 +233,8 @@ class Executable:
             self._capture.clear()
         requests: dict[int, Request] = {}
         operations = self.schedule.operations
-        self._ending = next((n for n, one in enumerate(operations) if isinstance(one, Update)), len(operations))
-        self._calls = []
+        self._calls = calls = []
+        self._ending = []
         for number, operation in enumerate(operations):
             if isinstance(operation, Begin):
                 following = operations[number + 1] if number + 1 < len(operations) else None
@@ -244,11 +244,13 @@ class Executable:
                 movement = operation.movement
                 if isinstance(movement, GroupSum) and movement.purpose == "loss" and self._before_sum:
                     begin = partial(_both, self._before_sum, begin)
-                self._calls.append(begin)
+                calls.append(begin)
             elif isinstance(operation, End):
-                self._calls.append(requests[operation.number].end)
+                calls.append(requests[operation.number].end)
+            elif isinstance(operation, Update):  # whoever runs the schedule does it: see `finish`
+                calls = self._ending
             else:
-                self._calls.append(self._call(operation))
+                calls.append(self._call(operation))
 
     def _call(self, operation: Operation) -> Call:
         xp, kernels = self.grid.backend.xp, self.grid.backend.kernels
@@ -262,15 +264,11 @@ class Executable:
         if isinstance(operation, Add):
             return partial(assign, writes[0], reads[0]) if len(reads) == 1 else partial(_add, xp, reads, writes[0])
         if isinstance(operation, Accumulate):
-            return partial(_accumulate, [self._gradient(one) for one in operation.targets], operation.targets, reads)
-        if isinstance(operation, Load):
-            return partial(self._load, writes)
-        assert isinstance(operation, Update)
-        return _nothing
-
-    def _gradient(self, one: Sum) -> Array:
-        array = self.parameters.of(one.layer, self.parameters.gradients)[one.name]
-        return array.transpose() if one.transposed else array
+            gradients = self.parameters.gradients
+            targets = [self.parameters.shared(one.whose, gradients) for one in operation.targets]
+            return partial(_accumulate, targets, operation.targets, reads)
+        assert isinstance(operation, Load)
+        return partial(self._load, writes)
 
     def _load(self, arrays: Sequence[Array]) -> None:
         inputs = len(self.schedule.inputs)
@@ -326,7 +324,3 @@ def _accumulate(targets: Sequence[Array], sums: Sequence[Sum], reads: Sequence[A
 def _both(first: Call, second: Call) -> None:
     first()
     second()
-
-
-def _nothing() -> None:
-    """What whoever runs the schedule does itself."""

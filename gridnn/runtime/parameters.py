@@ -11,6 +11,7 @@ from gridnn.comm.grid import Grid
 from gridnn.comm.ledger import Where
 from gridnn.layers.base import Parameter
 from gridnn.layout.layout import Box, Layout, box_shape, box_size
+from gridnn.network import Shared
 from gridnn.program.placed import group_of
 from gridnn.program.program import Bucket, Program
 
@@ -141,10 +142,13 @@ class Parameters:
         factors = {e.name for e in self.entries if e.layer == layer and e.parameter.fan_in is not None}
         used = {name: rounded[name] if name in factors else value for name, value in values.items()}
         for name, (whose, parameter, _) in self._shared[layer].items():
-            flat = self.all_values if parameter.fan_in is None else self.rounded
-            array = self.of(whose.layer, flat)[whose.name]
-            used[name] = array.transpose() if whose.transposed else array
+            used[name] = self.shared(whose, self.all_values if parameter.fan_in is None else self.rounded)
         return used
+
+    def shared(self, whose: Shared, flat: Array) -> Array:
+        """A parameter as another layer has it, a view of ``flat``."""
+        array = self.of(whose.layer, flat)[whose.name]
+        return array.transpose() if whose.transposed else array
 
     def refresh(self) -> None:
         """Round the values for the products that follow; whoever has changed `values` calls it."""

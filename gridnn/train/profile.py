@@ -77,8 +77,7 @@ def profile(config: RunConfig, job: Any, machine: str | None = None) -> Profile:
         loaded, session = load_machine(machine or config.plan.machine), Session(config, job)
     if session.batch > len(session.data.train):
         raise UserError(f"--batch {session.batch}: there are {len(session.data.train)} samples, less than one batch")
-    steps, optimizer = config.train.steps or 1, make_optimizer(config.train)
-    state = optimizer.start(session.parameters)
+    steps, state = config.train.steps or 1, make_optimizer(config.train).start(session.parameters)
     chosen = first_batches(len(session.data.train), session.batch, config.train.seed, WARM + steps, drop_last=True)
     trace = None
     for number, indices in enumerate(chosen, 1):
@@ -87,7 +86,7 @@ def profile(config: RunConfig, job: Any, machine: str | None = None) -> Profile:
         session.step(indices, number)
         session.update(state, 0.0)
     trace.settle()
-    predicted = price_runner(session, loaded, session.batch, len(optimizer.names()))
+    predicted = price_runner(session, loaded, session.batch, len(state.arrays))
     mine = _summed(session, trace.passes, predicted, steps)
     rows = [_means([rank[i] for rank in session.grid.all.gather_values(mine)]) for i in (0, 1)]
     session.grid.free()

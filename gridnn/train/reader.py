@@ -114,7 +114,7 @@ class Reader:
         try:
             for buffer, part in zip(places.inputs, places.parts, strict=True):
                 samples, *box = part.box
-                data.of(part.source).read(batch.indices[slice(*samples)], tuple(box), buffer.open(), batch.step)
+                data.input(part.source).read(batch.indices[slice(*samples)], tuple(box), buffer.open(), batch.step)
             samples, *box = places.target_box
             places.targets.put(data.targets(batch.indices[slice(*samples)], tuple(box)))
         except UserError as error:

@@ -70,8 +70,8 @@ class Trainer:
 
     def trace(self, file: IO[str] | None, machine: Machine) -> None:
         """Write a trace of some steps to ``file`` (on rank 0), beside what ``machine`` predicts; before `train`."""
-        session, slots = self.session, len(make_optimizer(self.options).names())
-        predicted = price_runner(session, machine, session.batch, slots)
+        session = self.session
+        predicted = price_runner(session, machine, session.batch, len(self.optimizer.arrays))
         self.tracer = Tracer(session, predicted, file, self.done, self.total)
 
     @property
