@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -32,6 +35,12 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(skip)
+
+
+def pytest_collection_finish(session):
+    # Thousands of tests and what they import live to the end: a collection need not walk through them each time.
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -70,6 +79,10 @@ def pytest_configure(config):
         return
     from mpi4py import MPI
 
+    # Ranks that tidy pytest's old folders at the same time take them from under each other.
+    folder = Path(tempfile.gettempdir(), f"gridnn-tests-{os.getuid()}-rank-{MPI.COMM_WORLD.Get_rank()}")
+    folder.mkdir(exist_ok=True)
+    os.environ["PYTEST_DEBUG_TEMPROOT"] = str(folder)
     if MPI.COMM_WORLD.Get_size() > 1:
         config.pluginmanager.register(AbortOnFailure(MPI.COMM_WORLD, config))
     if MPI.COMM_WORLD.Get_rank() > 0:
