@@ -25,6 +25,7 @@ export MPIRUN
 # Open MPI: more ranks than cores, and root in a container. Other MPIs ignore these.
 export PRTE_MCA_rmaps_default_mapping_policy := :oversubscribe
 export OMPI_MCA_rmaps_base_oversubscribe := 1
+export OMPI_MCA_threads_pthreads_yield_strategy := nanosleep
 export OMPI_ALLOW_RUN_AS_ROOT := 1
 export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
 

@@ -63,7 +63,7 @@ def main() -> int:
     for ranks in options.ranks:
         for transport in options.transports:
             for grid in (f"1x{ranks}", f"{ranks}x1"):
-                config = {"model": model, **cases[model], "grid": grid, "transport": transport, "copies": True}
+                config = {"model": model, **cases[model], "grid": grid, "transport": transport, "replicas": True}
                 measured["ranks"].append(several_ranks(ranks, config, common, options.rounds))
                 show(measured["ranks"][-1])
     keep(measured, options)

@@ -37,7 +37,7 @@ def main() -> None:
     network = _network("resnet50")
     rows = Table("plan", "program s", "price s", title=f"resnet50, {RANKS:,} ranks, batch {BATCH:,}, {MACHINE}")
     for strategy, grid_rows in GRIDS:
-        plan = make_plan(strategy, network, GridShape(grid_rows, RANKS // grid_rows), BATCH, copies=True)
+        plan = make_plan(strategy, network, GridShape(grid_rows, RANKS // grid_rows), BATCH, replicas=True)
         program, compiled = _timed(lambda plan=plan: Program(network, plan, BATCH))
         _, priced = _timed(lambda program=program: price([program], machine).as_dict())
         rows.add_row(f"{strategy} {plan.grid}", f"{compiled:.2f}", f"{priced:.2f}")

@@ -51,7 +51,7 @@ y = np.stack([np.sin(x[:, 0]), x[:, 1] * x[:, 2]], axis=1)
 
 job = gn.init()
 net = gn.Sequential((8,), gn.layers.Linear(32), Swish(), gn.layers.Linear(2), AbsoluteError())
-plan = gn.plan(net, batch=64, ranks=job.size, grid=f"{job.size}x1", copies=True)
+plan = gn.plan(net, batch=64, ranks=job.size, grid=f"{job.size}x1", replicas=True)
 model = gn.compile(net, plan, job, dtype="float64")
 for _ in range(40):
     for start in range(0, 256, 64):

@@ -81,7 +81,7 @@ def plan(
     memory: str | float | None = None,
     dtype: str = "float32",
     slots: int = 1,
-    copies: bool = False,
+    replicas: bool = False,
     **options: Any,
 ) -> Plan:
     """A plan for ``network`` on ``ranks`` ranks.
@@ -103,7 +103,7 @@ def plan(
         Of the activations.
     slots : int
         Arrays that the optimizer keeps for every weight.
-    copies : bool
+    replicas : bool
         Whether ranks that a layer cannot be divided over repeat its work, where a rule divides it.
     **options
         As in `Plan`: ``recompute``, ``halo``, ``gather_backward``.
@@ -119,7 +119,16 @@ def plan(
     limit = parse_memory(memory) if isinstance(memory, str) else memory
     size = ITEMSIZES[dtype]
     request = PlanRequest(
-        network, ranks, batch, machine, shape, memory=limit, copies=copies, itemsize=size, slots=slots, options=options
+        network,
+        ranks,
+        batch,
+        machine,
+        shape,
+        memory=limit,
+        replicas=replicas,
+        itemsize=size,
+        slots=slots,
+        options=options,
     )
     return plan_for(strategy, request)
 

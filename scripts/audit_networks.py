@@ -2,7 +2,7 @@
 
 ``mpirun -n 4 python -m mpi4py scripts/audit_networks.py`` (and ``-n 6``); about a quarter of an hour on two cores.
 Samples are small, but leave the networks something to divide; layers that are too small for a division are divided less
-(``--copies``).
+(``--replicas``).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def volumes(folder: Path) -> Path:
 
 def config(model: str, folder: Path) -> RunConfig:
     """One step on a batch of 6."""
-    base = RunConfig.of(model=model, batch=6, samples=12, steps=1, copies=True, kernels="reference")
+    base = RunConfig.of(model=model, batch=6, samples=12, steps=1, replicas=True, kernels="reference")
     if model == "unet3d":
         return base.replaced(dataset=str(volumes(folder)), shape=None, classes=3)
     if model == "cosmoflow":

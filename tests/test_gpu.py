@@ -166,5 +166,5 @@ def test_training_by_the_transport(comm):
 
     reference = trained(LENET.replaced(backend="numpy", transport="auto", epochs=1), MPI.COMM_SELF)
     for grid in dict.fromkeys((f"1x{comm.size}", f"{comm.size}x1")):
-        config = LENET.replaced(backend="cupy", grid=grid, copies=True, strategy="grid", epochs=1)
+        config = LENET.replaced(backend="cupy", grid=grid, replicas=True, strategy="grid", epochs=1)
         same(trained(config, comm), reference, grid)

@@ -1,4 +1,4 @@
-"""What every layer costs in a step: its operations in all passes and rounds together."""
+"""What every layer costs in a step: its operations in all passes and microbatches together."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def _enter(rows: dict[tuple[str, str, str], Movement], movement: Movement) -> No
 
 
 def _bounds(programs: Sequence[Program]) -> dict[str, float | None]:
-    """The bounds of all layers, in all passes and rounds together."""
+    """The bounds of all layers, in all passes and microbatches together."""
     totals: dict[str, float | None] = {}
     for placed in (placed for program in programs for piece in program.sections for placed in piece.layers):
         before, bound = totals.get(placed.name, 0.0), layer_bound(placed.node.layer, placed.shapes, placed.split.ranks)

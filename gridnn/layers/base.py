@@ -223,7 +223,7 @@ class Layer:
             If an axis is divided that the layer lacks; the text names the axes that it has.
         """
         for axis, parts in split.factors:
-            if axis not in self.axes(shapes) and axis != "copies":
+            if axis not in self.axes(shapes) and axis != "replicas":
                 kind, axes = type(self).__name__, ", ".join(self.axes(shapes))
                 raise UserError(f"split {axis}={parts}: a {kind} layer has no axis {axis}; it can divide {axes}")
 

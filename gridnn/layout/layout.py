@@ -118,7 +118,7 @@ class Layout:
         return tuple(dim.partition.size for dim in self.dims)
 
     @property
-    def copies(self) -> tuple[int, ...]:
+    def replicas(self) -> tuple[int, ...]:
         """The mesh axes over which the copies are replicas."""
         used = {mesh_axis for dim in self.dims for mesh_axis in dim.mesh_axes} | set(self.partial)
         return tuple(mesh_axis for mesh_axis in range(len(self.mesh)) if mesh_axis not in used)

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from gridnn.errors import UserError
 
 AXES = ("n", "d", "h", "w", "co", "ci")  # those of images and volumes; a layer may have others, by names of its own
-COPIES = "copies"
+REPLICAS = "replicas"
+FORMER = {"copies": REPLICAS}  # as plans and checkpoints of before name it
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
@@ -26,7 +27,7 @@ class Split:
     ----------
     factors : tuple of (axis, parts)
         The axes are ``n`` sample, ``d h w`` space, ``co`` out-channel, ``ci`` in-channel, those that a layer names for
-        itself, and ``copies``, the ranks that repeat the same work.  Their product is P.
+        itself, and ``replicas``, the ranks that repeat the same work.  Their product is P.
 
     Examples
     --------
@@ -42,7 +43,8 @@ class Split:
     def __post_init__(self) -> None:
         for axis, parts in self.factors:
             if not NAME.fullmatch(axis):
-                raise UserError(f"split {self}: {axis!r} is no name of an axis, such as {', '.join(AXES)} or {COPIES}")
+                known = ", ".join(AXES)
+                raise UserError(f"split {self}: {axis!r} is no name of an axis, such as {known} or {REPLICAS}")
             if parts < 1:
                 raise UserError(f"split {self}: {axis}={parts}, but an axis has at least one part")
 
@@ -67,7 +69,7 @@ class Split:
             axis, equals, count = term.partition("=")
             if not equals or not count.strip().isdecimal():
                 raise UserError(f"split {text!r}: cannot read {term!r}; write axis=parts, e.g. n=4,co=2")
-            factors.append((axis.strip(), int(count)))
+            factors.append((FORMER.get(axis.strip(), axis.strip()), int(count)))
         return cls(tuple(factor for factor in factors if factor[1] != 1))
 
     def __str__(self) -> str:
@@ -92,7 +94,7 @@ class Split:
         return tuple(i for i, (name, _) in enumerate(self.factors) if name in axes)
 
     def over(self, ranks: int) -> Split:
-        """This split on ``ranks`` ranks: what its factors leave over are copies, on neighbouring ranks.
+        """This split on ``ranks`` ranks: what its factors leave over are replicas, on neighbouring ranks.
 
         Raises
         ------
@@ -106,7 +108,7 @@ class Split:
                 f"use parts whose product divides {ranks}"
             )
         left = ranks // self.ranks
-        return self if left == 1 else Split((*self.factors, (COPIES, left)))
+        return self if left == 1 else Split((*self.factors, (REPLICAS, left)))
 
     def renamed(self, old: str, new: str) -> Split:
         """The same factors with ``old`` called ``new``."""
@@ -131,8 +133,8 @@ def index_at(coordinates: tuple[int, ...], mesh: tuple[int, ...]) -> int:
 
 
 def ordered_axes(axes: Iterable[str]) -> tuple[str, ...]:
-    """Axes in the order in which splits are listed: the usual ones first, then a layer's own, copies last."""
+    """Axes in the order in which splits are listed: the usual ones first, then a layer's own, replicas last."""
     known = dict.fromkeys(axes)
     usual = [axis for axis in AXES if axis in known]
-    own = [axis for axis in known if axis not in AXES and axis != COPIES]
-    return (*usual, *own, *((COPIES,) if COPIES in known else ()))
+    own = [axis for axis in known if axis not in AXES and axis != REPLICAS]
+    return (*usual, *own, *((REPLICAS,) if REPLICAS in known else ()))

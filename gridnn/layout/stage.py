@@ -57,13 +57,13 @@ class Stage:
 
     def sends(self, index: int) -> Iterator[Piece]:
         """What rank ``index`` gives to whom, itself included."""
-        held, copies = self.source.box(index), self.source.copies
+        held, replicas = self.source.box(index), self.source.replicas
         mine = coordinates_of(index, self.source.mesh)
-        for peer in self.target.holders(held, self.target.copies, index, self._unchanged):
+        for peer in self.target.holders(held, self.target.replicas, index, self._unchanged):
             theirs = coordinates_of(peer, self.source.mesh)
             box = common(held, self.target.box(peer))
             # of several replicas, a rank takes the one that is most like itself
-            if box_size(box) and all(mine[d] == theirs[d] for d in copies):
+            if box_size(box) and all(mine[d] == theirs[d] for d in replicas):
                 yield Piece(peer, box)
 
     def boxes(self, index: int) -> tuple[Box, ...]:

@@ -25,12 +25,13 @@ KEYS = (
     "gather_backward",
     "halo",
     "recompute",
-    "rounds",
+    "microbatches",
     "splits",
     "certificate",
     KEY,
     OLDER_KEY,
 )
+FORMER = {"rounds": "microbatches"}  # keys as older plans have them
 DIVIDED = {"n": "batch", "d": "domain", "h": "domain", "w": "domain", "co": "model", "ci": "model"}
 BACKWARD = ("reduce-scatter", "all-reduce")
 # Options of how a divided network is run, beside its splits: the values of each, the default first.
@@ -55,8 +56,8 @@ class Plan:
         How halos over several dimensions are exchanged; see `comm.halo.halo_stages`.
     recompute : bool
         Whether most activations are computed a second time before their backward pass, instead of being kept.
-    rounds : int
-        In how many rounds the fully connected layers run, each on a part of every rank's samples; see
+    microbatches : int
+        In how many microbatches the fully connected layers run, each on a part of every rank's samples; see
         `gridnn.program.microbatches`.
     certificate : str or None
         What a search proved of its best choice: ``optimal``, or ``within x %``; not read from a file, which may have
@@ -71,7 +72,7 @@ class Plan:
     gather_backward: str = "reduce-scatter"
     halo: str = "auto"
     recompute: bool = False
-    rounds: int = 1
+    microbatches: int = 1
     certificate: str | None = None
     provenance: Provenance | None = None
 
@@ -108,7 +109,7 @@ class Plan:
             "gather_backward": self.gather_backward,
             "halo": self.halo,
             "recompute": self.recompute,
-            "rounds": self.rounds,
+            "microbatches": self.microbatches,
             "splits": {name: str(split) for name, split in self.splits.items()},
             **({"certificate": self.certificate} if self.certificate else {}),
             **({KEY: self.provenance.as_dict()} if self.provenance else {}),
@@ -116,13 +117,13 @@ class Plan:
 
 
 def load_plan(
-    path: str | Path, network: Network, grid: GridShape, batch: int, *, copies: bool = False, **options: Any
+    path: str | Path, network: Network, grid: GridShape, batch: int, *, replicas: bool = False, **options: Any
 ) -> Plan:
     """Read the plan in the JSON file ``path`` for ``network`` on ``grid``.
 
     The file holds ``{"version": 1, "splits": {"conv1": "n=2,h=2", ...}}``, perhaps ``grid``, ``gather_backward``,
-    ``halo``, ``recompute`` and ``rounds``; layers that it does not name follow their inputs. ``options`` holds what the
-    user asked for of `OPTIONS`.
+    ``halo``, ``recompute`` and ``microbatches``; layers that it does not name follow their inputs. ``options`` holds
+    what the user asked for of `OPTIONS`.
 
     Raises
     ------
@@ -151,10 +152,10 @@ def load_plan(
             if name not in names:
                 raise unknown("layer", name, names)
         chosen = {name: Split.parse(text) for name, text in texts.items()}
-        splits = propagate(network, chosen, grid.size, batch, copies)
-        rounds = _rounds(data)
+        splits = propagate(network, chosen, grid.size, batch, replicas)
+        count = _microbatches(data)
     agreed = {name: _agreed(path, data, name, options.get(name, values[0])) for name, values in OPTIONS.items()}
-    return Plan(str(data.get("strategy", "file")), grid, splits, **agreed, rounds=rounds, provenance=provenance)
+    return Plan(str(data.get("strategy", "file")), grid, splits, **agreed, microbatches=count, provenance=provenance)
 
 
 def read_provenance(path: str | Path, data: Mapping[str, Any]) -> Provenance | None:
@@ -172,11 +173,11 @@ def _about(path: str | Path) -> Iterator[None]:
         raise UserError(f"plan {path}: {error}") from error
 
 
-def _rounds(data: Mapping[str, Any]) -> int:
-    rounds = data.get("rounds", 1)
-    if not isinstance(rounds, int) or isinstance(rounds, bool) or rounds < 1:
-        raise UserError(f'"rounds" is {rounds!r}, but must be a whole number of at least 1')
-    return rounds
+def _microbatches(data: Mapping[str, Any]) -> int:
+    count = data.get("microbatches", 1)
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        raise UserError(f'"microbatches" is {count!r}, but must be a whole number of at least 1')
+    return count
 
 
 def _agreed(path: str | Path, data: Mapping[str, Any], name: str, asked: Any) -> Any:
@@ -199,4 +200,6 @@ def read_plan(path: str | Path) -> dict[str, Any]:
         raise UserError(f"plan {path} is no JSON: {error}") from error
     if not isinstance(data, dict):
         raise UserError(f"plan {path}: expected an object at the top, found {type(data).__name__}")
+    for former in FORMER.keys() & data:
+        data[FORMER[former]] = data.pop(former)
     return data

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from gridnn.errors import UserError
 from gridnn.layers.base import SPACE_AXES, Shapes
-from gridnn.layout.split import COPIES, Split
+from gridnn.layout.split import REPLICAS, Split
 from gridnn.network import Network, Node
 
 
@@ -19,13 +19,13 @@ class TooFineError(UserError):
 
 
 def propagate(
-    network: Network, chosen: Mapping[str, Split], ranks: int, batch: int, copies: bool = False
+    network: Network, chosen: Mapping[str, Split], ranks: int, batch: int, replicas: bool = False
 ) -> dict[str, Split]:
     """A split for every layer: those ``chosen``, and for the others the one in which their input comes out.
 
-    With ``copies`` an axis that is shorter than its parts is divided into the most that fit, a divisor of their number,
-    and the ranks left over repeat the work; otherwise such a split is refused. `UserError` if a split does not fit its
-    layer: an axis that it lacks, more parts than elements, a product that does not divide P.
+    With ``replicas`` an axis that is shorter than its parts is divided into the most that fit, a divisor of their
+    number, and the ranks left over repeat the work; otherwise such a split is refused. `UserError` if a split does not
+    fit its layer: an axis that it lacks, more parts than elements, a product that does not divide P.
     """
     splits: dict[str, Split] = {}
     refused: list[TooFineError] = []
@@ -39,7 +39,7 @@ def propagate(
                 split = _inherited(node, known[0] if known else _asked_next(network, node, chosen, ranks), shapes)
             node.layer.check(shapes, split)
             splits[node.name] = split
-            splits[node.name] = _limited(node, shapes, split, copies)
+            splits[node.name] = _limited(node, shapes, split, replicas)
         except TooFineError as error:
             refused.append(TooFineError(f"layer {node.name!r}: {error}", error.size))
         except UserError as error:
@@ -55,27 +55,27 @@ def _inherited(node: Node, split: Split, shapes: Shapes) -> Split:
     """``split`` as far as the layer can have it; partial sums of its input (over ``ci``) are divided by channels."""
     axes = node.layer.axes(shapes)
     moved = split.renamed("ci", "co")
-    return Split(tuple((axis if axis in axes else COPIES, parts) for axis, parts in moved.factors))
+    return Split(tuple((axis if axis in axes else REPLICAS, parts) for axis, parts in moved.factors))
 
 
 def _asked_next(network: Network, node: Node, chosen: Mapping[str, Split], ranks: int) -> Split:
     """What the first layer with a split after ``node`` asks of its input; every rank reads its part of that."""
     names = [other.name for other in network.nodes]
     after = (chosen[name] for name in names[names.index(node.name) :] if name in chosen)
-    return next(after, Split.of(n=ranks)).over(ranks).renamed("co", COPIES)
+    return next(after, Split.of(n=ranks)).over(ranks).renamed("co", REPLICAS)
 
 
-def _limited(node: Node, shapes: Shapes, split: Split, copies: bool) -> Split:
+def _limited(node: Node, shapes: Shapes, split: Split, replicas: bool) -> Split:
     """``split`` with no more parts of an axis than it has elements, or a refusal."""
     sizes, factors = node.layer.extents(shapes), []
     for axis, parts in split.factors:
-        if axis == COPIES or split.parts(axis) <= sizes[axis]:
+        if axis == REPLICAS or split.parts(axis) <= sizes[axis]:
             factors.append((axis, parts))
-        elif copies:
+        elif replicas:
             most = max(
                 k for k in range(1, parts + 1) if parts % k == 0 and split.parts(axis) // parts * k <= sizes[axis]
             )
-            factors += [(axis, most), (COPIES, parts // most)]
+            factors += [(axis, most), (REPLICAS, parts // most)]
         elif axis in SPACE_AXES:
             raise TooFineError(_too_fine(split, axis, sizes[axis]), sizes[axis])
         else:
@@ -88,6 +88,7 @@ def _too_fine(split: Split, axis: str, size: int) -> str:
     what = {"n": "samples in the batch", "co": "out-channels", "ci": "in-channels"}.get(axis, f"places along {axis}")
     remedy = f"--batch {parts} or more (times --accumulate), " if axis == "n" else ""
     return (
-        f"split {split} divides {axis} into {parts} parts, but there are {size} {what}: use {remedy}at most {size} "
-        f"parts of {axis} (another --grid or --strategy, or --plan), or --copies (fewer parts, ranks that repeat work)"
+        f"split {split} divides {axis} into {parts} parts, but there are {size} {what}: use {remedy}at most "
+        f"{size} parts of {axis} (another --grid or --strategy, or --plan), or --replicas (fewer parts, ranks that "
+        "repeat work)"
     )

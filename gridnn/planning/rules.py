@@ -19,7 +19,7 @@ from gridnn.layout.split import Split
 from gridnn.network import Network, Node
 from gridnn.planning.plan import Plan
 from gridnn.planning.propagate import propagate
-from gridnn.planning.splitbrain import check_dealt, stack_start
+from gridnn.planning.splitbrain import check_microbatches, stack_start
 
 Domain = tuple[int, ...]
 
@@ -100,7 +100,7 @@ RULES: dict[str, Callable[[Case], Split]] = {
     "channel": _channel,
     "splitbrain": _splitbrain,
 }
-IN_ROUNDS = ("splitbrain",)  # these run the fully connected layers in Pr rounds
+IN_MICROBATCHES = ("splitbrain",)  # these run the fully connected layers in Pr microbatches
 
 # The strategies that search (`gridnn.planning.search.strategies`); named here, so that naming them loads no search.
 SEARCHES = ("layerwise", "tiling", "optimal")
@@ -114,7 +114,7 @@ def make_plan(
     batch: int,
     *,
     domain: Domain | None = None,
-    copies: bool = False,
+    replicas: bool = False,
     **options: Any,
 ) -> Plan:
     """The plan of a named strategy.
@@ -126,7 +126,7 @@ def make_plan(
     domain : tuple of int, optional
         Into how many parts the dimensions of space (d,) h, w are divided where the domain is; their product is Pr
         (default: Pr parts of the first one).
-    copies : bool
+    replicas : bool
         Whether layers that are too small for their split are divided less; otherwise they are refused.
     options
         See `gridnn.planning.plan.OPTIONS`.
@@ -148,17 +148,17 @@ def make_plan(
         )
     rule = RULES[strategy]
     try:
-        start = stack_start(network) if strategy in IN_ROUNDS else len(network.nodes)
+        start = stack_start(network) if strategy in IN_MICROBATCHES else len(network.nodes)
         chosen = {
             node.name: rule(_case(network, node, batch, grid, domain)._replace(stack=place >= start))
             for place, node in enumerate(network.nodes)
             if node.layer.multiplies(network.sizes(node, batch))
         }
-        splits = propagate(network, chosen, grid.size, batch, copies)
-        check_dealt(network, start, splits)
+        splits = propagate(network, chosen, grid.size, batch, replicas)
+        check_microbatches(network, start, splits)
     except UserError as error:
         raise UserError(f"strategy {strategy!r} on grid {grid}: {error}") from error
-    return Plan(strategy, grid, splits, rounds=grid.rows if strategy in IN_ROUNDS else 1, **options)
+    return Plan(strategy, grid, splits, microbatches=grid.rows if strategy in IN_MICROBATCHES else 1, **options)
 
 
 def _case(network: Network, node: Node, batch: int, grid: GridShape, domain: Domain) -> Case:

@@ -2,7 +2,7 @@
 
 Convolutions are data parallel over all P ranks; the fully connected layers are divided by outputs within groups of K
 ranks, and data parallel over the P / K groups. On a K x P/K grid a group is a column. The groups run these layers in K
-rounds: see `gridnn.program.microbatches`.
+microbatches: see `gridnn.program.microbatches`.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ def stack_start(network: Network) -> int:
             direct = True
     if direct:
         raise UserError(
-            "rounds deal what the layers before the fully connected ones give, but here these read the samples "
-            "themselves: put a Flatten() before, or use another strategy"
+            "microbatches are of what the layers before the fully connected ones give, but here these read the "
+            "samples themselves: put a Flatten() before, or use another strategy"
         )
     raise UserError(
-        "rounds are for fully connected layers at the end of a network, and this one has none that all later layers "
-        "follow: use another strategy, or rounds 1"
+        "microbatches are for fully connected layers at the end of a network, and this one has none that all later "
+        "layers follow: use another strategy, or one microbatch"
     )
 
 
@@ -52,21 +52,21 @@ def _refuse_statistics(network: Network, start: int) -> None:
         if node.layer.states(network.sizes(node, 1)):
             raise UserError(
                 f"layer {node.name!r}: {type(node.layer).__name__} takes statistics over the samples, which come in "
-                "rounds here: leave it out, use another norm, or another strategy (rounds 1)"
+                "microbatches here: leave it out, use another norm, or another strategy (one microbatch)"
             )
 
 
-def check_dealt(network: Network, start: int, splits: Mapping[str, Split]) -> None:
-    """Refuse parts of n in the stack from ``start`` on that do not divide those that deal: with copies they may not.
+def check_microbatches(network: Network, start: int, splits: Mapping[str, Split]) -> None:
+    """Refuse parts of n in the stack from ``start`` on that do not divide those before: with replicas they may not.
 
     The `UserError` says the layer and both numbers.
     """
     for node in network.nodes[start:]:
-        dealt, parts = splits[network.nodes[start].inputs[0]].parts("n"), splits[node.name].parts("n")
-        if dealt % parts:
+        before, parts = splits[network.nodes[start].inputs[0]].parts("n"), splits[node.name].parts("n")
+        if before % parts:
             raise UserError(
-                f"layer {node.name!r} in rounds: {parts} parts of n do not divide the {dealt} that deal the samples: "
-                "use another --grid or --batch"
+                f"layer {node.name!r} in microbatches: {parts} parts of n do not divide the {before} of the layers "
+                "before: use another --grid or --batch"
             )
 
 

@@ -10,13 +10,13 @@ from typing import Any
 from gridnn.cost.price import Price
 from gridnn.errors import writing
 from gridnn.layout.counts import DIMENSIONS
-from gridnn.layout.split import AXES, COPIES, Split
+from gridnn.layout.split import AXES, REPLICAS, Split
 from gridnn.planning.search.baselines import Baseline
 from gridnn.planning.search.request import PricedPlan
 from gridnn.plots.style import COLOURS, Bars, save, stacked
 from gridnn.units import duration, time_unit
 
-FACTORS = dict(zip((*AXES, COPIES), (*COLOURS[:6], "#dddddd"), strict=True))
+FACTORS = dict(zip((*AXES, REPLICAS), (*COLOURS[:6], "#dddddd"), strict=True))
 OTHER = "#555555"  # an axis that a layer names for itself
 PHASES = {"forward": COLOURS[0], "recompute": COLOURS[4], "backward": COLOURS[1], "update": COLOURS[2]}
 NAMES = 60  # layers that a picture can name

@@ -43,7 +43,7 @@ class Loads:
         return tuple(parts), box
 
     def _target_box(self, section: Section) -> Box:
-        """The part of the targets that this rank compares with, in all rounds together."""
+        """The part of the targets that this rank compares with, in all microbatches together."""
         loss, microbatch = section.program.layers[-1], section.program.microbatch
         box = loss.edges[0].layout.box(self.rank)
         if microbatch is None:

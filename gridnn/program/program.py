@@ -49,12 +49,14 @@ class Program:
 
     def __init__(self, network: Network, plan: Plan, batch: int) -> None:
         self._begin(network, plan, batch)
-        start = stack_start(network) if plan.rounds > 1 else None
+        start = stack_start(network) if plan.microbatches > 1 else None
         for node in network.nodes[:start]:
             self._add(node)
         if start is not None:
             source = network.nodes[start].inputs[0]
-            self._connected = ConnectedLayers(start, source, self._layouts[source], self._gradient[source], plan.rounds)
+            self._connected = ConnectedLayers(
+                start, source, self._layouts[source], self._gradient[source], plan.microbatches
+            )
             self._add_connected(self._connected, max(self._connected.microbatches, key=lambda one: one.size))
         read = {source for node in network.nodes for source in node.inputs} | set(network.outputs)
         for node in network.nodes[:-1]:
@@ -68,14 +70,14 @@ class Program:
         self.network, self.plan, self.batch = network, plan, batch
         self.rows, self.ranks = plan.grid.rows, plan.grid.size
         self.layers: list[PlacedLayer] = []
-        self.microbatch: Microbatch | None = None  # the samples of the layers that run in rounds
+        self.microbatch: Microbatch | None = None  # the samples of the layers that run in microbatches
         self._connected = None
         self._gradient: dict[str, bool] = dict.fromkeys(network.inputs, False)
         self._layouts: dict[str, Layout] = {}
         self._transfers: dict[tuple[Layout, Layout], Transfer] = {}
 
     def _add_connected(self, connected: ConnectedLayers, microbatch: Microbatch) -> None:
-        """Add the layers that run in rounds, for the samples of one of these."""
+        """Add the layers that run in microbatches, for the samples of one of these."""
         self.microbatch = microbatch
         self._gradient[connected.source] = connected.needs_gradient
         self._layouts[connected.source] = connected.read_layout(microbatch)
@@ -135,18 +137,18 @@ class Program:
         return self._transfers[source, target]
 
     def _cuts(self, cuts: tuple[Cut, ...]) -> tuple[Cut, ...]:
-        """``cuts`` with the samples of a round as they were dealt, not evenly."""
+        """``cuts`` with the samples of a microbatch as they come, not evenly."""
         if self.microbatch is None:
             return cuts
         return tuple(Cut("n", self.microbatch.over(c.partition.parts)) if c.axis == "n" else c for c in cuts)
 
     @cached_property
     def sections(self) -> tuple[Program, ...]:
-        """What runs one after the other: this program; with rounds the layers before the stack, and the stack each."""
+        """What runs in turn: this program; or the layers before the stack, and the stack on each microbatch."""
         if self._connected is None:
             return (self,)
-        rounds = (ProgramSection(self, self._connected, one) for one in self.microbatches)
-        return (ProgramSection(self, self._connected, None), *rounds)
+        repeated = (ProgramSection(self, self._connected, one) for one in self.microbatches)
+        return (ProgramSection(self, self._connected, None), *repeated)
 
     @property
     def microbatches(self) -> tuple[Microbatch, ...]:
@@ -192,7 +194,7 @@ class Program:
         done: list[Bucket] = []
         for placed in reversed(self.layers):
             for name, (_, layout) in reversed(placed.trained.items()):
-                members = group_of(layout, layout.copies, index)
+                members = group_of(layout, layout.replicas, index)
                 entries = open_buckets.setdefault(members, [])
                 entries.append(Gradient(placed.name, name, box_size(layout.box(index))))
                 if sum(gradient.size for gradient in entries) >= BUCKET_WORDS:

@@ -132,7 +132,7 @@ class Compute(Operation):
     place : int
         The layer's place in its section.
     section : int
-        Which run of a section with other samples: 0, or 1 to K for the rounds of SplitBrain.
+        Which run of a section with other samples: 0, or 1 to K for the microbatches of SplitBrain.
     gradients : tuple of (parameter, buffer)
         Where the gradients of its parameters go, if not to the flat array of all of them.
     region : tuple of slice, optional
@@ -292,7 +292,7 @@ class Schedule:
     seed : str or None
         Of a training pass without a loss: where the gradient of that output is loaded.
     sections : tuple of Section
-        Its layers: all of them, or with rounds those before the stack, and the stack in each.
+        Its layers: all of them, or with microbatches those before the stack, and the stack in each.
     """
 
     program: Program

@@ -12,7 +12,7 @@ from gridnn.train.config import RunConfig
 from gridnn.train.setup import prepare_run
 
 PLANS = 20  # of `many`
-RUN = {"dataset": "synthetic", "lr": 1e-4, "copies": True}
+RUN = {"dataset": "synthetic", "lr": 1e-4, "replicas": True}
 NETWORKS = (
     {"model": "mlp", "shape": "28x28x1", "widths": "1024,1024", "batch": 128},
     {"model": "lenet", "shape": "28x28x1", "batch": 256},

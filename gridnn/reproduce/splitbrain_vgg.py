@@ -73,8 +73,8 @@ def sizes(net: Network) -> Sizes:
 def program(net: Network, ranks: int, group: int, rounds: bool = True) -> Program:
     """SplitBrain on ``ranks`` ranks in groups; without rounds the stack runs on all samples of a group at once."""
     batch = LOCAL * ranks
-    plan = make_plan("splitbrain", net, GridShape(group, ranks // group), batch, copies=True)
-    return Program(net, plan if rounds else replace(plan, rounds=1), batch)
+    plan = make_plan("splitbrain", net, GridShape(group, ranks // group), batch, replicas=True)
+    return Program(net, plan if rounds else replace(plan, microbatches=1), batch)
 
 
 def words(net: Network, ranks: int, group: int) -> dict[str, float]:

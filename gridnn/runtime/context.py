@@ -68,7 +68,7 @@ class LayerContext:
         self.output_box: Box = step.output.box(grid.index)
         self.indices: tuple[Any, ...] = self.output_box
         # of the ranks that repeat the same work, the first one's numbers are counted
-        self.counts = group_of(step.output, step.output.copies, grid.index)[0] == grid.index
+        self.counts = group_of(step.output, step.output.replicas, grid.index)[0] == grid.index
         self.parameters = parameters.used(step.name)
         self.parameter_boxes = {name: layout.box(grid.index) for name, layout in step.layouts.items()}
         self.gradients = parameters.of(step.name, parameters.gradients)

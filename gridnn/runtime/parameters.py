@@ -181,4 +181,4 @@ def join_groups(program: Program, grid: Grid) -> None:
     """Make the communicators of the gradient sums: in the same order on all ranks, unlike their buckets."""
     for placed in program.layers:
         for _, layout in placed.trained.values():
-            grid.group(group_of(layout, layout.copies, grid.index))
+            grid.group(group_of(layout, layout.replicas, grid.index))

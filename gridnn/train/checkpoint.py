@@ -45,7 +45,7 @@ class Tensor:
 
     def share(self, grid: Grid) -> tuple[Box, Any] | None:
         """The part that this rank writes, and its array: of ranks that hold the same, each writes a piece."""
-        members, box = group_of(self.layout, self.layout.copies, grid.index), self.box(grid)
+        members, box = group_of(self.layout, self.layout.replicas, grid.index), self.box(grid)
         long = [axis for axis, (start, stop) in enumerate(box) if stop - start > 1]
         if not long:
             return (box, self.array) if members[0] == grid.index else None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from typing import Any
 
 from gridnn.data.names import DATASETS
@@ -66,14 +67,14 @@ class RunConfig:
         value = self._resolved(other)
         if other == "dataset" and value is None:
             return name == "shape"
-        if name == "copies" and self.plan.plan is not None:
+        if name == "replicas" and self.plan.plan is not None:
             return True
         return value in values or (sections.PATH in values and value not in DATASETS)
 
-    @property
+    @cached_property
     def flat(self) -> dict[str, Any]:
         """All options by name, as given or by default."""
-        return {name: value for section in asdict(self).values() for name, value in section.items()}
+        return {name: value for section in SECTIONS for name, value in vars(getattr(self, section)).items()}
 
     def as_dict(self) -> dict[str, Any]:
         """The options that have an effect, by name."""

@@ -10,6 +10,7 @@ from gridnn.cost.machine import Machine
 from gridnn.cost.machines import fingerprint, load_machine, shipped
 from gridnn.cost.price import Price
 from gridnn.errors import UserError
+from gridnn.layout.split import FORMER
 from gridnn.planning.plan import OPTIONS, Plan, read_plan, read_provenance
 from gridnn.planning.provenance import Provenance
 from gridnn.planning.search.request import PricedPlan
@@ -19,7 +20,7 @@ from gridnn.train.setup import PreparedRun, prepare_run, request_of
 from gridnn.units import parse_memory, shown
 
 # What a plan keeps of the options that it was made with: those of the network and of how it is run.
-DIVIDING = (*CHOOSING, "grid", "strategy", "domain", "group", "plan", "copies")
+DIVIDING = (*CHOOSING, "grid", "strategy", "domain", "group", "plan", "replicas")
 KEPT = tuple(name for name, one in RUN_OPTIONS.items() if one.command == "plan" and name not in DIVIDING)
 
 
@@ -65,7 +66,8 @@ def open_priced_plan(path: str, batch: int | None, machine: str | None) -> Price
             f"plan {path} does not say for which network it was made: price it by gridnn plan --plan {path} --ranks P "
             "--model NAME --batch B, and -o writes one that does"
         )
-    options = {name: value for name, value in provenance.options.items() if name in RUN_OPTIONS}
+    given = {FORMER.get(name, name): value for name, value in provenance.options.items()}
+    options = {name: value for name, value in given.items() if name in RUN_OPTIONS}
     try:
         config = RunConfig.of(**{"dataset": None, **options, "batch": batch or provenance.batch, "plan": path})
         config.validate()

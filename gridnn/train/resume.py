@@ -8,6 +8,7 @@ from pathlib import PurePath
 from typing import Any
 
 from gridnn.errors import UserError
+from gridnn.layout.split import FORMER
 from gridnn.train.config import RUN_OPTIONS
 from gridnn.train.option import ADJUSTABLE, FIXED, FREE, flag
 
@@ -57,6 +58,7 @@ def changed_options(path: str, stored: Mapping[str, Any], now: Mapping[str, Any]
     UserError
         If one of them decides what the network, the data or their order are.
     """
+    stored = {FORMER.get(name, name): value for name, value in stored.items()}
     told, refused = [], []
     for name in sorted({*stored, *now}):
         kind, default = (RUN_OPTIONS[name].resume, RUN_OPTIONS[name].default) if name in RUN_OPTIONS else (FIXED, None)

@@ -123,8 +123,8 @@ class Runner:
         key = (samples, kind, first, last)
         if key not in self._executables:
             with within_memory():
-                # SplitBrain's rounds are for what training keeps: a prediction has the whole output at once
-                plan = replace(self.plan, rounds=1) if kind == "prediction" else self.plan
+                # SplitBrain's microbatches are for what training keeps: a prediction has the whole output at once
+                plan = replace(self.plan, microbatches=1) if kind == "prediction" else self.plan
                 program = Program(self.network, plan, samples)
                 schedule = build(program, self.grid.index, self.policy, kind=kind, first=first, last=last)
                 options = {

@@ -163,8 +163,8 @@ class PlanOptions:
         "few", "how many axes of a layer optimal may divide: at most two, or all of them", ("few", "all")
     )
     plan: str | None = GRID.field(None, "a split per layer, instead of a strategy", "FILE")
-    copies: bool = BY_RULE.field(
-        False, "divide layers that are too small for the grid into fewer parts, with copies, instead of refusing"
+    replicas: bool = BY_RULE.field(
+        False, "divide layers that are too small for the grid into fewer parts, with replicas, instead of refusing"
     )
     gather_backward: str = GRID.field("reduce-scatter", "the backward of gathered activations", BACKWARD)
     halo: str = GRID.field(

@@ -149,7 +149,7 @@ def _plan(config: RunConfig, network: Network, ranks: int, batch: int) -> Plan:
     machine = load_machine(options.machine) if options.plan is None and options.chooses and ranks > 1 else None
     request = request_of(config, network, ranks, batch, machine=machine, grid=shape)
     if options.plan is not None:
-        return load_plan(options.plan, network, shape, request.smallest, copies=options.copies, **request.options)
+        return load_plan(options.plan, network, shape, request.smallest, replicas=options.replicas, **request.options)
     return plan_for(options.divider, request)
 
 
@@ -165,7 +165,7 @@ def request_of(config: RunConfig, network: Network, ranks: int, batch: int, **kn
         memory=plan.memory_bytes,
         group=plan.group,
         domain=plan.domain_parts,
-        copies=plan.copies,
+        replicas=plan.replicas,
         accumulate=config.train.accumulate,
         axes=plan.axes,
         itemsize=ITEMSIZES[config.device.dtype],

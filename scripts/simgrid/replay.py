@@ -122,7 +122,7 @@ def main() -> None:
     network = get_model(options.model, known.input_shape, known.outputs)
     network.add("loss", SoftmaxCrossEntropy())
     machine = load_machine(options.machine)
-    plan = make_plan(options.strategy, network, GridShape(rows, cols), options.batch, copies=True)
+    plan = make_plan(options.strategy, network, GridShape(rows, cols), options.batch, replicas=True)
     lines = list(skeleton(build(Program(network, plan, options.batch), 0), machine))
     print(f"SimGrid: {simulate(lines, machine, rows * cols)}")
     print(f"closed form: {sum(line.seconds for line in lines):.9f} seconds")

@@ -27,7 +27,7 @@ def words_of(text: str) -> list[int]:
 def test_it_prints_every_layer_and_the_words_that_audit_measures(tmp_path):
     done = plan("--ranks", "4", "--grid", "2x2", *LENET)
     assert done.returncode == 0, done.stderr
-    assert all(name in done.stdout for name in ("conv1", "pool2", "fc3", "loss", "n=2,copies=2", "all-gather"))
+    assert all(name in done.stdout for name in ("conv1", "pool2", "fc3", "loss", "n=2,replicas=2", "all-gather"))
     words = words_of(done.stdout)
     report = tmp_path / "audit.json"
     assert gridnn(4, "audit", "--grid", "2x2", *LENET, "--steps", "1", "--json", str(report)).returncode == 0

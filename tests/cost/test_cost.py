@@ -282,7 +282,7 @@ def test_the_order_of_the_ranks_says_what_stays_in_a_node():
     spent = {}
     for order in ("column", "row"):
         net, grid = cnn(), GridShape(4, 4, order)
-        program = Program(net, make_plan("grid", net, grid, 26, copies=True), 26)
+        program = Program(net, make_plan("grid", net, grid, 26, replicas=True), 26)
         for movement in moved_by(program, 5):
             key = (order, movement.dimension)
             spent[key] = spent.get(key, 0.0) + movement.seconds
@@ -374,7 +374,7 @@ from gridnn.cost.price import price
 from test_cost import MACHINE
 net = get_model("resnet50", (224, 224, 3), 1000)
 net.add("loss", SoftmaxCrossEntropy())
-plan = make_plan("{strategy}", net, GridShape({rows}, {cols}), 65536, copies=True{domain})
+plan = make_plan("{strategy}", net, GridShape({rows}, {cols}), 65536, replicas=True{domain})
 made = price([Program(net, plan, 65536)], MACHINE)
 peak = re.search(r"VmHWM:\\s*(\\d+) kB", open("/proc/self/status").read())  # since exec, unlike ru_maxrss
 print(int(peak[1]) / 1024, made.seconds)

@@ -221,7 +221,7 @@ def test_sixteen_bits_take_half_of_the_activations(accumulate):
 def test_memory_of_many_ranks(comm, name, strategy, running):
     network, batch = shipped(name)
     rows = next(rows for rows in (3, 2, 1) if comm.size % rows == 0 and rows * rows <= 2 * comm.size)
-    plan = make_plan(strategy, network, GridShape(rows, comm.size // rows), batch, copies=True, **running)
+    plan = make_plan(strategy, network, GridShape(rows, comm.size // rows), batch, replicas=True, **running)
     check(Program(network, plan, batch), comm, f"{name} {strategy} {plan.grid} {running}", accumulate=name == "lenet")
 
 
@@ -312,7 +312,7 @@ def test_the_block_is_hardly_larger_than_what_lives_at_once(name):
 
 def test_a_large_network_on_many_ranks_is_a_matter_of_milliseconds():
     network = closed(get_model("resnet50", (224, 224, 3), 1000))
-    plan = make_plan("grid", network, GridShape(16, 4096), 2**15, copies=True)
+    plan = make_plan("grid", network, GridShape(16, 4096), 2**15, replicas=True)
     program = Program(network, plan, 2**15)
     start = time.perf_counter()
     told = peak(program, 12345, slots=2)

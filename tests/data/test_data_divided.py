@@ -82,7 +82,7 @@ def test_losses_are_those_of_the_serial_run(comm, case):
     make, options = CASES[case]
     with folder(comm) as place:
         path = comm.bcast(make(place) if comm.rank == 0 else None)
-        config = RunConfig.of(dataset=path, batch=4, dtype="float64", strategy="domain", copies=True, **options)
+        config = RunConfig.of(dataset=path, batch=4, dtype="float64", strategy="domain", replicas=True, **options)
         config.validate()
         alone = losses(config, MPI.COMM_SELF)
         for rows in {comm.size, 2 if comm.size % 2 == 0 else 1}:

@@ -58,7 +58,7 @@ class Divided:
         """
         layout = self.program.layers[-1].output
         seed = dy[within(layout.box(self.grid.index), tuple((0, size) for size in dy.shape))].copy()
-        if layout.part(self.grid.index, layout.copies):
+        if layout.part(self.grid.index, layout.replicas):
             seed[...] = 0
         self.grid.ledger.clear()
         self.passes.step(x, seed=seed, step=STEP)

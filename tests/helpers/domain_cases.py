@@ -123,10 +123,10 @@ def _layer(rng: random.Random, kind: str, dims: int):
 
 
 def _split(rng: random.Random, ranks: int, layer: Layer, shapes: Shapes) -> Split:
-    """Mostly space, in one to three dimensions; sometimes samples, channels and copies too."""
+    """Mostly space, in one to three dimensions; sometimes samples, channels and replicas too."""
     axes = layer.axes(shapes)
     space = [axis for axis in SPACE[len(shapes.output)] if axis in axes]
-    others = [axis for axis in (*axes, "copies") if axis not in space]
+    others = [axis for axis in (*axes, "replicas") if axis not in space]
     factors = max(ordered_factors(ranks), key=len) if rng.random() < 0.5 else rng.choice(list(ordered_factors(ranks)))
     rng.shuffle(space)
     # one dimension after the other, so that several are divided where there are several factors
@@ -187,6 +187,6 @@ def traits(case: Case) -> set[str]:
         found.add("stride beyond the kernel")
     if any(window.dilation > 1 for window in windows.values()):
         found.add("dilation")
-    if {axis for axis, _ in case.split.factors} - set(divided) - {"copies"}:
+    if {axis for axis, _ in case.split.factors} - set(divided) - {"replicas"}:
         found.add("with n, co or ci divided too")
     return found

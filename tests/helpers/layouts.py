@@ -24,8 +24,8 @@ def random_split(rng: random.Random, ranks: int, axes: tuple[str, ...]) -> Split
 
 
 def random_source(rng: random.Random, ranks: int) -> Layout:
-    """Divided, replicated (copies) and partial (ci) in any mixture; parts do not overlap."""
-    split = random_split(rng, ranks, ("n", "h", "co", "copies", "ci"))
+    """Divided, replicated and partial (ci) in any mixture; parts do not overlap."""
+    split = random_split(rng, ranks, ("n", "h", "co", "replicas", "ci"))
     dims = [Dim(Even(size, split.parts(a)), split.mesh_axes(a)) for a, size in zip(NAMES, SHAPE, strict=True)]
     if rng.random() < 0.3:  # rows of a flattened image
         dims[1] = Dim(Scaled.of(Even(SHAPE[1] // 2, split.parts("h")), 2), split.mesh_axes("h"))
@@ -34,7 +34,7 @@ def random_source(rng: random.Random, ranks: int) -> Layout:
 
 def random_target(rng: random.Random, ranks: int) -> Layout:
     """Divided and replicated in any mixture, perhaps with a halo or a section of a larger tensor."""
-    split = random_split(rng, ranks, ("n", "h", "co", "copies"))
+    split = random_split(rng, ranks, ("n", "h", "co", "replicas"))
     dims = [Dim(Even(size, split.parts(a)), split.mesh_axes(a)) for a, size in zip(NAMES, SHAPE, strict=True)]
     choice = rng.random()
     if choice < 0.5:
@@ -51,7 +51,7 @@ def following_target(rng: random.Random, source: Layout) -> Layout:
     """A target on the source's own mesh, so that the patterns of collectives come up often."""
     mesh_axes: list[list[int]] = [[d for d in dim.mesh_axes if rng.random() < 0.7] for dim in source.dims]
     used = {d for dim in mesh_axes for d in dim}
-    for mesh_axis in (*source.copies, *source.partial, *(set(range(len(source.mesh))) - used)):
+    for mesh_axis in (*source.replicas, *source.partial, *(set(range(len(source.mesh))) - used)):
         place = rng.randint(0, 3)
         if mesh_axis not in used and place < 3:
             mesh_axes[place].append(mesh_axis)

@@ -88,7 +88,7 @@ def together(comm, grid: Grid, layout: Layout, mine) -> np.ndarray:
     """A global tensor from the parts: partial sums summed, replicas (which must agree) taken once."""
     total = np.zeros(layout.shape)
     for index, other in comm.allgather((grid.index, grid.backend.to_host(mine))):
-        if layout.part(index, layout.copies) == 0:
+        if layout.part(index, layout.replicas) == 0:
             total[part(layout.box(index))] += other
     return total
 

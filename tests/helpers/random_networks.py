@@ -50,7 +50,7 @@ def random_case(rng: random.Random, ranks: int) -> Case:
 
 
 def random_plan(rng: random.Random, network: Network, batch: int, ranks: int) -> Plan:
-    """Any split of every layer that it admits, copies included, on any grid, run in any way.
+    """Any split of every layer that it admits, replicas included, on any grid, run in any way.
 
     Half of the layers follow the one before where they can, so that transfers without movement and halos occur as well
     as complete changes of the division.

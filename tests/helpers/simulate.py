@@ -29,7 +29,7 @@ class RankContext(SerialContext):
         self.coordinates = coordinates_of(index, split.mesh)
         self.output_box = self.box(layer.cut_output(shapes, split))
         self.input_boxes = tuple(self.box(layer.cut_input(i, shapes, split)) for i in range(len(shapes.inputs)))
-        self.counts = all(self.coordinates[i] == 0 for i in split.mesh_axes("copies"))
+        self.counts = all(self.coordinates[i] == 0 for i in split.mesh_axes("replicas"))
 
     def part(self, axis):
         mine = self.split.mesh_axes(axis)

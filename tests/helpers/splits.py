@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from gridnn.errors import UserError
 from gridnn.layers.base import Layer, Shapes
-from gridnn.layout.split import COPIES, Split
+from gridnn.layout.split import REPLICAS, Split
 
 
 def ordered_factors(number: int) -> Iterator[tuple[int, ...]]:
@@ -20,14 +20,14 @@ def ordered_factors(number: int) -> Iterator[tuple[int, ...]]:
 
 
 def admitted_splits(layer: Layer, shapes: Shapes, ranks: int) -> Iterator[Split]:
-    """Every split that the layer accepts, copies included, each axis named at most once."""
+    """Every split that the layer accepts, replicas included, each axis named at most once."""
     sizes = dict(zip(layer.input_axes(0, shapes), shapes.inputs[0], strict=True))
     sizes.update(zip(layer.output_axes(shapes), shapes.output, strict=True))
-    axes = (*layer.axes(shapes), COPIES)
+    axes = (*layer.axes(shapes), REPLICAS)
     for factors in ordered_factors(ranks):
         for chosen in _choices(axes, len(factors)):
             split = Split(tuple(zip(chosen, factors, strict=True)))
-            if all(split.parts(axis) <= sizes[axis] for axis in chosen if axis != COPIES):
+            if all(split.parts(axis) <= sizes[axis] for axis in chosen if axis != REPLICAS):
                 try:
                     layer.check(shapes, split)
                 except UserError:

@@ -21,7 +21,7 @@ def normal(*shape):
     return np.random.default_rng(0).normal(size=shape)
 
 
-@pytest.mark.parametrize("split", ["n=2", "co=3", "ci=2", "n=2,co=2", "ci=3,co=2", "co=2,n=3,ci=2", "n=2,copies=2"])
+@pytest.mark.parametrize("split", ["n=2", "co=3", "ci=2", "n=2,co=2", "ci=3,co=2", "co=2,n=3,ci=2", "n=2,replicas=2"])
 def test_linear(split):
     Simulation(L.Linear(5), Split.parse(split), normal(7, 6)).check()
 
@@ -117,7 +117,7 @@ def test_transposed(layer, split):
     Simulation(layer, Split.parse(split), normal(3, 5, 4, 4)).check()
 
 
-@pytest.mark.parametrize("split", ["co=2", "h=2,co=2", "w=3", "n=2,copies=2"])
+@pytest.mark.parametrize("split", ["co=2", "h=2,co=2", "w=3", "n=2,replicas=2"])
 @pytest.mark.parametrize("groups", [2, 4])
 def test_transposed_with_groups(groups, split):
     layer = L.ConvTranspose2d(8, 3, 2, 1, groups=groups)
@@ -164,7 +164,7 @@ def test_local_response_norm(options, split):
 
 
 @pytest.mark.parametrize("groups", [1, 2, 3, 6])
-@pytest.mark.parametrize("split", ["n=2", "co=2", "co=4", "co=5", "h=2,w=2", "n=2,h=2,co=3", "n=2,copies=2"])
+@pytest.mark.parametrize("split", ["n=2", "co=2", "co=4", "co=5", "h=2,w=2", "n=2,h=2,co=3", "n=2,replicas=2"])
 def test_group_norm(groups, split):
     x = normal(3, 5, 4, 6)
     for local in Simulation(L.GroupNorm(groups), Split.parse(split), x).check(1e-10).ranks:
@@ -201,7 +201,7 @@ def test_elementwise(layer):
     Simulation(layer, Split.parse("n=2,h=2,w=2,co=2"), normal(3, 5, 5, 3)).check()
 
 
-@pytest.mark.parametrize("split", ["n=2", "co=2", "h=2,w=2", "n=3,co=2,h=2", "n=2,copies=2"])
+@pytest.mark.parametrize("split", ["n=2", "co=2", "h=2,w=2", "n=3,co=2,h=2", "n=2,replicas=2"])
 def test_batch_norm(split):
     x = normal(3, 5, 4, 3)
     ranks = Simulation(L.BatchNorm(), Split.parse(split), x).check().ranks
@@ -232,7 +232,7 @@ def test_joins(split):
     Simulation(L.Add(), Split.parse(split), b, b + 1, 2 * b).check()
 
 
-@pytest.mark.parametrize("split", ["n=2", "co=2", "co=5", "n=3,co=2", "co=2,copies=2"])
+@pytest.mark.parametrize("split", ["n=2", "co=2", "co=5", "n=3,co=2", "co=2,replicas=2"])
 def test_softmax_cross_entropy(split):
     labels = np.random.default_rng(1).integers(0, 5, size=7)
     split = Split.parse(split)
@@ -243,7 +243,7 @@ def test_softmax_cross_entropy(split):
         assert bool(declared) == (split.parts("co") > 1)
 
 
-@pytest.mark.parametrize("split", ["n=2", "h=2,w=3", "co=2", "n=2,co=3", "h=2,co=2", "n=2,copies=2"])
+@pytest.mark.parametrize("split", ["n=2", "h=2,w=3", "co=2", "n=2,co=3", "h=2,co=2", "n=2,replicas=2"])
 def test_softmax_cross_entropy_of_places(split):
     labels = np.random.default_rng(1).integers(0, 5, size=(2, 3, 4))
     simulation = Simulation(L.SoftmaxCrossEntropy(), Split.parse(split), 4 * normal(2, 3, 4, 5), target=labels).check()
@@ -252,7 +252,7 @@ def test_softmax_cross_entropy_of_places(split):
         assert [(r.axes, r.words) for r in declared] == local.reduced
 
 
-@pytest.mark.parametrize("split", ["n=2", "co=2", "h=2,w=2", "n=2,copies=2"])
+@pytest.mark.parametrize("split", ["n=2", "co=2", "h=2,w=2", "n=2,replicas=2"])
 def test_mean_squared_error(split):
     Simulation(L.MeanSquaredError(), Split.parse(split), normal(3, 4, 2, 5), target=normal(3, 4, 2, 5) ** 2).check()
 

@@ -49,7 +49,7 @@ def whole(comm, layout: Layout, index: int, x: np.ndarray) -> np.ndarray:
     """The tensor that the parts of all ranks stand for: partial sums summed, replicas taken once."""
     total = np.zeros(layout.shape)
     for other, part in comm.allgather((index, x)):
-        if layout.part(other, layout.copies) == 0:
+        if layout.part(other, layout.replicas) == 0:
             total[within(layout.box(other), tuple((0, s) for s in layout.shape))] += part
     return total
 
@@ -73,7 +73,7 @@ def test_random_transfers(comm, full_sum):
         if not source.partial:  # replicas of one tensor
             tensor = np.random.default_rng(case).integers(-9, 10, source.shape).astype(float)
             x = tensor[within(source.box(grid.index), tuple((0, s) for s in source.shape))].copy()
-        elif source.copies:
+        elif source.replicas:
             x[...] = np.random.default_rng([case, *_own(source, grid.index)]).integers(-9, 10, x.shape)
         expected = whole(comm, source, grid.index, x)[
             within(target.box(grid.index), tuple((0, s) for s in target.shape))
@@ -88,7 +88,7 @@ def test_random_transfers(comm, full_sum):
 
 def _own(layout: Layout, index: int) -> tuple[int, int]:
     """The numbers of a rank's part, the same for its replicas."""
-    used = tuple(d for d in range(len(layout.mesh)) if d not in layout.copies)
+    used = tuple(d for d in range(len(layout.mesh)) if d not in layout.replicas)
     return layout.part(index, used), 0
 
 
@@ -198,7 +198,7 @@ HALOS = {  # ranks: divisions over space, with corners where there are several
     3: [{"h": 3}],
     5: [{"d": 5}],
     4: [{"h": 2, "w": 2}, {"n": 2, "d": 2}, {"w": 4}],
-    6: [{"d": 3, "w": 2}, {"h": 3, "copies": 2}, {"h": 2, "w": 3}],
+    6: [{"d": 3, "w": 2}, {"h": 3, "replicas": 2}, {"h": 2, "w": 3}],
     8: [{"d": 2, "h": 2, "w": 2}, {"h": 4, "w": 2}],
 }
 WINDOWS = {

@@ -56,7 +56,7 @@ def evaluated(comm, grid, model, path, x, strategy="batch"):
     """The output of the network with the weights in ``path``, put together on every rank."""
     network = get_model(model, x.shape[1:], CLASSES)
     check_weights(path, model, network)
-    plan = make_plan(strategy, network, grid.shape, len(x), copies=True)
+    plan = make_plan(strategy, network, grid.shape, len(x), replicas=True)
     program = Program(network, plan, len(x))
     parameters = Parameters(program, grid, "float32", 0)
     fill(parameters, program, model, path)
@@ -112,7 +112,7 @@ def test_training_starts_from_them(tmp_path):
     save_tensors(state, path)
     options = {"model": "resnet18", "dataset": "synthetic", "shape": "48x40x3", "classes": CLASSES, "samples": 10}
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    rest = ("--weights", path, "--steps", "1", "--strategy", "domain", "--copies", "--grid", "2x1")
+    rest = ("--weights", path, "--steps", "1", "--strategy", "domain", "--replicas", "--grid", "2x1")
     done = gridnn(2, "train", *words, *rest, "--quiet", "--log", str(log))
     assert done.returncode == 0, done.stderr
     (loss,) = [event["loss"] for event in map(json.loads, log.read_text().splitlines()) if event["event"] == "step"]

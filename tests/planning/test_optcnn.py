@@ -115,7 +115,7 @@ def test_plans_run_and_repeat(name, ranks):
 
 
 def test_idle_devices_repeat_the_work():
-    assert str(repeat_on_idle(Split.of(n=2), 6)) == "copies=3,n=2"
+    assert str(repeat_on_idle(Split.of(n=2), 6)) == "replicas=3,n=2"
     assert repeat_on_idle(Split.of(n=6), 6) == Split.of(n=6)
 
 

@@ -14,7 +14,7 @@ from gridnn.cost.machine import Compute, Level, Machine
 from gridnn.cost.price import price
 from gridnn.errors import UserError
 from gridnn.layout.gridshape import GridShape
-from gridnn.layout.split import COPIES, Split
+from gridnn.layout.split import REPLICAS, Split
 from gridnn.network import Network
 from gridnn.planning.rules import RULES, SEARCHES, STRATEGIES, make_plan
 from gridnn.planning.search.cost_model import CostModel
@@ -65,7 +65,7 @@ def test_no_named_strategy_is_faster_on_any_grid(network, ranks):
     for rule in RULES:
         for rows in (r for r in range(1, ranks + 1) if ranks % r == 0):
             try:
-                plan = make_plan(rule, network, GridShape(rows, ranks // rows), batch, copies=True)
+                plan = make_plan(rule, network, GridShape(rows, ranks // rows), batch, replicas=True)
             except UserError:
                 continue
             assert found.price.seconds <= seconds(network, plan, batch) * (1 + 1e-9), (rule, rows)
@@ -85,10 +85,10 @@ def test_the_search_finds_the_same_plan_every_time():
 
 
 def test_any_number_of_ranks_is_used_and_small_layers_are_repeated():
-    """Two classes on 7 x 16 ranks: the loss has copies, the layers before it have none."""
+    """Two classes on 7 x 16 ranks: the loss has replicas, the layers before it have none."""
     splits = plan_optimal(PlanRequest(wide(), 112, 16, MACHINE)).plan.splits
     assert all(split.ranks == 112 for split in splits.values())
-    assert splits["fc0"].parts(COPIES) == 1 < splits["loss"].parts(COPIES)
+    assert splits["fc0"].parts(REPLICAS) == 1 < splits["loss"].parts(REPLICAS)
 
 
 def test_two_axes_beside_copies_are_enough_of_a_restriction():
@@ -167,7 +167,7 @@ class TestStrategies:
     def test_a_rule_without_a_grid_takes_its_cheapest(self):
         for rule in ("grid", "integrated"):
             plan = plan_for(rule, PlanRequest(chain(), 8, 16, MACHINE))
-            every = [make_plan(rule, chain(), GridShape(r, 8 // r), 16, copies=True) for r in (1, 2, 4, 8)]
+            every = [make_plan(rule, chain(), GridShape(r, 8 // r), 16, replicas=True) for r in (1, 2, 4, 8)]
             assert seconds(chain(), plan, 16) <= min(seconds(chain(), one, 16) for one in every) * (1 + 1e-9)
 
     def test_domain_and_group_say_which_grid(self):
@@ -194,7 +194,7 @@ class TestStrategies:
     @pytest.mark.parametrize("strategy", STRATEGIES)
     def test_every_strategy_plans_one_rank_and_four(self, strategy):
         for ranks in (1, 4):
-            plan = plan_for(strategy, PlanRequest(chain(), ranks, 16, MACHINE, copies=True))
+            plan = plan_for(strategy, PlanRequest(chain(), ranks, 16, MACHINE, replicas=True))
             assert plan.grid.size == ranks and plan.strategy == strategy
             Program(chain(), plan, 16)
 
@@ -232,7 +232,7 @@ class TestConfig:
         RunConfig.of(strategy="integrated", memory="16GB").validate()
 
     def test_a_plan_file_says_the_grid(self, tmp_path):
-        made = prepare_run(LENET.replaced(grid="1x4", strategy="model", copies=True), 4)
+        made = prepare_run(LENET.replaced(grid="1x4", strategy="model", replicas=True), 4)
         made.plan.save(tmp_path / "plan.json")
         planned = prepare_run(LENET.replaced(plan=str(tmp_path / "plan.json")), 4)
         assert planned.plan.grid == GridShape(1, 4)

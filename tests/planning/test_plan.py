@@ -16,9 +16,10 @@ from gridnn.errors import UserError
 from gridnn.layout.gridshape import GridShape
 from gridnn.layout.split import Split
 from gridnn.network import Network
-from gridnn.planning.plan import load_plan
+from gridnn.planning.plan import load_plan, read_plan
 from gridnn.planning.rules import RULES, make_plan
 from gridnn.program.program import Program
+from gridnn.train.resume import changed_options
 
 
 def small(height: int = 16) -> Network:
@@ -44,7 +45,7 @@ def test_strategies_divide_what_they_say():
     grid = GridShape(2, 3)
     assert set(splits("batch", grid).values()) == {"n=6"}
     assert splits("model", grid)["conv1"] == "co=6"
-    assert splits("model", grid)["flatten"] == "copies=6"
+    assert splits("model", grid)["flatten"] == "replicas=6"
     assert splits("grid", grid) | {"flatten": ""} == dict.fromkeys(splits("grid", grid), "n=3,co=2") | {"flatten": ""}
     domain = splits("domain", grid)
     assert [domain[name] for name in ("conv1", "pool1", "flatten", "fc1", "loss")] == ["n=3,h=2"] * 3 + ["n=3,co=2"] * 2
@@ -107,20 +108,20 @@ def test_what_does_not_fit_is_refused_by_name(strategy, grid, batch, options, me
         make_plan(strategy, small(), GridShape(*grid), batch, **options)
 
 
-def test_copies_stand_in_where_a_layer_is_too_small():
+def test_replicas_stand_in_where_a_layer_is_too_small():
     net, grid = small(), GridShape(12, 2)
-    with pytest.raises(UserError, match=r"there are 8 out-channels.*or --copies"):
+    with pytest.raises(UserError, match=r"there are 8 out-channels.*or --replicas"):
         make_plan("grid", net, grid, 24)
-    splits = make_plan("grid", net, grid, 24, copies=True).splits
+    splits = make_plan("grid", net, grid, 24, replicas=True).splits
     assert {name: str(splits[name]) for name in ("conv1", "relu1", "fc1", "fc2", "loss")} == {
-        "conv1": "n=2,co=6,copies=2",
-        "relu1": "n=2,co=6,copies=2",
+        "conv1": "n=2,co=6,replicas=2",
+        "relu1": "n=2,co=6,replicas=2",
         "fc1": "n=2,co=12",
-        "fc2": "n=2,co=6,copies=2",
-        "loss": "n=2,co=6,copies=2",
+        "fc2": "n=2,co=6,replicas=2",
+        "loss": "n=2,co=6,replicas=2",
     }
-    assert str(make_plan("domain", net, GridShape(9, 1), 24, copies=True).splits["pool1"]) == "h=3,copies=3"
-    assert str(make_plan("batch", net, GridShape(1, 6), 4, copies=True).splits["conv1"]) == "n=3,copies=2"
+    assert str(make_plan("domain", net, GridShape(9, 1), 24, replicas=True).splits["pool1"]) == "h=3,replicas=3"
+    assert str(make_plan("batch", net, GridShape(1, 6), 4, replicas=True).splits["conv1"]) == "n=3,replicas=2"
 
 
 @pytest.mark.parametrize(
@@ -140,9 +141,17 @@ def test_wrong_splits_are_refused(text, message):
 def test_a_split_reads_what_it_writes():
     for text in ("n=4,co=2", "h=2,w=3,n=2", "1"):
         assert str(Split.parse(text)) == text
-    assert str(Split.parse("n=2").over(6)) == "n=2,copies=3"
+    assert str(Split.parse("n=2").over(6)) == "n=2,replicas=3"
     with pytest.raises(UserError, match=r"n=4 has 4 parts, which do not divide 6 ranks"):
         Split.parse("n=4").over(6)
+
+
+def test_names_of_older_plans_and_checkpoints_are_read(tmp_path):
+    assert Split.parse("n=2,copies=3") == Split.parse("n=2,replicas=3")
+    (tmp_path / "old.json").write_text('{"version": 1, "rounds": 2, "splits": {}}')
+    assert read_plan(tmp_path / "old.json")["microbatches"] == 2
+    was, now = {"grid": "2x1", "copies": True}, {"grid": "2x1", "replicas": True}
+    assert changed_options("step-00000003.safetensors", was, now) == []
 
 
 def test_a_plan_file_reads_what_it_writes(tmp_path):
@@ -268,7 +277,7 @@ def test_a_domain_finer_than_the_image_names_the_smallest_layer_and_the_largest_
     with pytest.raises(UserError, match=r"layer 'pool4': split h=12 divides h into 12 parts, but there are 2 places"):
         make_plan("domain", net, GridShape(12, 1), 4)
     with pytest.raises(
-        UserError, match=r"use at most 2 parts of h \(another --grid or --strategy, or --plan\), or --copies"
+        UserError, match=r"use at most 2 parts of h \(another --grid or --strategy, or --plan\), or --replicas"
     ):
         make_plan("domain", net, GridShape(12, 1), 4)
     assert str(make_plan("domain", net, GridShape(2, 1), 4).splits["pool4"]) == "h=2"

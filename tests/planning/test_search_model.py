@@ -16,7 +16,7 @@ from gridnn.cost.price import price
 from gridnn.layers import SoftmaxCrossEntropy
 from gridnn.layout.gridshape import GridShape
 from gridnn.layout.group import Group
-from gridnn.layout.split import COPIES, Split
+from gridnn.layout.split import REPLICAS, Split
 from gridnn.models import get_model
 from gridnn.network import Network
 from gridnn.planning.plan import Plan
@@ -91,7 +91,7 @@ def random_plans(network: Network, ranks: int, batch: int, count: int, seed: int
     plans = []
     for _ in range(count):
         chosen = {name: rng.choice(model.space[name].splits) for name in model.names}
-        plans.append(Plan("random", GridShape(1, ranks), propagate(network, chosen, ranks, batch, copies=True)))
+        plans.append(Plan("random", GridShape(1, ranks), propagate(network, chosen, ranks, batch, replicas=True)))
     return plans
 
 
@@ -168,7 +168,7 @@ def test_pairs_and_single_plans_cost_the_same(ranks, at_most):
     rng = random.Random(3)
     choices = [[rng.randrange(len(model.space[name])) for name in model.names] for _ in range(5)]
     plans = [
-        Plan("x", GridShape(1, ranks), propagate(network, model.splits(choice), ranks, batch, copies=True))
+        Plan("x", GridShape(1, ranks), propagate(network, model.splits(choice), ranks, batch, replicas=True))
         for choice in choices
     ]
     totals = [model.graph.total(choice) for choice in choices]
@@ -215,11 +215,11 @@ def test_configurations_of_any_number_of_ranks():
     assert all(split.ranks == 12 and len(split.factors) <= FEW for split in few)
     assert Split.of(n=3, h=2, co=2) in every and Split.of(n=3, co=2, ci=2) in every
     assert Split((("n", 3), ("ci", 2), ("co", 2))) in every
-    assert Split.of(co=4, copies=3) in few and Split(((COPIES, 12),)) in few
+    assert Split.of(co=4, replicas=3) in few and Split(((REPLICAS, 12),)) in few
     assert not any(split.parts("h") > 2 for split in every)
     assert configurations(1, may) == (Split(()),)
     assert all(
-        "".join(axis for axis, _ in split.factors).endswith(COPIES) for split in every if split.parts(COPIES) > 1
+        "".join(axis for axis, _ in split.factors).endswith(REPLICAS) for split in every if split.parts(REPLICAS) > 1
     )
 
 
@@ -267,6 +267,6 @@ def test_resnet50_on_1024_ranks_is_planned_in_a_second():
 
 
 def test_mesh_axes_say_where_an_axis_lies():
-    axes = Space([Split.of(n=4, co=2, copies=3), Split.of(h=2, n=12)]).mesh_axes
+    axes = Space([Split.of(n=4, co=2, replicas=3), Split.of(h=2, n=12)]).mesh_axes
     assert axes["n"].start.tolist() == [1, 2] and axes["n"].parts.tolist() == [4, 12]
     assert axes["co"].start.tolist() == [4, 1] and axes["co"].stop.tolist() == [8, 1]

@@ -1,4 +1,4 @@
-"""SplitBrain: modulo rounds deal every sample once, give the serial numbers, the predicted words, and less memory."""
+"""SplitBrain: microbatches hold every sample once, give the serial numbers and the predicted words, in less memory."""
 
 from __future__ import annotations
 
@@ -73,10 +73,10 @@ def divisors(ranks: int) -> list[int]:
 # -- integers ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("batch", "hands", "rounds"), [(24, 6, 3), (13, 4, 2), (13, 6, 4), (3, 4, 4), (7, 1, 3)])
-def test_every_sample_is_dealt_once_and_every_part_holds_what_its_hands_deal(batch, hands, rounds):
+@pytest.mark.parametrize(("batch", "hands", "microbatches"), [(24, 6, 3), (13, 4, 2), (13, 6, 4), (3, 4, 4), (7, 1, 3)])
+def test_every_sample_is_in_one_microbatch_and_every_part_holds_what_is_contributed(batch, hands, microbatches):
     whole, seen = Even(batch, hands), []
-    for microbatch in (Microbatch.of(whole, rounds, microbatch) for microbatch in range(rounds)):
+    for microbatch in (Microbatch.of(whole, microbatches, microbatch) for microbatch in range(microbatches)):
         for parts in divisors(hands):
             partition, ends = microbatch.over(parts), []
             for part in range(parts):
@@ -95,7 +95,7 @@ def test_every_sample_is_dealt_once_and_every_part_holds_what_its_hands_deal(bat
 
 
 def test_words_are_those_of_the_paper():
-    """Of one round: modulo b d (K-1)/K each way, shard (K-1)/K b d_j each way; K rounds a step.
+    """Of one round: modulo b d (K-1)/K each way, shard (K-1)/K b d_j each way; K microbatches a step.
 
     Averaging: 2 (N-1)/N |W_conv| + 2 (N/K - 1)/(N/K) |W_fc|/K.
     """
@@ -172,13 +172,15 @@ def test_networks_without_a_stack_are_refused():
         stack_start(net)
     net = Network((8, 8, 2))
     net.add("conv", L.Conv2d(8, 3, padding=1))
-    with pytest.raises(UserError, match=r"strategy 'splitbrain' on grid 2x2: rounds are for fully connected layers"):
+    with pytest.raises(
+        UserError, match=r"strategy 'splitbrain' on grid 2x2: microbatches are for fully connected layers"
+    ):
         make_plan("splitbrain", net, GridShape(2, 2), 8)
     net = Network((8, 8, 2))
     net.add("global", L.GlobalAvgPool())
     net.add("fc", L.Linear(4))
     net.add("norm", L.BatchNorm())
-    with pytest.raises(UserError, match=r"layer 'norm': BatchNorm takes statistics over the samples.*rounds 1"):
+    with pytest.raises(UserError, match=r"layer 'norm': BatchNorm takes statistics over the samples.*one microbatch"):
         make_plan("splitbrain", net, GridShape(2, 2), 8)
 
 
@@ -199,9 +201,9 @@ def test_the_stack_begins_where_all_later_layers_read_one_tensor():
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"rounds": 0}, r'"rounds" is 0, but must be a whole number of at least 1'),
-        ({"rounds": True}, r'"rounds" is True, but'),
-        ({"rounds": "2"}, r"\"rounds\" is '2', but"),
+        ({"microbatches": 0}, r'"microbatches" is 0, but must be a whole number of at least 1'),
+        ({"microbatches": True}, r'"microbatches" is True, but'),
+        ({"microbatches": "2"}, r"\"microbatches\" is '2', but"),
     ],
 )
 def test_wrong_rounds_in_a_plan_file_are_refused(tmp_path, content, message):
@@ -215,9 +217,11 @@ def test_a_plan_keeps_its_rounds_and_one_that_divides_samples_further_in_the_sta
     path, net, grid = tmp_path / "plan.json", small(), GridShape(2, 2)
     plan = make_plan("splitbrain", net, grid, 24)
     plan.save(path)
-    assert load_plan(path, net, grid, 24).as_dict() == plan.as_dict() and plan.rounds == 2
-    path.write_text(json.dumps({"version": 1, "rounds": 2, "splits": {"conv": "n=2,h=2", "fc1": "n=4"}}))
-    with pytest.raises(UserError, match=r"layer 'fc1': 2 rounds: n is divided into 4 parts, but into 2 where the"):
+    assert load_plan(path, net, grid, 24).as_dict() == plan.as_dict() and plan.microbatches == 2
+    path.write_text(json.dumps({"version": 1, "microbatches": 2, "splits": {"conv": "n=2,h=2", "fc1": "n=4"}}))
+    with pytest.raises(
+        UserError, match=r"layer 'fc1': 2 microbatches: n is divided into 4 parts, but into 2 where the"
+    ):
         Program(net, load_plan(path, net, grid, 24), 24)
 
 
@@ -228,7 +232,7 @@ def test_a_plan_keeps_its_rounds_and_one_that_divides_samples_further_in_the_sta
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("name", RUNS)
 def test_curve_is_that_of_the_serial_run_and_words_are_predicted(comm, name):
-    """Every group size K that divides P; samples, targets and dropout masks are dealt in rounds."""
+    """Every group size K that divides P; samples, targets and dropout masks come in microbatches."""
     from mpi4py import MPI
 
     reference = trained(RUNS[name].replaced(strategy="batch"), MPI.COMM_SELF)
@@ -247,7 +251,7 @@ def assert_audited(config, comm):
 VARIANTS = {
     "accumulated": {"accumulate": 2},
     "recomputed": {"recompute": True},
-    "copies": {"copies": True, "classes": 3, "grid": "-1x1"},
+    "replicas": {"replicas": True, "classes": 3, "grid": "-1x1"},
     "paper's backward": {"gather_backward": "all-reduce"},
     "rows contiguous": {"order": "row"},
 }
@@ -259,7 +263,7 @@ def test_rounds_compose(comm, variant):
     from mpi4py import MPI
 
     config = RUNS["lenet"].replaced(steps=3, **VARIANTS[variant])
-    plain = config.replaced(strategy="batch", copies=False, grid="1x1", recompute=False)
+    plain = config.replaced(strategy="batch", replicas=False, grid="1x1", recompute=False)
     group = {} if "grid" in VARIANTS[variant] else {"group": max(k for k in (1, 2, 3) if comm.size % k == 0)}
     config = config.replaced(**group)
     same(trained(config, comm), trained(plain, MPI.COMM_SELF), variant)
@@ -287,7 +291,7 @@ def test_rounds_leave_everything_on_the_device(comm, monkeypatch):
     assert trained(config, comm).losses == plain.losses
 
 
-# Rounds of any plan: more rounds than ranks, divided samples and space before the stack, ci, copies and n=2 in it.
+# Of any plan: more microbatches than ranks, divided samples and space before the stack, ci, replicas and n=2 in it.
 PLANS = {
     1: (5, {}),
     2: (3, {"conv1": "h=2", "fc1": "ci=2"}),
@@ -303,12 +307,12 @@ def test_other_plans_run_in_rounds_too(comm):
 
     if comm.size not in PLANS:
         pytest.skip("on 1, 2, 3, 4 and 6 ranks")
-    rounds, splits = PLANS[comm.size]
+    microbatches, splits = PLANS[comm.size]
     config = RUNS["lenet"].replaced(strategy="grid", grid="1x-1", steps=3)
     reference = trained(config.replaced(strategy="batch"), MPI.COMM_SELF)
     with TemporaryDirectory() as folder:
         path = Path(folder) / "plan.json"
-        path.write_text(json.dumps({"version": 1, "rounds": rounds, "splits": splits}))
+        path.write_text(json.dumps({"version": 1, "microbatches": microbatches, "splits": splits}))
         config = config.replaced(plan=str(path))
         same(trained(config, comm), reference)
         assert_audited(config, comm)
@@ -343,11 +347,13 @@ def test_the_stack_works_in_the_memory_of_one_batch(comm):
         net.add(f"drop{i}", L.Dropout(0.2))
     net.add("fc4", L.Linear(8))
     net.add("loss", L.SoftmaxCrossEntropy())
-    at_once, rounds = (Runs(comm, net, 384 * comm.size, rounds=k) for k in (1, comm.size))
+    at_once, microbatches = (Runs(comm, net, 384 * comm.size, microbatches=k) for k in (1, comm.size))
     for number in range(2):
-        np.testing.assert_allclose(at_once.again(number), rounds.again(number), rtol=1e-12)
-        np.testing.assert_allclose(at_once.parameters.gradients, rounds.parameters.gradients, rtol=1e-10, atol=1e-12)
-    sizes = [runs.memory.size for runs in (rounds, at_once)]
+        np.testing.assert_allclose(at_once.again(number), microbatches.again(number), rtol=1e-12)
+        np.testing.assert_allclose(
+            at_once.parameters.gradients, microbatches.parameters.gradients, rtol=1e-10, atol=1e-12
+        )
+    sizes = [runs.memory.size for runs in (microbatches, at_once)]
     assert sizes[0] < sizes[1] * (1 / comm.size + 0.12), sizes
 
 
@@ -380,7 +386,7 @@ def test_what_the_abstract_claims():
     for row in made.rows:
         assert row["saved_held"] == pytest.approx(row["saved_parameters"], abs=2e-4)  # uneven parts
         assert row["stack_at_once"] == row["K"] * row["stack_in_rounds"]
-        if row["K"] >= 16:  # in smaller groups the gradients that are to be added take more than the rounds save
+        if row["K"] >= 16:  # in smaller groups the gradients that are to be added take more than the microbatches save
             assert row["step_bytes_in_rounds"] < row["step_bytes_at_once"]
     assert [claim.holds for claim in made.claims] == [True, True, False, True]
 

@@ -15,7 +15,7 @@ from gridnn import layers as L
 from gridnn.cost.count import predict
 from gridnn.errors import UserError
 from gridnn.layout.gridshape import GridShape
-from gridnn.layout.split import COPIES
+from gridnn.layout.split import REPLICAS
 from gridnn.models import MODELS
 from gridnn.network import Network
 from gridnn.planning.rules import make_plan
@@ -133,7 +133,7 @@ def test_the_cut_of_a_network_is_the_best_of_all_choices():
     net.add("flatten", L.Flatten())
     net.add("fc", L.Linear(50))
     graph, choices = cut_graph(*cut_layers(net, 8), 2)
-    assert all(set(own) <= {"n", "h", "w", "co", "ci"} and COPIES not in own for own in choices.values())
+    assert all(set(own) <= {"n", "h", "w", "co", "ci"} and REPLICAS not in own for own in choices.values())
     best = min(graph.total(choice) for choice in itertools.product(*(range(len(own)) for own in choices.values())))
     assert tile(net, 2, 8).cost == pytest.approx(best)
 
@@ -239,7 +239,7 @@ def test_only_what_is_allowed_is_divided():
 
 def test_what_cannot_be_divided_is_repeated():
     net = chain(1, 1)
-    assert str(tile(net, 3, 1).splits["fc1"]) == "copies=3"
+    assert str(tile(net, 3, 1).splits["fc1"]) == "replicas=3"
 
 
 def test_prime_factors():

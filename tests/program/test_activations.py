@@ -230,8 +230,8 @@ def test_the_interior_is_computed_while_the_halo_is_in_flight(comm, monkeypatch)
     splits = make_plan("domain", net, GridShape(rows, 1), 2).splits
     x = np.random.default_rng(0).normal(size=(2, height, 12, 3))
     dy = np.ones((2, height, 12, 7))
-    copies = {name: split.__class__.of(copies=rows) for name, split in splits.items()}
-    expected = Divided(comm, grid, net, copies, 2).step(x, dy)
+    replicas = {name: split.__class__.of(replicas=rows) for name, split in splits.items()}
+    expected = Divided(comm, grid, net, replicas, 2).step(x, dy)
     for policy in (cpu_policy(8), gpu_policy(8)):
         with monkeypatch.context() as monkeypatch:
             seen(Messages, "begin", "{}")

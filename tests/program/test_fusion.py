@@ -88,7 +88,7 @@ def test_what_is_fused():
 def test_a_movement_between_keeps_them_apart():
     whole = [chain[:2] for chain in ALL]
     assert found(2, "model") == [(*pair, None) for pair in whole]  # every linear layer reads what was gathered
-    co, ci, none = Split.of(co=2), Split.of(ci=2), Split.of(copies=2)
+    co, ci, none = Split.of(co=2), Split.of(ci=2), Split.of(replicas=2)
     pairs = found(2, "model", fc1=co, relu4=co, fc2=ci, relu5=none, fc3=none)
     assert ("fc1", "relu4", "fc2") in pairs  # columns, then rows: nothing moves between
     assert "fc2" not in [maker for maker, _, _ in pairs]  # partial sums

@@ -35,7 +35,7 @@ def network() -> gn.Network:
 
 def model(comm, rows: int, **options) -> gn.Model:
     net, job = network(), job_of(comm)
-    plan = gn.plan(net, batch=13, ranks=job.size, grid=f"{rows}x{job.size // rows}", copies=True)
+    plan = gn.plan(net, batch=13, ranks=job.size, grid=f"{rows}x{job.size // rows}", replicas=True)
     return gn.compile(net, plan, job, dtype="float64", seed=3, **options)
 
 
@@ -72,7 +72,7 @@ def test_another_plan_in_memory_goes_on_with_the_same_bits(comm, serial):
     made = model(comm, comm.size)
     losses = curve(made, 1)
     before = {name: made.parameters[name] for name in made.parameters}
-    made.reshard(gn.plan(made.network, batch=13, ranks=comm.size, grid=f"1x{comm.size}", copies=True))
+    made.reshard(gn.plan(made.network, batch=13, ranks=comm.size, grid=f"1x{comm.size}", replicas=True))
     assert made.plan.grid.cols == comm.size
     for name, value in before.items():
         np.testing.assert_array_equal(made.parameters[name], value, err_msg=name)
@@ -114,7 +114,7 @@ def test_labels_of_another_shape_are_refused(comm):
 
 def test_a_price_before_a_run():
     net = network()
-    plan = gn.plan(net, batch=64, ranks=1024, grid="2x512", copies=True)
+    plan = gn.plan(net, batch=64, ranks=1024, grid="2x512", replicas=True)
     made = gn.price(net, plan, "perlmutter-a100", batch=1024)
     assert made.seconds > 0 and made.words()["row"] > 0 and made.memory.total > 0
     with pytest.raises(UserError, match="needs"):

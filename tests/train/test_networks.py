@@ -137,7 +137,7 @@ VARIANTS = {
     "dimension after dimension": {"strategy": "domain", "domain": "2x2", "halo": "stepwise"},
     "all neighbours at once": {"strategy": "domain", "domain": "2x2", "halo": "direct"},
     "recomputed": {"recompute": True, "accumulate": 2},
-    "copies": {"strategy": "model", "copies": True, "classes": 3, "grid": "-1x1"},
+    "replicas": {"strategy": "model", "replicas": True, "classes": 3, "grid": "-1x1"},
 }
 
 
@@ -187,13 +187,13 @@ def test_audit_is_equal_for_shipped_networks(comm, model, strategy):
         path = str(Path(folder) / "volumes.npz")
         np.savez(path, x=rng.normal(size=(8, 16, 8, 8, 1)).astype("float32"), y=rng.integers(0, 3, (8, 16, 8, 8)))
         options = {"dataset": path, "samples": 2048, **SHIPPED[model]}
-        config = RunConfig.of(model=model, grid="-1x2", strategy=strategy, batch=4, steps=1, copies=True, **options)
+        config = RunConfig.of(model=model, grid="-1x2", strategy=strategy, batch=4, steps=1, replicas=True, **options)
         result = audit(config, job_of(comm))
     assert result.equal and len(result.rows) >= 20
 
 
 def random_plan(name: str, ranks: int, number: int, path: Path) -> Path:
-    """A plan file with any split for every layer, copies included; the same on every rank."""
+    """A plan file with any split for every layer, replicas included; the same on every rank."""
     rng = random.Random(f"{name} {ranks} {number}")
     network, batch = prepare_run(RUNS[name], 1).network, BASE.train.batch
     splits = {}

@@ -135,7 +135,7 @@ def test_training_is_near_float32(comm, dtype):
     config = DIGITS if comm.size in (1, 2, 4) else SHORT
     reference = trained_on(1, config, comm)
     rows = comm.size if dtype == "bfloat16" else 2 if comm.size % 2 == 0 and comm.size > 2 else 1
-    run = trained(config.replaced(dtype=dtype, grid=f"{rows}x{comm.size // rows}", copies=True), comm)
+    run = trained(config.replaced(dtype=dtype, grid=f"{rows}x{comm.size // rows}", replicas=True), comm)
     if reference:
         first, all_steps = CURVE[dtype]
         np.testing.assert_allclose(run.curve[:6], reference.curve[:6], rtol=first)
@@ -146,7 +146,7 @@ def test_training_is_near_float32(comm, dtype):
 @pytest.mark.parametrize("dtype", HALVES)
 def test_first_weights_are_those_of_float32_on_every_grid(comm, dtype):
     one, other = (
-        Session(SHORT.replaced(dtype=t, grid=f"{comm.size}x1", copies=True), job_of(comm)) for t in (dtype, "float32")
+        Session(SHORT.replaced(dtype=t, grid=f"{comm.size}x1", replicas=True), job_of(comm)) for t in (dtype, "float32")
     )
     np.testing.assert_array_equal(one.parameters.values, other.parameters.values)
     np.testing.assert_array_equal(one.parameters.rounded, other.parameters.values.astype(one.parameters.dtype))
@@ -184,7 +184,7 @@ def test_unscale_tells_of_what_is_not_finite(factor):
 
 @pytest.mark.mpi
 def test_an_overflow_on_one_rank_skips_the_update_on_all(comm):
-    config = SHORT.replaced(dtype="float16", grid=f"{comm.size}x1", copies=True, clip=1.0)
+    config = SHORT.replaced(dtype="float16", grid=f"{comm.size}x1", replicas=True, clip=1.0)
     session = Session(config, job_of(comm))
     indices = np.arange(16)
     session.step(indices, 1)

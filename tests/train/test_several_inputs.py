@@ -36,10 +36,10 @@ def network() -> gn.Network:
 def plans(ranks: int) -> list[gn.Plan]:
     net, made = network(), []
     for strategy in ("batch", "grid", "optimal"):
-        made.append(gn.plan(net, 10, ranks, strategy=strategy, copies=True))
+        made.append(gn.plan(net, 10, ranks, strategy=strategy, replicas=True))
     divided = {"embed": Split.of(v=ranks), "side": Split.of(ci=ranks), "logits": Split.of(co=ranks)}
     if ranks < 4:
-        splits = propagate(net, divided, ranks, 10, copies=True)
+        splits = propagate(net, divided, ranks, 10, replicas=True)
         made.append(gn.Plan("own", gn.layout.gridshape.GridShape(ranks, 1), splits))
     return made
 

@@ -38,10 +38,10 @@ def network(shared: bool = True, frozen: tuple[str, ...] = ()) -> gn.Network:
 
 def plans(net, ranks: int) -> list[gn.Plan]:
     """Samples divided, and the width of everything that has it: the table by ``co``, the head by ``ci``."""
-    made = [gn.plan(net, 6, ranks, strategy="batch", copies=True)]
+    made = [gn.plan(net, 6, ranks, strategy="batch", replicas=True)]
     if ranks in (2, 3):
-        cut = {"embed": Split.of(co=ranks), "one": Split.of(copies=ranks), "two": Split.of(copies=ranks)}
-        splits = propagate(net, {**cut, "head": Split.of(ci=ranks)}, ranks, 6, copies=True)
+        cut = {"embed": Split.of(co=ranks), "one": Split.of(replicas=ranks), "two": Split.of(replicas=ranks)}
+        splits = propagate(net, {**cut, "head": Split.of(ci=ranks)}, ranks, 6, replicas=True)
         made.append(gn.Plan("own", GridShape(ranks, 1), splits))
     return made
 
@@ -134,7 +134,7 @@ def test_what_cannot_be_shared_is_refused():
 
 def test_splits_that_cut_a_shared_parameter_in_different_ways_are_refused():
     net = network()
-    splits = propagate(net, {"embed": Split.of(co=2), "head": Split.of(co=2)}, 2, 6, copies=True)
+    splits = propagate(net, {"embed": Split.of(co=2), "head": Split.of(co=2)}, 2, 6, replicas=True)
     with pytest.raises(UserError, match=r"layer 'head': its weight is embed.weight.T, but its split co=2 and co=2"):
         Program(net, gn.Plan("own", GridShape(2, 1), splits), 6)
 
@@ -150,7 +150,8 @@ def test_a_frozen_norm_lets_gradients_through(comm):
         net.add("loss", L.SoftmaxCrossEntropy())
         if frozen:
             net.freeze("layer1", "layer2.gamma")
-        made = gn.compile(net, gn.plan(net, 8, comm.size, strategy="batch", copies=True), job_of(comm), dtype="float64")
+        plan = gn.plan(net, 8, comm.size, strategy="batch", replicas=True)
+        made = gn.compile(net, plan, job_of(comm), dtype="float64")
         start = {name: made.parameters[name] for name in made.parameters}
         rng = np.random.default_rng(0)
         made.step((rng.normal(size=(8, 7, 7, 2)), rng.integers(0, 3, 8)), gn.optim.SGD(lr=0.5))

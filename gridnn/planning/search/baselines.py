@@ -39,17 +39,17 @@ class Baseline(NamedTuple):
 
 
 def all_grids(
-    strategy: str, request: PlanRequest, *, domain: Domain | None = None, copies: bool = False
+    strategy: str, request: PlanRequest, *, domain: Domain | None = None, replicas: bool = False
 ) -> tuple[list[Plan], UserError | None]:
     """The plans of a rule on every grid that it can have, and why it cannot have the first other.
 
-    ``domain`` and ``copies`` are those of `gridnn.planning.rules.make_plan`.
+    ``domain`` and ``replicas`` are those of `gridnn.planning.rules.make_plan`.
     """
     network, batch, plans, refused = request.network, request.smallest, [], None
     for rows in divisors(request.ranks):
         grid = GridShape(rows, request.ranks // rows, request.order)
         try:
-            plan = make_plan(strategy, network, grid, batch, domain=domain, copies=copies, **request.options)
+            plan = make_plan(strategy, network, grid, batch, domain=domain, replicas=replicas, **request.options)
         except UserError as error:
             refused = refused or error
         else:
@@ -60,9 +60,9 @@ def all_grids(
 def best_grids(request: PlanRequest, fits: Callable[[Plan], bool] | None = None) -> list[Plan]:
     """For every rule its plan on the grid that is cheapest in the model, and plans that are about as cheap as the best.
 
-    Layers too small for a rule have copies. Plans that do not pass ``fits`` are left out.
+    Layers too small for a rule have replicas. Plans that do not pass ``fits`` are left out.
     """
-    every = (all_grids(rule, request, copies=True)[0] for rule in RULES)
+    every = (all_grids(rule, request, replicas=True)[0] for rule in RULES)
     plans = [plan for plan in distinct_plans(plan for plans in every for plan in plans) if fits is None or fits(plan)]
     if not plans:
         return []
@@ -82,7 +82,7 @@ def distinct_plans(plans: Iterable[Plan], *, grids: bool = False) -> Iterator[Pl
     """
     seen = set()
     for plan in plans:
-        mark = tuple(plan.splits.items()), plan.rounds, str(plan.grid) if grids else ""
+        mark = tuple(plan.splits.items()), plan.microbatches, str(plan.grid) if grids else ""
         if mark not in seen:
             seen.add(mark)
             yield plan
@@ -104,10 +104,10 @@ def compare(made: PricedPlan) -> list[Baseline]:
 
 
 def sweep(made: PricedPlan) -> list[Baseline]:
-    """The plan itself, and every rule on every grid that it can have; layers too small have copies."""
+    """The plan itself, and every rule on every grid that it can have; layers too small have replicas."""
     rows = [_this(made)]
     for name in RULES:
-        plans, _ = all_grids(name, made.request, copies=True)
+        plans, _ = all_grids(name, made.request, replicas=True)
         rows += [_row(made.request.price(plan)) for plan in plans] or _refused(made, name)
     return rows
 
@@ -118,7 +118,7 @@ def _this(made: PricedPlan) -> Baseline:
 
 def _refused(made: PricedPlan, strategy: str) -> list[Baseline]:
     """Why a rule cannot be had on any grid; nothing where it can (then it is what another one is)."""
-    plans, refused = all_grids(strategy, made.request, copies=True)
+    plans, refused = all_grids(strategy, made.request, replicas=True)
     return [] if plans else [Baseline(strategy, "", None, str(refused))]
 
 

@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 
 from gridnn.layout.partition import Even
-from gridnn.layout.split import COPIES, Split, ordered_axes
+from gridnn.layout.split import REPLICAS, Split, ordered_axes
 from gridnn.planning.search.arrays import Numbers
 from gridnn.planning.search.groups import GroupLayer
 
@@ -46,11 +46,11 @@ class CutLayer:
         return Split(tuple(factors))
 
     def choices(self, factor: int, axes: tuple[str, ...] | None = None) -> tuple[str, ...]:
-        """The axes, of ``axes`` if they are given, that this cut may divide; copies where there is none."""
+        """The axes, of ``axes`` if they are given, that this cut may divide; replicas where there is none."""
         one, split, sizes = self.one, self.split, self.one.sizes
         own = [axis for axis in ordered_axes(one.layer.axes(one.shapes)) if axes is None or axis in axes]
         fitting = (axis for axis in own if split.parts(axis) * factor <= sizes[axis])
-        return tuple(axis for axis in fitting if one.can_have(Split(((axis, factor),)))) or (COPIES,)
+        return tuple(axis for axis in fitting if one.can_have(Split(((axis, factor),)))) or (REPLICAS,)
 
     def output(self, axis: str) -> Tiling:
         """What a cut along ``axis`` makes of the output."""

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gridnn.layers.base import Cut, Loss, Shapes
-from gridnn.layout.split import COPIES, Split
+from gridnn.layout.split import REPLICAS, Split
 from gridnn.network import Node
 from gridnn.planning.search.arrays import Flags, Numbers
 from gridnn.planning.search.groups import LayerGroup
@@ -56,7 +56,7 @@ def _can_have(group: LayerGroup, split: Split) -> bool:
     """Whether the layers of a group, as far as they have the axes, do not refuse ``split``."""
     for one in group.layers:
         axes = one.layer.axes(one.shapes)
-        if not one.can_have(Split(tuple((a if a in axes else COPIES, parts) for a, parts in split.factors))):
+        if not one.can_have(Split(tuple((a if a in axes else REPLICAS, parts) for a, parts in split.factors))):
             return False
     return True
 

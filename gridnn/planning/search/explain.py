@@ -101,7 +101,7 @@ def _best(request: PlanRequest, layer: str, *, ranks: int | None = None, batch: 
     try:
         model = _model(request, ranks, batch)
         chosen = model.splits(eliminate(model.graph).choice)
-        return propagate(request.network, chosen, model.ranks, model.batch, copies=True)[layer]
+        return propagate(request.network, chosen, model.ranks, model.batch, replicas=True)[layer]
     except UserError:
         return None
 

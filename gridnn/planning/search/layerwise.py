@@ -8,7 +8,7 @@ from typing import Any
 from gridnn.cost.machine import Machine
 from gridnn.errors import UserError
 from gridnn.layout.gridshape import GridShape
-from gridnn.layout.split import COPIES, Split
+from gridnn.layout.split import REPLICAS, Split
 from gridnn.network import Network
 from gridnn.planning.plan import Plan
 from gridnn.planning.propagate import propagate
@@ -21,16 +21,16 @@ MOST = 1 << 31  # overlaps of boxes, for one tensor
 def plan_layerwise(network: Network, ranks: int, batch: int, machine: Machine, **options: Any) -> Plan:
     """The cheapest configuration of every layer by OptCNN's cost, on ``ranks`` ranks.
 
-    Devices that a layer leaves idle repeat its work here (copies), which takes no longer. The grid is the one that most
-    layers with weights have: Pc the parts of the batch. ``options`` are `gridnn.planning.plan.OPTIONS`. `UserError` if
-    the machine has too many ranks for this cost, which looks at pairs of devices.
+    Devices that a layer leaves idle repeat its work here (replicas), which takes no longer. The grid is the one that
+    most layers with weights have: Pc the parts of the batch. ``options`` are `gridnn.planning.plan.OPTIONS`.
+    `UserError` if the machine has too many ranks for this cost, which looks at pairs of devices.
     """
     model = LayerwiseCosts(network, ranks, batch, machine)
     check_size(model)
     chosen = model.chosen(eliminate(model.graph).choice)
     on_all = {name: repeat_on_idle(split, ranks) for name, split in chosen.items()}
     cols = _cols(model, chosen)
-    splits = propagate(network, on_all, ranks, batch, copies=True)
+    splits = propagate(network, on_all, ranks, batch, replicas=True)
     return Plan("layerwise", GridShape(ranks // cols, cols), splits, **options)
 
 
@@ -50,7 +50,7 @@ def check_size(model: LayerwiseCosts) -> None:
 def repeat_on_idle(split: Split, ranks: int) -> Split:
     """A configuration on the first devices as a split over all ranks: the idle ones repeat the work."""
     left = ranks // split.ranks
-    return split if left == 1 else Split(((COPIES, left), *split.factors))
+    return split if left == 1 else Split(((REPLICAS, left), *split.factors))
 
 
 def _cols(model: LayerwiseCosts, chosen: Mapping[str, Split]) -> int:

@@ -7,7 +7,7 @@ import numpy as np
 from gridnn.cost.memory import Peak, peak
 from gridnn.errors import UserError
 from gridnn.layout.gridshape import GridShape
-from gridnn.layout.split import COPIES
+from gridnn.layout.split import REPLICAS
 from gridnn.planning.plan import Plan
 from gridnn.planning.propagate import propagate
 from gridnn.planning.search.cost_model import CostModel
@@ -27,7 +27,7 @@ def check_ranks(model: CostModel) -> None:
     """
     leaders = {name: group.leader for name, group in model.grouped.groups.items()}
     working = [name for name, leader in leaders.items() if leader.layer.multiplies(leader.shapes)]
-    if any(split.parts(COPIES) == 1 for name in working for split in model.space[name].splits):
+    if any(split.parts(REPLICAS) == 1 for name in working for split in model.space[name].splits):
         return
     groups = model.grouped.groups
     parts = {name: most_parts(model.ranks, allowed_parts(groups[name], model.ranks)) for name in working}
@@ -36,7 +36,7 @@ def check_ranks(model: CostModel) -> None:
     if 0 < most < model.ranks:
         raise UserError(
             f"{model.ranks} ranks are more than this network can use at batch {model.batch}: no layer divides into "
-            f"more than {most} parts ({name!r}): use {most} ranks, a larger batch, or a named strategy with --copies"
+            f"more than {most} parts ({name!r}): use {most} ranks, a larger batch, or a named strategy with --replicas"
         )
 
 
@@ -71,7 +71,7 @@ def _hungriest(model: CostModel, least: Peak, term: str) -> str:
 def _leanest(model: CostModel) -> Peak:
     """The peak of a step of the plan that keeps least, together with what comes and goes in its largest layer."""
     choice = min((_keeping_least(model, most) for most in _thresholds(model)), key=lambda one: one[0])[1]
-    splits = propagate(model.network, model.splits(choice), model.ranks, model.batch, copies=True)
+    splits = propagate(model.network, model.splits(choice), model.ranks, model.batch, replicas=True)
     program = Program(model.network, Plan("optimal", GridShape(1, model.ranks), splits), model.batch)
     options = model.options
     return peak(program, 0, slots=options.slots, policy=options.machine.policy(options.itemsize))

@@ -1,4 +1,4 @@
-"""The strategy ``optimal``: one search over all axes and copies of all layers, its best few plans priced as they run.
+"""The strategy ``optimal``: one search over all axes and replicas of all layers, its best few plans priced as they run.
 
 The model (`gridnn.planning.search.cost_model`) prices layers and transfers one after the other; elimination, or HiGHS
 under a memory limit, finds its optimum with a proof. What runs overlaps, so the optimum, the optima of models in which
@@ -135,7 +135,7 @@ class Search:
     def plan(self, choice: Sequence[int]) -> Plan:
         """A choice as a plan: its Pc is the number of parts of the batch where most words are moved or summed."""
         model = self.model
-        splits = propagate(model.network, model.splits(choice), model.ranks, model.batch, copies=True)
+        splits = propagate(model.network, model.splits(choice), model.ranks, model.batch, replicas=True)
         cols = self._columns(choice)
         return Plan("optimal", GridShape(model.ranks // cols, cols, self.request.order), splits, **self.request.options)
 

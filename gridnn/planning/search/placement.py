@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from gridnn.layout.split import COPIES, ordered_axes
+from gridnn.layout.split import REPLICAS, ordered_axes
 from gridnn.planning.search.groups import LayerGroup
 from gridnn.planning.search.space import MeshAxis, Space
 
@@ -25,7 +25,7 @@ def placements(group: LayerGroup, space: Space) -> list[Placement]:
         placement = dict(found[one.source])
         placement["co"], placement["ci"] = merge_axes(placement["co"], placement["ci"]), UNDIVIDED
         axes = one.layer.axes(one.shapes)
-        placement.update({axis: UNDIVIDED for axis in (*placement, *axes) if axis not in axes and axis != COPIES})
+        placement.update({axis: UNDIVIDED for axis in (*placement, *axes) if axis not in axes and axis != REPLICAS})
         found.append(placement)
     return found
 

@@ -30,10 +30,10 @@ class PlanRequest:
     # of a grid that the strategy chooses; the search's model takes it as ``column``, the prices as it is
     order: str = "column"
     memory: float | None = None  # bytes that a rank may use at its peak, for strategies that choose
-    # group, domain, copies: see `gridnn.planning.rules.make_plan` and `gridnn.planning.splitbrain.group_grid`
+    # group, domain, replicas: see `gridnn.planning.rules.make_plan` and `gridnn.planning.splitbrain.group_grid`
     group: int | None = None
     domain: tuple[int, ...] | None = None
-    copies: bool = False
+    replicas: bool = False
     accumulate: int = 1  # passes of a batch; splits fit the smallest one
     axes: str = "few"  # {"few", "all"}: how many axes of a layer ``optimal`` may divide: at most two, or all
     # itemsize, slots: bytes of an element, and arrays that the optimizer keeps for every weight

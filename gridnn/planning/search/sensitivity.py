@@ -31,7 +31,7 @@ class Shift:
 
 def sensitivity(made: PricedPlan, factor: float = 2.0) -> list[Shift]:
     """The choice with every constant of the machine multiplied and divided by ``factor``."""
-    free = replace(made.request, grid=None, group=None, domain=None, copies=False)
+    free = replace(made.request, grid=None, group=None, domain=None, replicas=False)
     shifts = []
     for constant in CONSTANTS:
         for by in (1 / factor, factor):

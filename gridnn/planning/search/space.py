@@ -1,9 +1,9 @@
-"""The configurations of a layer on P ranks: every way to divide its axes, the ranks left over being copies.
+"""The configurations of a layer on P ranks: every way to divide its axes, the ranks left over being replicas.
 
 A configuration is a `gridnn.layout.split.Split` in a canonical order of its factors, n the slowest, then d, h, w, then
-co and ci (or ci and co), copies the fastest, so that the parts of neighbouring layers nest. Copies repeat the work: a
-small layer on "fewer ranks" is a layer on all of them with copies, which takes no longer, and its result need not be
-broadcast."""
+co and ci (or ci and co), replicas the fastest, so that the parts of neighbouring layers nest. Replicas repeat the work:
+a small layer on "fewer ranks" is a layer on all of them with replicas, which takes no longer, and its result need
+not be broadcast."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gridnn.layout.split import AXES, COPIES, Split, ordered_axes
+from gridnn.layout.split import AXES, REPLICAS, Split, ordered_axes
 from gridnn.planning.search.arrays import Integers
 
-FEW = 2  # factors of a split in the fast search: at most two axes divided, or one and copies
+FEW = 2  # factors of a split in the fast search: at most two axes divided, or one and replicas
 
 
 class MeshAxis(NamedTuple):
@@ -53,12 +53,12 @@ class Space:
 
     @cached_property
     def mesh_axes(self) -> Mapping[str, MeshAxis]:
-        """The mesh axis of every axis and of the copies, an array element a configuration.
+        """The mesh axis of every axis and of the replicas, an array element a configuration.
 
-        Factors of one axis are taken as neighbours; of several factors called copies the slowest one says where.
+        Factors of one axis are taken as neighbours; of several factors called replicas the slowest one says where.
         """
         named = (axis for split in self.splits for axis, _ in split.factors)
-        rows = {name: row for row, name in enumerate(ordered_axes((*AXES, *named, COPIES)))}
+        rows = {name: row for row, name in enumerate(ordered_axes((*AXES, *named, REPLICAS)))}
         start = np.ones((len(rows), len(self)), np.int64)
         parts = np.ones_like(start)
         for place, split in enumerate(self.splits):
@@ -91,7 +91,7 @@ def divisors(number: int) -> tuple[int, ...]:
 def configurations(ranks: int, allowed: Mapping[str, frozenset[int]], at_most: int | None = FEW) -> tuple[Split, ...]:
     """Every configuration on ``ranks`` ranks, any number, whose axes have the ``allowed`` numbers of parts.
 
-    It has ``at_most`` factors, copies included. None: any number of axes, and copies beside at most one of them.
+    It has ``at_most`` factors, replicas included. None: any number of axes, and replicas beside at most one of them.
     """
     axes = [axis for axis in ordered_axes(allowed) if allowed[axis] - {1}]
     found: list[Split] = []
@@ -102,7 +102,7 @@ def configurations(ranks: int, allowed: Mapping[str, frozenset[int]], at_most: i
         if left > 1:
             if len(factors) + 1 > (at_most or FEW):
                 continue
-            factors = (*factors, (COPIES, left))
+            factors = (*factors, (REPLICAS, left))
         found.extend(Split(ordered) for ordered in _orders(factors))
     return tuple(found)
 

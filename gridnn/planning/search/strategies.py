@@ -77,8 +77,8 @@ def _by_rule(strategy: str, request: PlanRequest) -> Plan:
     shape = request.grid or _implied(request)
     if shape is not None:
         case, asked = (request.network, shape, request.smallest), request.options
-        return make_plan(strategy, *case, domain=request.domain, copies=request.copies, **asked)
-    plans, refused = all_grids(strategy, request, domain=request.domain, copies=request.copies)
+        return make_plan(strategy, *case, domain=request.domain, replicas=request.replicas, **asked)
+    plans, refused = all_grids(strategy, request, domain=request.domain, replicas=request.replicas)
     if refused and not plans:
         raise refused
     return _cheapest(plans, request)
