@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 
 import pytest
-from launch import mpirun
+from launch import ROOT, mpirun
 
-EVERYTHING = ()
+# Only files with such tests: every rank would collect thousands of others.
+EVERYTHING = tuple(str(path) for path in sorted(ROOT.glob("tests/*/test_*.py")) if "mark.mpi" in path.read_text())
 DOMAINS = ("tests/layers/test_domain.py", "tests/layout/test_transfer.py", "tests/program/test_activations.py")
 # Three and six ranks on few cores spend their time waiting: of whole networks they run the loss curves, four the rest.
-MOST = ("-k", "(not test_networks or loss_curve) and not shared_parameters and not tracing and not several_inputs")
+LESS = "(not test_networks or loss_curve) and not shared_parameters and not tracing and not several_inputs"
+MOST = (*EVERYTHING, "-k", LESS)
 RUNS = {1: EVERYTHING, 2: EVERYTHING, 3: MOST, 4: EVERYTHING, 6: MOST, 5: DOMAINS, 8: DOMAINS}
 LIMIT = 1500  # seconds for all tests of one rank count
 HANG = 60  # seconds for one test

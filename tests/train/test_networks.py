@@ -24,7 +24,7 @@ from gridnn.train.audit import audit
 from gridnn.train.config import RunConfig
 from gridnn.train.setup import prepare_run
 
-STEPS = 20
+STEPS = 11  # four epochs of two whole batches and a short one, but for the last
 STRATEGIES = tuple(RULES)
 BASE = RunConfig.of(
     backend=backend_name(),
