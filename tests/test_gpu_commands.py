@@ -76,6 +76,7 @@ def test_the_benchmark_runs(tmp_path):
     gemm = found["one rank"][0]["rows"]["gridnn, gemm"]
     assert gemm["seconds"][0] > 0 and gemm["peak"]["flops"] > 0 and {"gemm", "update", "rest"} <= set(gemm["kinds"])
     assert gemm["facts"]["flops"] == 3 * 2 * 8 * (48 * 16 + 16 * 16 + 16 * 10) - 2 * 8 * 48 * 16
+    assert not any("refused" in part for part in found["ranks"]), found["ranks"]
     moved = [part["moved"] for part in found["ranks"]]
     assert all(part["copied to host"] > 0 and part["rows"] for part in moved)
 

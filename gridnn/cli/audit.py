@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from gridnn.cli.console import console, opened, table
+from gridnn.cli.console import console, table
 from gridnn.cli.options import configured
 from gridnn.cli.train import before_mpi, prepare
 from gridnn.comm.job import FAILED, Job, run
+from gridnn.records import OutputFile
 from gridnn.train.config import RunConfig
 from gridnn.train.log import valid
 
@@ -30,13 +30,12 @@ def _audit(job: Job, config: RunConfig, path: str | None) -> int:
     from gridnn.train.audit import audit as measure
 
     prepare(job, config)
-    file = job.on_root(lambda: opened("--json", path))
+    file = job.on_root(lambda: OutputFile("--json", path)) if path else None
     result = measure(config, job)
     if job.rank == 0:
         show(result, console())
         if file:
-            with file:
-                json.dump(valid({"equal": result.equal, **asdict(result)}), file, indent=2, allow_nan=False)
+            file.write_json(valid({"equal": result.equal, **asdict(result)}))
     return 0 if result.equal else FAILED
 
 

@@ -16,7 +16,8 @@ import typer
 
 from gridnn.cli.console import console, table
 from gridnn.comm.job import Job, run
-from gridnn.errors import UserError, writing
+from gridnn.errors import UserError
+from gridnn.records import OutputFile
 
 Output = Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="the machine file")]
 Shape = Annotated[str, typer.Option("--grid", metavar="PRxPC", help="rows x columns of ranks: 4x2, 4x-1, auto")]
@@ -127,8 +128,7 @@ def _writable(asked: Any) -> None:
     solver()
     for option, path in (("--output", asked.output), ("--plot", asked.plot)):
         if path:
-            with writing(option, path), open(path, "a", encoding="utf-8"):
-                pass
+            OutputFile(option, path)
 
 
 def _overhead(job: Job, grid: Any, kernels: str) -> float:

@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import IO
 
 import typer
 from rich import box
@@ -15,7 +14,7 @@ from rich.table import Table
 
 from gridnn.comm.job import MISUSED
 from gridnn.comm.launcher import at_terminal
-from gridnn.errors import UserError, within_memory, writing
+from gridnn.errors import UserError, within_memory
 
 WIDE = 160  # columns where nobody watches: files and pipes have no width
 
@@ -36,14 +35,6 @@ def console(quiet: bool = False) -> Console:
     watched = at_terminal(os.environ)
     width = None if watched else WIDE
     return Console(quiet=quiet, force_terminal=watched, highlight=False, soft_wrap=not watched, width=width)
-
-
-def opened(option: str, path: str | None) -> IO[str] | None:
-    """The file that ``option`` names, opened to be written before anything runs; None without one."""
-    if path is None:
-        return None
-    with writing(option, path):
-        return open(path, "w", encoding="utf-8")
 
 
 def table(title: str, names: Iterable[str], numbers: Iterable[str]) -> Table:

@@ -13,6 +13,7 @@ from gridnn.cli.calibrate import calibrate
 from gridnn.cli.check import check
 from gridnn.cli.explain import explain
 from gridnn.cli.models import models
+from gridnn.cli.options import Command
 from gridnn.cli.plan import plan
 from gridnn.cli.price import compare, price
 from gridnn.cli.profile import profile
@@ -25,17 +26,8 @@ from gridnn.errors import UserError
 ALONE = ("plan", "price", "explain", "compare", "models")
 
 app = typer.Typer(name="gridnn", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-app.command()(train)
-app.command()(audit)
-app.command()(profile)
-app.command()(plan)
-app.command()(price)
-app.command()(explain)
-app.command()(compare)
-app.command()(models)
-app.command()(check)
-app.command()(calibrate)
-app.command()(reproduce)
+for command in (train, audit, profile, plan, price, explain, compare, models, check, calibrate, reproduce):
+    app.command(cls=Command)(command)
 
 
 def _version(asked: bool) -> None:

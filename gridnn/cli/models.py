@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated
@@ -11,12 +10,13 @@ import typer
 from rich.console import Console
 
 from gridnn.cli.console import console, refusing, table
-from gridnn.errors import UserError, writing
+from gridnn.errors import UserError
 from gridnn.layers.base import Shape
 from gridnn.models import MODELS, get_model
 from gridnn.models.own import is_own
 from gridnn.models.summary import Summary, summarize, summarize_layers
 from gridnn.network import Network
+from gridnn.records import OutputFile
 from gridnn.train.sections import ModelOptions
 
 BYTES = 4  # of a float32
@@ -34,8 +34,7 @@ def models(name: Name = None, shape: Input = None, outputs: Outputs = None, batc
     with refusing():
         rows = _layers(name, shape, outputs, batch) if name else _all(shape, outputs, batch)
         if path:
-            with writing("--json", path), open(path, "w", encoding="utf-8") as file:
-                json.dump([asdict(row) for row in rows], file, indent=2)
+            OutputFile("--json", path).write_json([asdict(row) for row in rows])
     show(rows, console(), _title(name, batch), "layer" if name else "network")
 
 

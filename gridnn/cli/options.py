@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable
 from typing import Annotated, Any, get_type_hints
 
 import typer
+from typer.core import TyperCommand
 
 from gridnn.train.config import RUN_OPTIONS, SECTIONS, RunConfig
 from gridnn.train.option import COMMANDS, Option, flag
@@ -26,6 +28,21 @@ Batch = Annotated[int | None, typer.Option("--batch", metavar="B", min=1, help="
 OtherMachine = Annotated[
     str | None, typer.Option("--machine", metavar="NAME|FILE", help="default: the one that the plan was made for")
 ]
+
+
+class Command(TyperCommand):
+    """A command whose texts are read alike, whichever option they belong to: none is empty, and ``~`` is the home."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        rest = super().parse_args(ctx, args)
+        for one in self.params:
+            value = ctx.params.get(one.name)
+            if not isinstance(value, str) or value == one.default:
+                continue
+            if not value.strip():
+                raise typer.BadParameter("it is empty (an unset variable?); leave it out, or say what it is", ctx, one)
+            ctx.params[one.name] = os.path.expanduser(value)
+        return rest
 
 
 def configured(kind: str, **defaults: Any) -> Callable:

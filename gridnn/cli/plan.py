@@ -10,6 +10,7 @@ from gridnn.cli.console import console, refusing
 from gridnn.cli.options import DEFAULT_MACHINE, Json, MachineName, Memory, Pictures, configured
 from gridnn.cli.tables import show_comparison, show_layers, show_totals
 from gridnn.errors import UserError, writing
+from gridnn.records import OutputFile
 from gridnn.train.config import RunConfig
 
 Ranks = Annotated[int, typer.Option("--ranks", metavar="P", min=1, help="the number of ranks to plan for")]
@@ -61,6 +62,9 @@ def plan(
             raise UserError(f"--rank {rank} is of --schedule: add it")
         if rank is not None and rank >= ranks:
             raise UserError(f"--rank {rank}: {ranks} ranks are numbered from 0 to {ranks - 1}")
+        for option, path in (("--output", output), ("--csv", csv), ("--json", json)):
+            if path:
+                OutputFile(option, path)
         made = make_priced_plan(config, ranks, machine, memory)
         if output:
             with writing("--output", output):

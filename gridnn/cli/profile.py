@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from gridnn.cli.console import console, opened, table
+from gridnn.cli.console import console, table
 from gridnn.cli.options import PredictOn, configured
 from gridnn.cli.train import before_mpi, prepare
 from gridnn.comm.job import Job, run
+from gridnn.records import OutputFile
 from gridnn.train.config import RunConfig
 from gridnn.units import duration
 
@@ -30,13 +30,12 @@ def _profile(job: Job, config: RunConfig, predict_on: str | None, path: str | No
     from gridnn.train.profile import profile as measure
 
     prepare(job, config)
-    file = job.on_root(lambda: opened("--json", path))
+    file = job.on_root(lambda: OutputFile("--json", path)) if path else None
     result = measure(config, job, predict_on)
     if job.rank == 0:
         show(result, console())
         if file:
-            with file:
-                json.dump(asdict(result), file, indent=2, allow_nan=False)
+            file.write_json(asdict(result))
 
 
 def show(result: Any, out: Console) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as jsons
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -14,7 +13,7 @@ from gridnn.planning.search.baselines import Baseline
 from gridnn.planning.search.request import PricedPlan
 from gridnn.planning.search.sensitivity import sensitivity, verdict
 from gridnn.planning.search.verify import verify_plan
-from gridnn.records import write_rows
+from gridnn.records import OutputFile, write_rows
 
 PATIENCE = 60  # seconds in which every choice may be tried
 
@@ -52,5 +51,4 @@ def write_csv(path: str, rows: Sequence[Baseline]) -> None:
 def write_json(path: str, price: Price, baselines: Sequence[Baseline] = ()) -> None:
     """The price layer by layer, and those of the other plans."""
     rows = [{**row.as_row(), **({"why": row.why} if row.why else {})} for row in baselines]
-    with writing("--json", path), open(path, "w", encoding="utf-8") as file:
-        jsons.dump({**price.as_dict(), "baselines": rows}, file, indent=2)
+    OutputFile("--json", path).write_json({**price.as_dict(), "baselines": rows})

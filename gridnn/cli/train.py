@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
-from gridnn.cli.console import console, opened
+from gridnn.cli.console import console
 from gridnn.cli.options import PredictOn, configured
 from gridnn.comm.job import Job, run
 from gridnn.comm.launcher import launch
 from gridnn.errors import UserError, within_memory
+from gridnn.records import OutputFile
 from gridnn.train.config import RunConfig
 
 Log = Annotated[str | None, typer.Option("--log", metavar="FILE.jsonl", help="one JSON object a step and an epoch")]
@@ -49,7 +50,7 @@ def _train(
         trainer = Trainer(config, job, reporter, signalled)
     if trace:
         machine = load_machine(predict_on or config.plan.machine)
-        trainer.trace(job.on_root(lambda: opened("--trace", trace)), machine)
+        trainer.trace(job.on_root(lambda: OutputFile("--trace", trace)), machine)
     trainer.train()
     trainer.session.grid.free()
 

@@ -57,7 +57,7 @@ def open_dataset(
     UserError
         If there is no such set, or its files are missing or damaged.
     """
-    path = Path(name).expanduser()
+    path = Path(name)
     if name == "synthetic":
         return open_synthetic(shape, classes or 10, samples, seed)
     if name == "volumes":
@@ -66,7 +66,7 @@ def open_dataset(
         if classes not in (None, 10):
             raise UserError(f"dataset {name} has 10 classes, not {classes}: leave --classes out")
         open_named = {"cifar10": open_cifar10, "mnist": open_mnist}
-        data = open_digits() if name == "digits" else open_named[name](Path(data_dir).expanduser())
+        data = open_digits() if name == "digits" else open_named[name](Path(data_dir))
         return resize_all(data, resize)
     if not path.exists():
         raise _unknown(name, path)

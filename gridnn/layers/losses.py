@@ -18,8 +18,9 @@ WIDE = "float64"
 class SoftmaxCrossEntropy(Loss):
     """log(sum(exp(x))) - x[label] for logits x [n, co], or the mean of it over the places of x [n, *space, co].
 
-    The classes may be divided: their maximum and two sums a place are exchanged, never the logits. A right answer is
-    a label whose logit is the largest one; with places, a sample counts as the fraction of them that are right.
+    The classes may be divided: their maximum and three sums a place are exchanged, never the logits. The answer is the
+    first of the classes with the largest logit, as argmax takes it: where several have it, one alone is right. With
+    places, a sample counts as the fraction of them that are right.
     """
 
     is_global: ClassVar[bool] = True
@@ -51,7 +52,7 @@ class SoftmaxCrossEntropy(Loss):
             BufferSpec("largest", logits[:-1], WIDE),
             BufferSpec("exponentials", logits, WIDE),
             BufferSpec("hot", logits, "bool"),
-            BufferSpec("sums", (*logits[:-1], 2), WIDE),
+            BufferSpec("sums", (*logits[:-1], 3), WIDE),
         )
         return Computation(forward, backward, buffers)
 
@@ -62,10 +63,14 @@ class SoftmaxCrossEntropy(Loss):
     def exponentiate(
         self, context: Context, x: Array, target: Array, largest: Array, exponentials: Array, hot: Array, sums: Array
     ) -> None:
-        """Write exp(x - largest), where the label is, and two sums: of the exponentials, and the label's logit."""
+        """Write exp(x - largest), where the label is, and sums: of that, the label's logit, earlier largest classes."""
         xp = context.backend.xp
+        classes, label = xp.arange(*context.output_box[-1]), target[..., None]
         xp.subtract(x, largest[..., None], out=exponentials)
-        xp.equal(xp.arange(*context.output_box[-1]), target[..., None], out=hot)
+        xp.equal(exponentials, 0, out=hot)
+        xp.logical_and(hot, classes < label, out=hot)
+        sums[..., 2] = hot.sum(axis=-1)
+        xp.equal(classes, label, out=hot)
         sums[..., 1] = xp.where(hot, exponentials, 0).sum(axis=-1)  # the label's logit, less the largest one
         xp.exp(exponentials, out=exponentials)
         sums[..., 0] = exponentials.sum(axis=-1)
@@ -76,7 +81,7 @@ class SoftmaxCrossEntropy(Loss):
             return
         places = _places(context.shapes)
         context.result[0] += (context.backend.xp.log(sums[..., 0]) - sums[..., 1]).sum() / places
-        context.result[1] += (sums[..., 1] == 0).sum() / places
+        context.result[1] += ((sums[..., 1] == 0) & (sums[..., 2] == 0)).sum() / places
 
     def backward(self, context: Context, exponentials: Array, hot: Array, sums: Array, dx: Array) -> None:
         """Write the gradient of the logits to ``dx``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from gridnn.errors import UserError
 from gridnn.layout.gridshape import GridShape
 from gridnn.train.log import Log
 from gridnn.train.picture import picture
@@ -77,6 +78,7 @@ class Reporter:
         self.console, self.log = console, Log(log, append) if log else None
         self.progress = _progress(console) if console.is_terminal and not console.quiet else None
         self.task: Any = None
+        self.lost: str | None = None  # why there is no log any more
         self.summary: Summary | None = None
         self.last_line = self.began = time.monotonic()
 
@@ -150,6 +152,8 @@ class Reporter:
         """At the end: what was moved, by grid dimension and phase."""
         self.close()
         self.console.print(moved_table(rows))
+        if self.lost:
+            self.note(self.lost)
         self.console.print(f"done in {time.monotonic() - self.began:.1f} s")
 
     def close(self) -> None:
@@ -157,7 +161,7 @@ class Reporter:
         if self.progress:
             self.progress.stop()
         if self.log:
-            self.log.close()
+            self._try_log(self.log.close)
 
     def _epoch(self, epoch: int) -> str:
         return f"epoch {epoch}/{self.summary.epochs}"
@@ -168,7 +172,15 @@ class Reporter:
 
     def _log(self, event: str, **values: Any) -> None:
         if self.log:
-            self.log.write(event, **values)
+            self._try_log(lambda: self.log.write(event, **values))
+
+    def _try_log(self, write: Callable[[], None]) -> None:
+        """A log that cannot be written any more ends, not the run; it is told then and at the end."""
+        try:
+            write()
+        except UserError as error:
+            self.log, self.lost = None, f"{error}; the run goes on without its log"
+            self.note(self.lost)
 
 
 def moved_table(rows: Iterable[Moved]) -> Table:

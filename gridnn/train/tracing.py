@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from typing import IO, Any
+from typing import Any
 
 from gridnn.comm.clock import clock_offset, collect
 from gridnn.cost.machine import Machine
 from gridnn.cost.price import Price, price
 from gridnn.cost.rows import describe
 from gridnn.cost.timeline import COMPUTE, Event
+from gridnn.errors import UserError
 from gridnn.program.program import pass_programs, pass_sizes
+from gridnn.records import OutputFile
 from gridnn.runtime.trace import Trace, TracedPass
 from gridnn.train.runner import Runner
 
@@ -41,13 +43,13 @@ class Tracer:
         What makes the steps.
     predicted : Price
         Of this rank's step.
-    file : text file or None
+    file : OutputFile or None
         On rank 0.
     done, total : int
         The steps that are made already, and all of them.
     """
 
-    def __init__(self, runner: Runner, predicted: Price, file: IO[str] | None, done: int, total: int) -> None:
+    def __init__(self, runner: Runner, predicted: Price, file: OutputFile | None, done: int, total: int) -> None:
         self.runner, self.predicted, self.file = runner, predicted, file
         self.first = done + 1 + min(FIRST, max(0, total - done - STEPS))
         self.last = self.first + STEPS - 1
@@ -57,26 +59,32 @@ class Tracer:
         if step == self.first:
             self.runner.trace = Trace(self.runner.grid.backend.device)
 
-    def end(self, step: int) -> None:
-        """Step ``step`` has ended."""
-        if step == self.last:
-            self.finish()
+    def end(self, step: int) -> str | None:
+        """Step ``step`` has ended; the text says why the trace could not be written."""
+        return self.finish() if step == self.last else None
 
-    def finish(self) -> None:
-        """Write what there is, once."""
+    def finish(self) -> str | None:
+        """Write what there is, once; the text says why it could not be written."""
         trace, self.runner.trace = self.runner.trace, None
         if trace is None:
-            return
+            return None
         trace.settle()
         group = self.runner.grid.all
         offset = clock_offset(group)
-        mine = ",\n".join(map(json.dumps, self._events(trace, offset)))
-        if self.file is None:
-            list(collect(group, mine))
-            return
-        with self.file as file:
+        pieces = collect(group, ",\n".join(map(json.dumps, self._events(trace, offset))))
+        try:
+            if self.file is not None:
+                self._write(self.file, pieces)
+        except UserError as error:
+            return f"{error}; the run goes on"
+        finally:
+            list(pieces)  # all ranks take part in collecting them
+        return None
+
+    def _write(self, output: OutputFile, pieces: Iterator[str]) -> None:
+        with output.opened() as file:
             file.write('{"displayTimeUnit": "ms", "traceEvents": [\n')
-            for number, events in enumerate(collect(group, mine)):
+            for number, events in enumerate(pieces):
                 file.write(f",\n{events}" if number else events)
             file.write("\n]}\n")
 

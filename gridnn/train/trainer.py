@@ -7,13 +7,14 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import IO, Any
+from typing import Any
 
 from gridnn.comm.ledger import PHASES, Where
 from gridnn.comm.threads import libraries
 from gridnn.cost.machine import Machine
 from gridnn.data.order import batches, epoch_order
 from gridnn.layout.counts import DIMENSIONS
+from gridnn.records import OutputFile
 from gridnn.train.checkpoints import Checkpoints
 from gridnn.train.config import RunConfig
 from gridnn.train.report import Moved, Reporter, Summary
@@ -68,7 +69,7 @@ class Trainer:
         if self.checkpoints and self.options.resume:
             self.notes += self.checkpoints.resume(self.progress)
 
-    def trace(self, file: IO[str] | None, machine: Machine) -> None:
+    def trace(self, file: OutputFile | None, machine: Machine) -> None:
         """Write a trace of some steps to ``file`` (on rank 0), beside what ``machine`` predicts; before `train`."""
         session = self.session
         predicted = price_runner(session, machine, session.batch, len(self.optimizer.arrays))
@@ -96,7 +97,7 @@ class Trainer:
             while not self._finished() and not self.session.asked:
                 self._epoch()
             if self.tracer:
-                self.tracer.finish()
+                self._tell(self.tracer.finish())
             if self.checkpoints and self.checkpoints.saved != self.done:
                 self._save()
             if self.session.asked:
@@ -160,7 +161,7 @@ class Trainer:
         lr = self.schedule(self.done)
         session.update(self.optimizer, lr)
         if self.tracer:
-            self.tracer.end(number)
+            self._tell(self.tracer.end(number))
         self.progress.add(loss, right, len(indices))
         if not session.finite:
             value = session.loss_scale.value
@@ -209,8 +210,8 @@ class Trainer:
             return []
         return [f"--dtype {dtype} with --backend numpy computes in float32 and rounds: for tests, it saves no time"]
 
-    def _tell(self, *notes: str) -> None:
-        for text in notes if self.reporter else ():
+    def _tell(self, *notes: str | None) -> None:
+        for text in filter(None, notes if self.reporter else ()):
             self.reporter.note(text)
 
     def _clip(self) -> None:

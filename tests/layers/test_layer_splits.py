@@ -243,6 +243,14 @@ def test_softmax_cross_entropy(split):
         assert bool(declared) == (split.parts("co") > 1)
 
 
+@pytest.mark.parametrize("split", ["n=2", "co=2", "co=5", "co=2,replicas=2"])
+def test_several_largest_logits(split):
+    """The parts of a divided vocabulary agree on one winner, as the serial layer does."""
+    labels = np.random.default_rng(1).integers(0, 5, size=30)
+    logits = np.random.default_rng(2).integers(0, 2, size=(30, 5)).astype(float)
+    Simulation(L.SoftmaxCrossEntropy(), Split.parse(split), logits, target=labels).check()
+
+
 @pytest.mark.parametrize("split", ["n=2", "h=2,w=3", "co=2", "n=2,co=3", "h=2,co=2", "n=2,replicas=2"])
 def test_softmax_cross_entropy_of_places(split):
     labels = np.random.default_rng(1).integers(0, 5, size=(2, 3, 4))

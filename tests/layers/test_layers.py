@@ -216,6 +216,14 @@ def test_softmax_cross_entropy_of_places(space):
     close(run.backward(0.25 / 3)[0], nhwc(tx.grad))
 
 
+@pytest.mark.parametrize("logits", [np.zeros((40, 6)), np.random.default_rng(5).integers(0, 2, (40, 6)).astype(float)])
+def test_of_several_largest_logits_the_first_one_is_the_answer(logits):
+    """A network that has collapsed is right by chance, not always."""
+    labels = np.random.default_rng(6).integers(0, 6, size=40)
+    _, right = Serial(L.SoftmaxCrossEntropy(), logits.shape).forward(logits, target=labels)
+    assert right == (logits.argmax(axis=1) == labels).sum() < 40
+
+
 def test_labels_of_another_shape():
     with pytest.raises(
         UserError, match=r"shape \(2, 3, 3, 5\) need targets of shape \(2, 3, 3\), these have shape \(2,\)"

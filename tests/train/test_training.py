@@ -22,8 +22,8 @@ def trained(tmp_path, ranks: int, *args: str) -> list[dict]:
 @pytest.mark.timeout(LIMIT + 30)
 def test_cosmoflow_learns_volumes_divided_in_two_dimensions(tmp_path):
     """64^3 volumes on 2 x 2 x 1 parts; to guess the mean costs 1/3."""
-    data = ("--dataset", "volumes", "--shape", "64x64x64x1", "--samples", "128", "--loss", "mse")
-    how = ("--batch", "8", "--epochs", "3", "--optimizer", "adamw", "--lr", "0.0005", "--dropout", "0")
+    data = ("--dataset", "volumes", "--shape", "64x64x64x1", "--samples", "96", "--loss", "mse")
+    how = ("--batch", "4", "--epochs", "2", "--optimizer", "adamw", "--lr", "0.0003", "--dropout", "0")
     grid = ("--grid", "4x1", "--strategy", "domain", "--domain", "2x2x1")
     events = trained(tmp_path, 4, "--model", "cosmoflow", *data, *how, *grid)
     losses = [event["loss"] for event in events if event["event"] == "step"]
