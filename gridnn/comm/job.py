@@ -14,14 +14,16 @@ from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
 from gridnn.comm.launcher import check_library, check_ranks, launch, short_version
-from gridnn.comm.threads import affinity, limit_threads, share
+from gridnn.comm.threads import affinity, asked, limit_threads, share
 from gridnn.errors import UserError
 
 FAILED, MISUSED = 1, 2  # exit status: something broke or differs; the user's mistake
 # Seconds in which all ranks must fail for it to count as one failure of all. Mistakes are found while ranks read data
 # and import modules, some of them late on busy cores; a defect must end the job at once.
 AGREEMENT, MISUSE_AGREEMENT = 1.0, 2.5
-HELD = (signal.SIGTERM, signal.SIGUSR1)  # what Slurm and mpirun warn with: a job can ask to end by itself after them
+# What Slurm, mpirun and CPU limits warn with: a job can ask to end by itself after them.
+HELD = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
+LEAVING = 5.0  # seconds that MPI may take to be left after a signal
 REPEATED = 1.0  # seconds within which launcher and scheduler may both pass the same signal on
 Result = TypeVar("Result")
 
@@ -64,6 +66,7 @@ class Job:
         self._failures = self.comm.Dup()  # of its own: a failing rank cannot meet somebody's training message
         self._answers: list[tuple[array, array]] = []
         self._holding, self._held = False, {}  # whether signals are held, and when which of them came first
+        self._ending, self._status = threading.Lock(), 0  # taken by whoever ends this process; after it no MPI
         node = self.comm.Split_type(MPI.COMM_TYPE_SHARED)
         self.local_rank, self.local_size = node.Get_rank(), node.Get_size()
         self.nodes = self.comm.allreduce(int(self.local_rank == 0))
@@ -71,7 +74,7 @@ class Job:
         allowed = node.allgather(affinity())
         node.Free()
         self.cores = len(frozenset().union(*allowed))
-        self.threads = share(allowed[self.local_rank], allowed)
+        self.threads = asked(os.environ) or share(allowed[self.local_rank], allowed)
 
     @property
     def speaks(self) -> bool:
@@ -83,7 +86,7 @@ class Job:
         check_ranks(os.environ, self.size, self.library)
 
     def use_threads(self, threads: int | None = None) -> None:
-        """Give the BLAS ``threads`` threads on this rank; None: this rank's share of its node's cores."""
+        """Give the BLAS ``threads`` threads on this rank; None: OMP_NUM_THREADS, or its share of its node's cores."""
         self.threads = threads or self.threads
         limit_threads(self.threads)
 
@@ -112,7 +115,7 @@ class Job:
         return result
 
     def hold_signals(self) -> Callable[[], int]:
-        """From now on the first SIGTERM and the first SIGUSR1 do not end the job, which is to end by itself.
+        """From now on the first of each of `HELD` does not end the job, which is to end by itself.
 
         A second SIGTERM ends it at once. What is returned gives the number of the signal that has reached this rank; 0:
         none.
@@ -149,6 +152,8 @@ class Job:
             timer = threading.Timer(2.0, os._exit, (status,))
             timer.daemon = True
             timer.start()
+        self._status = status
+        self._ending.acquire()
         self._mpi.Finalize()
         sys.exit(status)
 
@@ -168,6 +173,9 @@ class Job:
         now = time.monotonic()
         again = number == signal.SIGTERM and now > self._held.get(number, now) + REPEATED
         if not self._holding or number not in HELD or again:
+            if not self._ending.acquire(blocking=False):  # all is done, and MPI is being left
+                time.sleep(LEAVING)
+                os._exit(self._status)
             self._stopped(number)
         self._held.setdefault(number, now)
 

@@ -12,15 +12,16 @@ from dataclasses import dataclass
 from gridnn.errors import UserError
 
 # Who started the process, and the variables that tell it apart, the rank and the number of ranks.  The first row whose
-# variables are there is believed: a mpirun inside a Slurm job starts the ranks, not Slurm, and srun speaks PMI too.
+# variables are there is believed: a mpirun inside a Slurm job starts the ranks, not Slurm, and srun speaks PMI too. Of
+# Slurm's variables only those of a step are about processes: a shell of salloc has those of the job.
 OPEN_MPI, HYDRA = "Open MPI's mpirun", "The mpirun of MPICH or Intel MPI"
 SOURCES = (
     (OPEN_MPI, "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
     (HYDRA, "MPI_LOCALNRANKS", "PMI_RANK", "PMI_SIZE"),
     ("Slurm", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
-    ("Slurm", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_NTASKS"),
     ("A PMI launcher", "PMI_SIZE", "PMI_RANK", "PMI_SIZE"),
     ("A PMIx launcher", "PMIX_RANK", "PMIX_RANK", None),
+    ("A launcher of PyTorch (torchrun, accelerate, deepspeed)", "LOCAL_RANK", "RANK", "WORLD_SIZE"),
 )
 # What each says about the rank among those of its node.
 LOCAL_RANKS = {OPEN_MPI: "OMPI_COMM_WORLD_LOCAL_RANK", HYDRA: "MPI_LOCALRANKID", "Slurm": "SLURM_LOCALID"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -36,6 +36,12 @@ def share(mine: Iterable[int], everyone: Sequence[Iterable[int]]) -> int:
         for core in cores:
             users[core] = users.get(core, 0) + 1
     return max(1, int(sum(Fraction(1, users[core]) for core in mine)))
+
+
+def asked(env: Mapping[str, str]) -> int | None:
+    """The threads that OMP_NUM_THREADS asks for (of a list, for the outermost level); None if it asks for none."""
+    first = env.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return int(first) if first.isdecimal() and int(first) > 0 else None
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from typing import Any
 from gridnn.errors import UserError, writing
 from gridnn.train.checkpoint import Tensor, first_does, load, open_header, save, tensors_of
 from gridnn.train.header import Damaged
+from gridnn.train.lock import Lock
 from gridnn.train.resume import Progress, changed_options
 
 NAME = re.compile(r"step-(\d{8,})\.safetensors")
@@ -40,15 +41,18 @@ class Checkpoints:
     def __init__(self, session: Any, optimizer: Any) -> None:
         self.config, self.session, self.optimizer, self.grid = session.config.train, session, optimizer, session.grid
         self.directory, self.keep = self.config.checkpoint, self.config.keep or KEEP
+        self._lock: Lock | None = None
         self._prepare()
+        self.left = self._first_does(self._own)
         found = self._first_does(self._found)
         if found and not self.config.resume:
+            self.close()
             raise UserError(
                 f"--checkpoint {self.directory} holds {self._name(found[-1])} of an earlier run: "
                 "--resume continues it, or name another directory"
             )
         self.newest = found[-1] if found else None
-        self.saved = self.newest
+        self.saved: tuple[int, int] | None = None  # the updates and the epoch of what was saved last
 
     def resume(self, progress: Progress) -> list[str]:
         """Continue from the newest checkpoint, if there is one; returns what is to be told of it.
@@ -70,6 +74,7 @@ class Checkpoints:
         except Damaged as error:
             raise UserError(f"{error}; {self._remedy()}") from error
         progress.__dict__.update(json.loads(header.facts["progress"]))
+        self.saved = progress.done, progress.epoch
         scale = self.session.loss_scale
         if scale:
             scale.__dict__.update(json.loads(header.facts["loss_scale"]))
@@ -88,7 +93,7 @@ class Checkpoints:
         """
         path = self.path(progress.done)
         save(path, self._tensors(), self._facts(progress), self.grid)
-        self.saved = progress.done
+        self.saved = progress.done, progress.epoch
         if self.grid.index == 0:
             self._tidy()
         return path
@@ -134,6 +139,16 @@ class Checkpoints:
                 f"--checkpoint {self.directory}: what {seen[0][1]} writes there is not seen on {unseen[0]}; "
                 "name a directory that all nodes share"
             )
+
+    def _own(self) -> str:
+        """Lock the directory; whose it was, if that run could not give it back."""
+        self._lock = Lock(self.directory)
+        return self._lock.left
+
+    def close(self) -> None:
+        """Let other runs use the directory."""
+        if self._lock:
+            self._lock.release()
 
     def _probe(self) -> str:
         with writing("--checkpoint", self.directory):

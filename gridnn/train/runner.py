@@ -60,15 +60,15 @@ class Runner:
         Whether what runs between two movements is launched as CUDA graphs.
     accumulate : int
         Into how many passes a batch is divided.
-    asking : callable
-        Whether this rank wants all ranks to stop after the step under way.
+    asking : callable, optional
+        Whether this rank wants all ranks to stop after the step, or the pass of an evaluation, under way.
 
     Attributes
     ----------
     parameters : Parameters
         This rank's.
     asked : bool
-        Whether some rank wanted to stop when the losses were last summed: the same on all ranks.
+        Whether some rank wanted to stop when they last agreed on it: the same on all ranks.
     loss_scale : LossScale or None
         Of a run in float16.
     finite : bool
@@ -88,7 +88,7 @@ class Runner:
         seed: int = 0,
         capture: bool = False,
         accumulate: int = 1,
-        asking: Callable[[], bool] = lambda: False,
+        asking: Callable[[], bool] | None = None,
     ) -> None:
         self.network: Network = program.network
         self.plan: Plan = program.plan
@@ -234,6 +234,8 @@ class Runner:
     def evaluate_on(self, data: Dataset, size: int) -> tuple[float, float]:
         """The mean loss and the share of right answers over a whole data set, as global sums over global counts.
 
+        They are NaN if a rank wanted to stop (`asked`), which is asked after every pass.
+
         Raises
         ------
         UserError
@@ -243,11 +245,15 @@ class Runner:
         self._when, self.ledger.evaluating = "on the test data", True
         whole = (np.arange(start, min(start + size, len(data))) for start in range(0, len(data), size))
         batches = [Batch(data, part) for one in whole for part in self.parts(one)]
-        for executable, fill in self._passes(batches, "evaluation"):
-            executable.run(fill, trace=self.trace)
-        means = self._means(len(data))
-        self.ledger.evaluating = False
-        return means
+        try:
+            for number, (executable, fill) in enumerate(self._passes(batches, "evaluation"), 1):
+                executable.run(fill, trace=self.trace)
+                if self.asking and number < len(batches) and any(self.grid.all.gather_values(self.asking())):
+                    self.asked = True
+                    return math.nan, math.nan
+            return self._means(len(data))
+        finally:
+            self.ledger.evaluating = False
 
     def _before_sum(self) -> None:
         """Unscale the gradients, and set what the sum of the losses carries besides.
@@ -257,7 +263,7 @@ class Runner:
         """
         if self.reader.mistake:
             self._result[:2] = math.nan
-        self._result[2:] = float(self.asking())
+        self._result[2:] = float(bool(self.asking and self.asking()))
         if self.loss_scale is not None and not self.ledger.evaluating:
             self._result[2:] += OVERFLOW * self._unscale()
 

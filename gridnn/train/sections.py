@@ -246,7 +246,7 @@ class TrainOptions:
     drop_last: bool = TRAINING.field(False, "leave the last short batch of an epoch out")
     seed: int = MACHINE.field(0, "of weights, order and dropout", SEEDS, resume=FIXED)
     checkpoint: str | None = CHECKPOINTS.field(
-        None, "where checkpoints go; SIGTERM and SIGUSR1 then save and end the run", "DIR"
+        None, "where checkpoints go; SIGTERM, SIGUSR1, SIGUSR2 and SIGXCPU then save and end the run", "DIR"
     )
     resume: bool = CHECKPOINTS.field(False, "go on from the newest checkpoint in DIR; without one, begin")
     keep: int | None = CHECKPOINTS.field(None, "how many checkpoints remain; default: 3", PARTS)
@@ -297,7 +297,9 @@ class DeviceOptions:
     transport: str = ON_GPU.field(
         "auto", "how arrays of GPUs move between ranks", ("auto", "cuda-aware", "nccl", "host"), command="audit"
     )
-    threads: int | None = MACHINE.field(None, "BLAS threads per rank; default: its share of the node's cores", COUNT)
+    threads: int | None = MACHINE.field(
+        None, "BLAS threads per rank; default: OMP_NUM_THREADS, or its share of the cores", COUNT
+    )
 
     def check(self) -> None:
         if self.tf32 and self.dtype != "float32":

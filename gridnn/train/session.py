@@ -29,8 +29,8 @@ class Session(Runner):
         Checked options.
     job : Job
         The ranks.
-    asking : callable
-        Whether this rank wants all ranks to stop after the step under way.
+    asking : callable, optional
+        Whether this rank wants all ranks to stop after the pass under way.
 
     Attributes
     ----------
@@ -44,7 +44,7 @@ class Session(Runner):
         If data, network, grid and plan do not fit each other.
     """
 
-    def __init__(self, config: RunConfig, job: Any, asking: Callable[[], bool] = lambda: False) -> None:
+    def __init__(self, config: RunConfig, job: Any, asking: Callable[[], bool] | None = None) -> None:
         self.config, device = config, config.device
         options = {"dtype": device.dtype, "local_rank": job.local_rank, "tf32": device.tf32, "conv": device.conv}
         backend = collective_check(job.comm, lambda: get_backend(device.backend, device.kernels, **options))

@@ -13,6 +13,7 @@ from gridnn.comm.ledger import PHASES, Where
 from gridnn.comm.threads import libraries
 from gridnn.cost.machine import Machine
 from gridnn.data.order import batches, epoch_order
+from gridnn.errors import UserError
 from gridnn.layout.counts import DIMENSIONS
 from gridnn.records import OutputFile
 from gridnn.train.checkpoints import Checkpoints
@@ -26,6 +27,8 @@ from gridnn.train.setup import make_optimizer
 from gridnn.train.tracing import Tracer, price_runner
 
 CLIP = Where("(clip)", "update")
+TRIES, PAUSE = 3, 0.5  # how often a checkpoint is tried, and seconds between
+FAILURES = 3  # checkpoints one after the other that cannot be written: the run ends
 
 
 class Trainer:
@@ -57,7 +60,8 @@ class Trainer:
     ) -> None:
         self.config, self.options = config, config.train
         self.job, self.reporter, self.signalled = job, reporter, signalled
-        self.session = Session(config, job, asking=lambda: signalled() != 0)
+        asking = (lambda: signalled() != 0) if self.options.checkpoint else None
+        self.session = Session(config, job, asking)
         self.samples, self._told_graphs = len(self.session.data.train), False
         self.steps_per_epoch = self.session.steps_per_epoch
         self.total = min(self.options.epochs * self.steps_per_epoch, self.options.steps or math.inf)
@@ -65,9 +69,16 @@ class Trainer:
         self.optimizer = make_optimizer(self.options).start(self.session.parameters)
         self.tracer: Tracer | None = None
         self.progress, self.notes = Progress(), [*self.session.notes, *self._warnings()]
+        self._unsaved = 0  # checkpoints one after the other that could not be written
         self.checkpoints = Checkpoints(self.session, self.optimizer) if self.options.checkpoint else None
+        if self.checkpoints and self.checkpoints.left:
+            self.notes.append(f"{self.options.checkpoint} was left by {self.checkpoints.left}, which does not run now")
         if self.checkpoints and self.options.resume:
-            self.notes += self.checkpoints.resume(self.progress)
+            try:
+                self.notes += self.checkpoints.resume(self.progress)
+            except BaseException:
+                self.checkpoints.close()
+                raise
 
     def trace(self, file: OutputFile | None, machine: Machine) -> None:
         """Write a trace of some steps to ``file`` (on rank 0), beside what ``machine`` predicts; before `train`."""
@@ -98,8 +109,8 @@ class Trainer:
                 self._epoch()
             if self.tracer:
                 self._tell(self.tracer.finish())
-            if self.checkpoints and self.checkpoints.saved != self.done:
-                self._save()
+            if self.checkpoints and self.checkpoints.saved != (self.done, self.progress.epoch):
+                self._save(last=True)
             if self.session.asked:
                 self._tell(self._why_stopped())
             rows = self._moved()
@@ -108,6 +119,8 @@ class Trainer:
         finally:
             if self.reporter:
                 self.reporter.close()
+            if self.checkpoints:
+                self.checkpoints.close()
 
     def _finished(self) -> bool:
         """Whether no update is left, and no whole epoch waits for its evaluation."""
@@ -117,19 +130,21 @@ class Trainer:
         return self.done == self.progress.epoch * self.steps_per_epoch
 
     def _epoch(self) -> None:
-        """What is left of the epoch under way, its evaluation, and the checkpoint at its end."""
+        """What is left of the epoch under way, the checkpoint at its end, and its evaluation, which may fail."""
         session, progress, before = self.session, self.progress, self.progress.count
         words, started, talked = session.ledger.words_by_dimension(), time.perf_counter(), session.ledger.seconds
         for indices, upcoming in self._batches():
             self._step(indices, upcoming)
             if session.asked:
                 return
-            if self._due() and not self._epoch_is_whole():
+            if self._due() or (self._epoch_is_whole() and self.checkpoints and self.options.save_every is None):
                 self._save()
         seconds, talked = time.perf_counter() - started, session.ledger.seconds - talked
         now = session.ledger.words_by_dimension()
         moved = self._sum({dimension: now[dimension] - words[dimension] for dimension in DIMENSIONS})
         test_loss, test_right = session.evaluate(session.data.test)
+        if session.asked:
+            return
         if self.reporter:
             count = progress.count
             trained, tested = (progress.right / count, test_right) if session.data.train.classes else (None, None)
@@ -137,8 +152,6 @@ class Trainer:
             self.reporter.epoch(progress.epoch, progress.loss / count, trained, test_loss, tested, moved, *speed)
         if self._epoch_is_whole():
             progress.next_epoch()
-            if self.checkpoints and (self.options.save_every is None or self._due()):
-                self._save()
 
     def _batches(self) -> Iterator[tuple[Any, Any]]:
         """The batches that are left of the epoch, each with the one after it."""
@@ -187,9 +200,23 @@ class Trainer:
         """Whether ``--save-every`` asks for a checkpoint now."""
         return bool(self.checkpoints and self.options.save_every and self.done % self.options.save_every == 0)
 
-    def _save(self) -> None:
+    def _save(self, last: bool = False) -> None:
+        """Write a checkpoint; one that cannot be written is tried again, and ends the run if it is not the only one."""
         started = time.perf_counter()
-        path = self.checkpoints.save(self.progress)
+        for attempt in range(TRIES):
+            try:
+                path = self.checkpoints.save(self.progress)
+                break
+            except UserError as error:
+                mistake = error
+            time.sleep(PAUSE * (attempt + 1 < TRIES))
+        else:
+            self._unsaved += 1
+            if last or self._unsaved >= FAILURES:
+                raise mistake
+            self._tell(f"{mistake} (tried {TRIES} times); the run goes on without this checkpoint")
+            return
+        self._unsaved = 0
         if self.reporter:
             self.reporter.saved(self.done, path, time.perf_counter() - started)
 

@@ -150,7 +150,7 @@ def test_ranks_that_do_not_see_each_other():
         run(
             [sys.executable, "-m", "gridnn", *TRAIN],
             30,
-            clean_environment(SLURM_NTASKS="2", SLURM_PROCID=str(rank)),
+            clean_environment(SLURM_STEP_NUM_TASKS="2", SLURM_PROCID=str(rank)),
         )
         for rank in range(2)
     ]
@@ -161,7 +161,7 @@ def test_ranks_that_do_not_see_each_other():
 
 
 def test_one_process_on_purpose_in_a_larger_allocation():
-    env = clean_environment(SLURM_NTASKS="1", SLURM_PROCID="0")
+    env = clean_environment(SLURM_STEP_NUM_TASKS="1", SLURM_PROCID="0")
     assert run([sys.executable, "-m", "gridnn", *TRAIN], 60, env).returncode == 0
 
 

@@ -97,10 +97,10 @@ def test_check_on_more_ranks_than_cores_says_so():
 
 
 def test_check_of_ranks_that_do_not_see_each_other_fails():
-    done = command("check", SLURM_NTASKS="4", SLURM_PROCID="0")
+    done = command("check", SLURM_STEP_NUM_TASKS="4", SLURM_PROCID="0")
     assert done.returncode == 1
     assert "1. stops training: Slurm started 4 processes" in done.stdout
-    done = command("check", SLURM_NTASKS="4", SLURM_PROCID="3")
+    done = command("check", SLURM_STEP_NUM_TASKS="4", SLURM_PROCID="3")
     assert (done.returncode, done.stdout) == (1, "")
 
 

@@ -102,7 +102,7 @@ def test_the_status_of_the_body_is_that_of_the_job(status):
 
 
 def test_ranks_that_do_not_see_each_other_are_refused_once():
-    done = [alone("unseen ranks", SLURM_NTASKS="3", SLURM_PROCID=str(rank)) for rank in range(3)]
+    done = [alone("unseen ranks", SLURM_STEP_NUM_TASKS="3", SLURM_PROCID=str(rank)) for rank in range(3)]
     assert [one.returncode for one in done] == [2, 2, 2]
     assert "srun --mpi=pmix" in done[0].stderr
     assert done[1].stderr == done[2].stderr == ""

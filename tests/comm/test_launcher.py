@@ -7,7 +7,7 @@ from gridnn.errors import UserError
 
 OPEN_MPI = "Open MPI v5.0.11, package: Open MPI user@host Distribution"
 MPICH = "MPICH Version:      5.0.2\nMPICH Release date: ..."
-SRUN = {"SLURM_NTASKS": "4", "SLURM_PROCID": "2", "SLURM_JOB_ID": "7"}
+SRUN = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "2", "SLURM_JOB_ID": "7"}
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,9 @@ SRUN = {"SLURM_NTASKS": "4", "SLURM_PROCID": "2", "SLURM_JOB_ID": "7"}
         (SRUN, 2, 4),
         ({**SRUN, "PMIX_RANK": "2"}, 2, 4),
         ({**SRUN, "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, 0, 1),
-        ({"SLURM_NTASKS": "4"}, 0, 4),
+        ({"SLURM_NTASKS": "4", "SLURM_JOB_ID": "7", "SLURM_PROCID": "0"}, None, None),  # a shell of salloc
+        ({"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}, 1, 2),
+        ({"RANK": "1", "WORLD_SIZE": "2", "PMI_RANK": "0", "PMI_SIZE": "1", "LOCAL_RANK": "0"}, 0, 1),
         ({**SRUN, "OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "1"}, 0, 1),
         ({**SRUN, "MPI_LOCALNRANKS": "8", "PMI_RANK": "9", "PMI_SIZE": "16"}, 9, 16),
     ],
@@ -51,9 +53,12 @@ def test_local_rank(env, local_rank):
     [
         ({}, 1),
         (SRUN, 4),
-        ({"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, 1),
+        ({"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, 1),
         ({**SRUN, "OMPI_COMM_WORLD_SIZE": "1", "OMPI_COMM_WORLD_RANK": "0"}, 1),
-        ({"SLURM_NTASKS": "2", "SLURM_PROCID": "0"}, 6),  # a heterogeneous job: the communicator spans all components
+        (
+            {"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "0"},
+            6,
+        ),  # a job of several components
     ],
 )
 def test_fitting_jobs_pass(env, ranks):
@@ -65,6 +70,11 @@ def test_singletons_of_slurm_are_refused_naming_the_option():
         check_ranks(SRUN, 1, OPEN_MPI)
     with pytest.raises(UserError, match=r"--mpi=pmi2 .*mpirun that belongs to MPICH"):
         check_ranks({**SRUN, "PMI_RANK": "2", "PMI_SIZE": "4"}, 1, MPICH)
+
+
+def test_singletons_of_a_launcher_of_pytorch_are_refused():
+    with pytest.raises(UserError, match=r"torchrun.* started 2 processes.*mpirun that belongs to Open MPI"):
+        check_ranks({"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}, 1, OPEN_MPI)
 
 
 def test_singletons_of_the_wrong_mpirun_are_refused_naming_the_right_one():

@@ -195,11 +195,11 @@ def files_of(*steps: int) -> list[str]:
 @pytest.mark.parametrize(
     ("options", "written", "kept"),
     [
-        ({}, [3, 6, 9, 12], [6, 9, 12]),  # an epoch has three steps
-        ({"keep": 1}, [3, 6, 9, 12], [12]),
-        ({"keep": 99}, [3, 6, 9, 12], [3, 6, 9, 12]),
+        ({}, [3, 6, 9, 12, 12], [6, 9, 12]),  # an epoch has three steps; 12: before and after evaluation
+        ({"keep": 1}, [3, 6, 9, 12, 12], [12]),
+        ({"keep": 99}, [3, 6, 9, 12, 12], [3, 6, 9, 12]),
         ({"save_every": 5}, [5, 10, 12], [5, 10, 12]),
-        ({"save_every": 2, "keep": 2}, [2, 4, 6, 8, 10, 12], [10, 12]),
+        ({"save_every": 2, "keep": 2}, [2, 4, 6, 8, 10, 12, 12], [10, 12]),
         ({"save_every": 100}, [12], [12]),
         ({"steps": 4}, [3, 4], [3, 4]),
     ],

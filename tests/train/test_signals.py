@@ -13,7 +13,7 @@ import pytest
 from launch import ENDING, gone, gridnn, mpirun_command, session_members, waiting
 from running import LENET, folder, same, trained
 
-HELD = [signal.SIGTERM, signal.SIGUSR1]
+HELD = [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU]
 
 
 @pytest.mark.mpi
@@ -40,11 +40,14 @@ def test_a_signal_to_any_rank_stops_all_after_the_same_step(comm, step):
 @pytest.mark.mpi
 def test_a_signal_during_evaluation(comm):
     with folder(comm) as directory:
-        config = LENET.replaced(checkpoint=str(directory), epochs=2)
-        seen = iter(range(1, 100))  # three steps, then the evaluation
-        first = trained(config, comm, lambda: signal.SIGTERM if next(seen) >= 4 else 0)
-        assert (list(first.losses), list(first.epochs)) == ([1, 2, 3], [1])
-        assert list(trained(config.replaced(resume=True), comm).losses) == [4, 5, 6]
+        config = LENET.replaced(checkpoint=str(directory), epochs=2, samples=80, batch=9, steps=None)
+        steps = 9  # of an epoch; then the first pass of its evaluation
+        seen = iter(range(1, 100))
+        first = trained(config, comm, lambda: signal.SIGTERM if next(seen) > steps else 0)
+        assert (list(first.losses), first.epochs) == (list(range(1, 10)), {})  # not at the end of the evaluation
+        assert first.paths == ["step-00000009.safetensors"]
+        later = trained(config.replaced(resume=True), comm)
+        same(first.join(later), trained(config.replaced(checkpoint=None), comm))
 
 
 # -- the job -------------------------------------------------------------------------------------------------

@@ -9,15 +9,46 @@ costs more than they do.
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from numba import njit
+
+
+class Cache:
+    """numba's cache of a function, that never ends a run: what cannot be read is emptied, and compiled anew.
+
+    A crashed node, a full quota or another numba leave files of which reading raises anything at all.
+    """
+
+    def __init__(self, cache):
+        self.cache = cache
+
+    def __getattr__(self, name):
+        return getattr(self.cache, name)
+
+    def load_overload(self, *args):
+        """What was compiled before, or None."""
+        try:
+            return self.cache.load_overload(*args)
+        except Exception:
+            with suppress(Exception):
+                self.cache.flush()
+            return None
+
+    def save_overload(self, *args):
+        """Keep what was compiled, where that is possible."""
+        with suppress(Exception):
+            self.cache.save_overload(*args)
 
 
 def compiled(function):
     """``function``, to be compiled at its first call; the result is kept beside this file or in the user's cache."""
     try:
-        return njit(cache=True, nogil=True, error_model="numpy")(function)
+        made = njit(cache=True, nogil=True, error_model="numpy")(function)
     except RuntimeError:  # numba finds no place that can be written to: it is compiled in every process
         return njit(nogil=True, error_model="numpy")(function)
+    made._cache = Cache(made._cache)
+    return made
 
 
 @compiled  # the loops of other files keep what they were compiled with: after a change here, delete their caches

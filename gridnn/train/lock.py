@@ -1,0 +1,94 @@
+"""One run at a time in a directory of checkpoints."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import platform
+import time
+from typing import Any
+
+from gridnn.errors import UserError
+
+NAME = "run.lock"
+LONGEST = 4096  # bytes of a lock that is read
+
+
+class Lock:
+    """A directory that one run owns: a file that says whose it is, locked (flock) as long as its process lives.
+
+    The kernel gives the lock back when a process dies, however it dies; what is then left of the file is told in
+    `left`. Where the file system has no locks the file alone counts.
+
+    Raises
+    ------
+    UserError
+        If another run owns the directory; the text says which.
+    """
+
+    def __init__(self, directory: str) -> None:
+        self.path, self.left = os.path.join(directory, NAME), ""
+        self._file = self._own(directory)
+
+    def _own(self, directory: str) -> int:
+        while True:
+            file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+            owner = _described(os.pread(file, LONGEST, 0))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                locks = True
+            except BlockingIOError:
+                os.close(file)
+                raise UserError(
+                    f"--checkpoint {directory} is that of a run that goes on, {owner}: wait for it, end it, or name "
+                    "another directory"
+                ) from None
+            except OSError:  # a file system without locks
+                locks = False
+            if not locks and owner:
+                os.close(file)
+                raise UserError(
+                    f"--checkpoint {directory} is that of {owner}, and its file system cannot tell whether that run "
+                    f"goes on: if it does not, remove {self.path}"
+                )
+            if self._is_here(file):
+                break
+            os.close(file)  # its owner has just removed it
+        self.left = owner
+        os.ftruncate(file, 0)
+        os.pwrite(file, json.dumps(_mine()).encode(), 0)
+        return file
+
+    def _is_here(self, file: int) -> bool:
+        try:
+            return os.path.samestat(os.fstat(file), os.lstat(self.path))
+        except FileNotFoundError:
+            return False
+
+    def release(self) -> None:
+        """Give the directory back; may be called twice."""
+        if self._file < 0:
+            return
+        with contextlib.suppress(OSError):
+            if self._is_here(self._file):
+                os.remove(self.path)
+        os.close(self._file)
+        self._file = -1
+
+
+def _mine() -> dict[str, Any]:
+    job = next((os.environ[name] for name in ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID") if name in os.environ), None)
+    began = time.strftime("%Y-%m-%d %H:%M:%S")
+    return {"host": platform.node(), "process": os.getpid(), **({"job": job} if job else {}), "began": began}
+
+
+def _described(content: bytes) -> str:
+    """Whose a lock is, in words; "" if it says nothing."""
+    try:
+        said = json.loads(content)
+        job = f" of job {said['job']}" if "job" in said else ""
+        return f"process {said['process']}{job} on {said['host']}, begun {said['began']}"
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return "an unknown process" if content.strip() else ""
