@@ -227,6 +227,15 @@ class Layer:
                 kind, axes = type(self).__name__, ", ".join(self.axes(shapes))
                 raise UserError(f"split {axis}={parts}: a {kind} layer has no axis {axis}; it can divide {axes}")
 
+    def check_training(self, shapes: Shapes) -> None:
+        """Refuse to train on so few samples that the layer has no answer; nearly all have one for a single sample.
+
+        Raises
+        ------
+        UserError
+            With the samples that it needs.
+        """
+
     def flops(self, shapes: Shapes) -> int:
         """The floating-point operations of one forward pass over the whole batch."""
         return math.prod(shapes.output)

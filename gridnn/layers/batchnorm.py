@@ -118,12 +118,11 @@ class BatchNorm(Layer):
         kernels.affine(x, (-slope).astype(context.wide), offset.astype(context.wide), dx)
         kernels.add_scaled(dy, scale.astype(context.wide), dx, context.workspace())
 
+    def check_training(self, shapes: Shapes) -> None:
+        if self._count(shapes) < 2:
+            over = " x ".join(map(str, shapes.output[:-1]))
+            raise UserError(f"BatchNorm in training over {over} = 1 value per channel has no variance")
+
     @staticmethod
     def _count(shapes: Shapes) -> int:
-        count = math.prod(shapes.output[:-1])
-        if count < 2:
-            raise UserError(
-                f"BatchNorm in training over {' x '.join(map(str, shapes.output[:-1]))} = {count} value per channel "
-                "has no variance: use a batch of at least 2"
-            )
-        return count
+        return math.prod(shapes.output[:-1])

@@ -76,6 +76,8 @@ class _Builder:
     # -- the order of a pass -----------------------------------------------------------------------------------
 
     def build(self) -> Schedule:
+        if self.training:
+            self.program.check_training()
         runs, fuses = enumerate(self.program.sections), self.policy.fuses
         sections = [Section(one, self.rank, n, fuses, self._needed) for n, one in runs]
         first, *connected = sections

@@ -49,13 +49,13 @@ class Session(Runner):
         options = {"dtype": device.dtype, "local_rank": job.local_rank, "tf32": device.tf32, "conv": device.conv}
         backend = collective_check(job.comm, lambda: get_backend(device.backend, device.kernels, **options))
         self.notes = shared_devices(job, backend)
-        self._made = prepare_run(config, job.size)
-        self.data, _, plan, self.batch, program = self._made
+        self.made = prepare_run(config, job.size)
+        self.data, _, plan, self.batch, program = self.made
         shape = plan.grid
         self.transports = Transports.choose(device.transport, job, backend.device, shape) if backend.device else None
         options = {"order": shape.order, "backend": backend, "transports": self.transports}
         grid = Grid(job.comm, shape.rows, shape.cols, **options)
-        refuse_differences(self._made, grid)
+        refuse_differences(self.made, grid)
         options = {"dtype": device.dtype, "capture": device.graphs}
         options |= {"seed": config.train.seed, "accumulate": config.train.accumulate}
         super().__init__(program, grid, asking=asking, **options)
@@ -67,7 +67,7 @@ class Session(Runner):
     @property
     def program(self) -> Program:
         """The program of the smallest pass of a full batch."""
-        return self._made.program
+        return self.made.program
 
     @property
     def steps_per_epoch(self) -> int:

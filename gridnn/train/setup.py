@@ -58,10 +58,38 @@ def prepare_run(config: RunConfig, ranks: int) -> PreparedRun:
         data = _open(config.data, config.train.seed)
         batch = min(config.train.batch, len(data.train))
         network = _network(config, data.train)
-    plan = _plan(config, network, ranks, batch)
+    try:
+        plan = _plan(config, network, ranks, batch)
+    except UserError as error:
+        if batch == config.train.batch:
+            raise
+        raise UserError(
+            f"{error}; the batch is not {config.train.batch} but {batch} here, all samples that there are to train "
+            "with: use more samples, or fewer ranks along n"
+        ) from error
     return PreparedRun(
         data, network, plan, batch, Program(network, plan, min(pass_sizes(batch, config.train.accumulate)))
     )
+
+
+def check_passes(made: PreparedRun, options: TrainOptions, whole_epochs: bool) -> None:
+    """Refuse passes of training of which a layer has no answer; in ``whole_epochs`` those of the last batch too.
+
+    Raises
+    ------
+    UserError
+        With the layer, the samples of the pass, and what to do.
+    """
+    count = len(made.data.train)
+    last = count % made.batch if whole_epochs and not options.drop_last else 0
+    for batch in filter(None, (made.batch, last)):
+        for size in set(pass_sizes(batch, options.accumulate)):
+            try:
+                made.compiled(size).check_training()
+            except UserError as error:
+                why = f"{count:,} samples in batches of {made.batch} leave {last} for the last one: use --drop-last, or"
+                also = " or fewer passes (--accumulate)" if options.accumulate > 1 else ""
+                raise UserError(f"{error}; {why if batch == last else 'use'} another --batch{also}") from error
 
 
 def _open(options: DataOptions, seed: int) -> Data:

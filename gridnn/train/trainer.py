@@ -23,7 +23,7 @@ from gridnn.train.resume import Progress
 from gridnn.train.schedules import make_schedule
 from gridnn.train.sections import HALVES
 from gridnn.train.session import Session
-from gridnn.train.setup import make_optimizer
+from gridnn.train.setup import check_passes, make_optimizer
 from gridnn.train.tracing import Tracer, price_runner
 
 CLIP = Where("(clip)", "update")
@@ -65,6 +65,7 @@ class Trainer:
         self.samples, self._told_graphs = len(self.session.data.train), False
         self.steps_per_epoch = self.session.steps_per_epoch
         self.total = min(self.options.epochs * self.steps_per_epoch, self.options.steps or math.inf)
+        check_passes(self.session.made, self.options, self.total >= self.steps_per_epoch)
         self.schedule = make_schedule(self.options, self.steps_per_epoch, self.total)
         self.optimizer = make_optimizer(self.options).start(self.session.parameters)
         self.tracer: Tracer | None = None
@@ -232,10 +233,16 @@ class Trainer:
 
     def _warnings(self) -> list[str]:
         """What is to be told of the options before the first step."""
-        dtype = self.config.device.dtype
-        if self.config.device.backend != "numpy" or dtype not in HALVES:
-            return []
-        return [f"--dtype {dtype} with --backend numpy computes in float32 and rounds: for tests, it saves no time"]
+        notes, dtype, asked = [], self.config.device.dtype, self.options.batch
+        if self.session.batch < asked:
+            notes.append(
+                f"--batch {asked}: the data set has {self.samples} samples to train with, so a batch has as many"
+            )
+        if self.config.device.backend == "numpy" and dtype in HALVES:
+            notes.append(
+                f"--dtype {dtype} with --backend numpy computes in float32 and rounds: for tests, it saves no time"
+            )
+        return notes
 
     def _tell(self, *notes: str | None) -> None:
         for text in filter(None, notes if self.reporter else ()):

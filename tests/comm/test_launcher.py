@@ -3,6 +3,7 @@
 import pytest
 
 from gridnn.comm.launcher import check_library, check_ranks, launch, short_version, vendor
+from gridnn.comm.threads import asked
 from gridnn.errors import UserError
 
 OPEN_MPI = "Open MPI v5.0.11, package: Open MPI user@host Distribution"
@@ -108,3 +109,11 @@ def test_vendor():
     assert vendor(MPICH) == "MPICH"
     assert vendor("Intel(R) MPI Library 2021.18") == "Intel MPI"
     assert vendor("MVAPICH2 3.0, built today") == "MVAPICH2 3.0"
+
+
+@pytest.mark.parametrize(
+    ("text", "threads"), [("1", 1), ("4,2", 4), ("", None), ("0", None), ("many", None), (" 3 ", 3)]
+)
+def test_threads_of_the_environment(text, threads):
+    assert asked({"OMP_NUM_THREADS": text}) == threads
+    assert asked({}) is None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from inspect import signature
 
 import numpy as np
 import pytest
+from launch import ROOT, clean_environment, run
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from gridnn.errors import UserError
@@ -131,3 +133,24 @@ def test_the_first_implementation_that_takes_the_arguments_computes():
         assert len(asked) == 1
     kernels.relu(single, single)  # no kind of numbers that numba has a loop for
     assert list(single) == [0, 2]
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"\x80\x05"])
+def test_a_damaged_compile_cache_ends_nothing(tmp_path, content):
+    pytest.importorskip("numba")
+    (tmp_path / "doubled.py").write_text(
+        "from gridnn.kernels.cpu.compiled import compiled\n\n\n@compiled\ndef doubled(x):\n    return 2 * x\n\n\n"
+        "print(doubled(21), len(doubled.stats.cache_hits))\n"
+    )
+    env = clean_environment(NUMBA_CACHE_DIR=str(tmp_path / "cache"), PYTHONPATH=str(ROOT))
+
+    def told():
+        done = run([sys.executable, str(tmp_path / "doubled.py")], 60, env)
+        return done.returncode, done.stdout, done.stderr
+
+    assert told() == (0, "42 0\n", "")
+    assert told() == (0, "42 1\n", "")
+    (index,) = (tmp_path / "cache").rglob("*.nbi")
+    index.write_bytes(content)
+    assert told() == (0, "42 0\n", "")  # compiled anew
+    assert told() == (0, "42 1\n", "")  # and mended
