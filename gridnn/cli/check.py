@@ -17,6 +17,7 @@ from rich.table import Table
 from gridnn.cli.console import console
 from gridnn.comm.job import FAILED, Job, run
 from gridnn.comm.launcher import mpirun_owner, vendor
+from gridnn.comm.segments import stale_segments
 from gridnn.comm.threads import Blas, affinity, libraries, limit_threads
 from gridnn.errors import UserError
 
@@ -62,6 +63,7 @@ def _check(job: Job) -> int:
     blas, kernels = libraries(), _kernels()
     problems += [*_cpu_problems(blas, cpu_flags(), os.environ), *_package_problems(kernels)]
     problems += [Problem(overload)] if overload else []
+    problems += _segment_problems(stale_segments())
     problems += map(Problem, wrong)
     out = console()
     out.print(_facts(job, places, blas, kernels, gpu))
@@ -98,6 +100,15 @@ def cpu_flags() -> frozenset[str]:
     except OSError:
         return frozenset()
     return frozenset(flags.group(1).split()) if flags else frozenset()
+
+
+def _segment_problems(stale: list[Path]) -> list[Problem]:
+    """Shared memory of jobs that were killed; it is a node's memory until somebody removes it."""
+    if not stale:
+        return []
+    size = sum(path.stat().st_size for path in stale if path.exists())
+    named = " ".join(map(str, stale[:4])) + (" ..." if len(stale) > 4 else "")
+    return [Problem(f"{len(stale)} segments of shared memory ({size / 1e6:.0f} MB) are of jobs that ended: rm {named}")]
 
 
 def _launch_problems(job: Job) -> list[Problem]:
