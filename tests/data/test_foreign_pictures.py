@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
 import pickle
+import struct
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
-from test_data_images import CIFAR_NAMES, python_2_pickle
+from test_data_images import CIFAR_NAMES, python_2_pickle, write_cifar_binary, write_mnist
 
 from gridnn.data.datasets import open_dataset
 from gridnn.data.pickles import Call, load_plain
@@ -121,3 +124,56 @@ class TestCifarPickles:
             Call("numpy.dtype", ("u1", False, True), (3, "|", None, None, None, -1, -1, 0)),
             (1, None, True),
         ]
+
+
+def one_header(*sizes):
+    return struct.pack(f">BBBB{len(sizes)}I", 0, 0, 8, len(sizes), *sizes)
+
+
+class TestIdx:
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (one_header(6, 28, 28) + bytes(2**26), r"has 4721 bytes, but 16 \+ 6 items x 784 bytes = 4720"),
+            (one_header(2**32 - 1, 28, 28), "holds 3367254359280 bytes .*: unpack it"),
+            (one_header(2**31, 1, 0), "holds no items"),
+            (one_header(10**6, 28, 28) + bytes(9), "has 25 bytes, but 16 .* = 784000016"),
+        ],
+    )
+    def test_no_more_is_unpacked_than_the_header_says(self, tmp_path, content, message):
+        write_mnist(tmp_path, packed=True)
+        (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(content, 1))
+        tracemalloc.start()
+        try:
+            with pytest.raises(UserError, match=f"train-images-idx3-ubyte.gz {message}"):
+                open_dataset("mnist", data_dir=tmp_path)
+            assert tracemalloc.get_traced_memory()[1] < 2**25
+        finally:
+            tracemalloc.stop()
+
+    def test_bytes_that_are_wrong(self, tmp_path):
+        write_mnist(tmp_path, packed=True)
+        path = tmp_path / "t10k-images-idx3-ubyte.gz"
+        content = bytearray(path.read_bytes())
+        content[-6] ^= 1  # of the checksum
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=r"t10k-images-idx3-ubyte.gz is no complete gzip file .*CRC"):
+            open_dataset("mnist", data_dir=tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["mnist", "mnist.gz", "cifar10", "cifar10.bin"])
+@pytest.mark.parametrize("denied", [PermissionError(13, "Permission denied"), OSError(5, "Input/output error")])
+def test_what_cannot_be_read_is_one_line(tmp_path, monkeypatch, batches, kind, denied):
+    name, packed, suffix = *kind.partition(".")[:2], kind.partition(".")[2]
+    if name == "mnist":
+        write_mnist(tmp_path, packed=bool(packed))
+    elif suffix:
+        write_cifar_binary(tmp_path)
+
+    def refuse(path, *rest):
+        raise type(denied)(*denied.args, str(path))
+
+    monkeypatch.setattr("os.open", refuse)
+    monkeypatch.setattr("gridnn.data.cifar10.map_bytes", refuse)
+    with pytest.raises(UserError, match=rf"{tmp_path}/\S+ cannot be read: {denied.strerror}$"):
+        open_dataset(name, data_dir=tmp_path)
