@@ -61,16 +61,14 @@ def _eight_bits(image: Any) -> Any:
     """The picture in 8 bits a colour: Pillow's own conversion cuts all off that is above 255."""
     from PIL import Image
 
-    tags = getattr(image, "tag_v2", {})
-    if SIGNED in tags.get(SAMPLE_FORMAT, ()):
-        raise ValueError("its numbers are signed, and their range is not known: save it with 8 or 16 bits, unsigned")
-    if image.mode in EIGHT_BITS:
+    mode, tags = image.mode, getattr(image, "tag_v2", {})
+    deep = mode in SIXTEEN_BITS or (mode == "I" and image.format in SCALED_BY_PILLOW)
+    signed = SIGNED in tags.get(SAMPLE_FORMAT, ())
+    if signed or not (deep or mode in EIGHT_BITS):
+        kind = f"Pillow's mode {mode}{', signed' * signed}"
+        raise ValueError(f"the range of its numbers is not known ({kind}): save it with 8 or 16 bits, unsigned")
+    if not deep:
         return image
-    if image.mode not in SIXTEEN_BITS and (image.mode != "I" or image.format not in SCALED_BY_PILLOW):
-        text = (
-            f"the range of its numbers is not known (Pillow's mode {image.mode}): save it with 8 or 16 bits, unsigned"
-        )
-        raise ValueError(text)
     top = 2 ** tags.get(BITS, (16,))[0] - 1
     values = (np.asarray(image).astype(np.uint32) * 255 + top // 2) // top
     if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:
