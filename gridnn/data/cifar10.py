@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from gridnn.data.base import Data
 from gridnn.data.files import find, map_bytes, missing
+from gridnn.data.pickles import Call, load_plain
+from gridnn.data.regular import open_regular, reading
 from gridnn.data.stored import Stored
 from gridnn.errors import UserError
 
@@ -21,6 +22,12 @@ MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 BATCHES = tuple(f"data_batch_{i}" for i in range(1, 6))
 BINARY_FOLDERS = (".", "cifar-10-batches-bin")
 PYTHON_FOLDERS = (".", "cifar-10-batches-py")
+MOST_BYTES = 2**26  # of a file of the Python version; those distributed have 31 MB
+CALLS = {
+    *("numpy.ndarray", "numpy.dtype"),
+    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
+    *(f"numpy.{core}.numeric._frombuffer" for core in ("core", "_core")),
+}
 SOURCE = (
     "unpack cifar-10-binary.tar.gz or cifar-10-python.tar.gz from the CIFAR-10 page of the University of Toronto "
     "(www.cs.toronto.edu/~kriz/cifar.html)"
@@ -30,8 +37,13 @@ SOURCE = (
 def open_cifar10(directory: Path) -> Data:
     """50,000 images of 32 x 32 x 3 to train and 10,000 to test. The binary version is mapped, the Python one loaded.
 
-    `UserError` if files are missing or damaged.
+    `UserError` if files are missing, damaged or cannot be read.
     """
+    with reading(directory):
+        return _open(directory)
+
+
+def _open(directory: Path) -> Data:
     binary = tuple(f"{name}.bin" for name in (*BATCHES, "test_batch"))
     if paths := find(directory, BINARY_FOLDERS, binary):
         parts = [_map_records(path) for path in paths]
@@ -63,33 +75,42 @@ def _map_records(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def _unpickle(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Pixels and labels of a file of the Python version."""
+    with open_regular(path, MOST_BYTES) as file:
+        content = file.read(MOST_BYTES)
     try:
-        with path.open("rb") as file:
-            batch = ArrayUnpickler(file, encoding="bytes").load()
-        pixels, labels = np.asarray(batch[b"data"]), np.asarray(batch[b"labels"])
-    except (pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise UserError(f"{path} is no CIFAR-10 batch of the Python version ({reason}): fetch it again") from None
-    if pixels.dtype != np.uint8 or pixels.shape != (len(labels), PIXELS):
-        raise UserError(
-            f"{path} holds {len(labels)} labels and {pixels.dtype} data of shape {pixels.shape}, "
-            f"but it should be uint8 of shape ({len(labels)}, {PIXELS}): fetch it again"
-        )
-    return pixels, labels
+        batch = load_plain(content, CALLS)
+        if type(batch) is not dict or not {b"data", b"labels"} <= set(batch):
+            raise pickle.UnpicklingError("it is no dictionary with data and labels")
+        labels = _labels(batch[b"labels"])
+        return _pixels(batch[b"data"], len(labels)), labels
+    except pickle.UnpicklingError as error:
+        raise UserError(f"{path} is no CIFAR-10 batch of the Python version ({error}): fetch it again") from None
 
 
-class ArrayUnpickler(pickle.Unpickler):
-    """Reads pickles of plain values and NumPy arrays, and refuses all other classes: a pickle can run any code."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("_codecs", "encode"):  # how Python 3 writes bytes in protocol 2
-            return _latin1
-        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
-            return np.empty(0).__reduce__()[0]
-        if module == "numpy" and name in ("ndarray", "dtype"):
-            return getattr(np, name)
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+def _labels(values: object) -> np.ndarray:
+    if type(values) is not list:
+        raise pickle.UnpicklingError(f"its labels are a {type(values).__name__}, not a list")
+    for index, label in enumerate(values):
+        if type(label) is not int or not 0 <= label < CLASSES:
+            raise pickle.UnpicklingError(f"label {index} is no whole number from 0 to {CLASSES - 1}")
+    return np.array(values, np.uint8)
 
 
-def _latin1(text: str, encoding: str) -> bytes:
-    return text.encode("latin1")
+def _pixels(array: object, count: int) -> np.ndarray:
+    """The ``count`` rows of bytes that a pickle describes, from the arguments of NumPy's functions alone."""
+    match array:
+        case Call(name, _, (_, shape, dtype, column_major, content)) if name.endswith("._reconstruct"):
+            order = "F" if column_major is True else "C"
+        case Call(name, (content, dtype, shape, order)) if name.endswith("._frombuffer"):
+            pass
+        case _:
+            raise pickle.UnpicklingError("its data are no array")
+    match dtype:
+        case Call("numpy.dtype", (("u1" | b"u1"), *_)) if shape == (count, PIXELS):
+            pass
+        case _:
+            text = f"it holds {count} labels, and its data should be uint8 of shape ({count}, {PIXELS})"
+            raise pickle.UnpicklingError(text)
+    if type(content) not in (bytes, bytearray) or len(content) != count * PIXELS or order not in ("C", "F"):
+        raise pickle.UnpicklingError(f"its data are not {count} x {PIXELS} bytes")
+    return np.frombuffer(content, np.uint8).reshape((count, PIXELS), order=order)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from gridnn.data.base import Box, Data, Dataset
+from gridnn.data.folders import SUFFIXES, find_classes, find_pictures, find_sets
 from gridnn.data.order import split_in_two
-from gridnn.data.resized import scaled_size
+from gridnn.data.pictures import decode
+from gridnn.data.regular import reading
 from gridnn.data.scaling import Scaling
-from gridnn.errors import UserError
+from gridnn.errors import UserError, cause_of
 from gridnn.kernels.random import uniform
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-TESTS = ("val", "valid", "test")
 RESIZE, CROP = 256, 224  # what is usual with ImageNet (He et al. 2016)
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's colours in [0, 1]
 CHANNELS = 3
@@ -83,17 +82,12 @@ class ImageFiles(Dataset):
 
     def _decoded(self, index: int) -> Any:
         """The image in colour, scaled."""
-        from PIL import Image
-
         path = self._files[index]
         try:
-            with Image.open(path) as image:
-                width, height = image.size
-                size = scaled_size(height, width, self._resize)[::-1]
-                image.draft("RGB", (2 * size[0], 2 * size[1]))  # a large JPEG is decoded to 1/2, 1/4 or 1/8 of its size
-                return image.convert("RGB").resize(size, Image.Resampling.BILINEAR)
-        except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-            text = f"{self.name}: image {index} ({path}) cannot be read ({error}): mend or remove it"
+            return decode(path, self._resize)
+        except Exception as error:
+            reason = getattr(error, "strerror", None) or cause_of(error)
+            text = f"{self.name}: image {index} ({path}) cannot be read ({reason}): mend or remove it"
             raise UserError(text) from None
 
 
@@ -110,8 +104,8 @@ def open_images(
 
     The classes are the sorted names of the subfolders. ``valid`` and ``test`` are other names for ``val``. Without
     them a fifth of the images, always the same ones, is the test set. Of ``resize`` and ``crop``, the one that is not
-    given is as the other one. `UserError` if Pillow is not installed, a class has no images, or the test images have
-    classes of their own.
+    given is as the other one. `UserError` if Pillow is not installed, a class has no images, the test images have
+    classes of their own, or folders are there that are neither classes nor sets.
     """
     _check_pillow(path)
     resize, crop = (resize or crop or RESIZE, crop or resize or CROP)
@@ -119,21 +113,16 @@ def open_images(
         raise UserError(f"--crop {crop} is larger than images whose shorter side is --resize {resize} pixels")
     sizes = {"resize": resize, "crop": crop}
     random = {"flip": flip, "seed": seed}
-    root = path / "train" if _folders(path / "train") else path
-    tests = [path / name for name in TESTS if _folders(path / name)] if root != path else []
-    names = _folders(root)
-    if not names:
-        raise UserError(
-            f"{path} has neither .npy files (x_train.npy ...) nor subfolders (of images, one for every class)"
-        )
+    with reading(path):
+        root, test_root = find_sets(path)
+        names = find_classes(root)
+        train = find_pictures(root, names)
+        test = find_pictures(test_root, names) if test_root else None
     if classes not in (None, len(names)):
         raise UserError(f"{root} has {len(names)} subfolders, one a class, not {classes}: leave --classes out")
-    train = _files(root, names)
     if missing := sorted(set(names) - {names[label] for _, label in train}):
         raise UserError(f"{root}: there are no images ({', '.join(SUFFIXES)}) of {', '.join(missing[:10])}")
-    if tests:
-        test = _files(tests[0], names)
-    else:
+    if test is None:
         train, test = ([train[i] for i in rows] for rows in split_in_two(len(train)))
     if not train or not test:
         raise UserError(f"{path}: {len(train)} images to train with, {len(test)} to test; there must be some of both")
@@ -154,20 +143,3 @@ def _check_pillow(path: Path) -> None:
     except ImportError:
         text = f"the images in {path} are read with Pillow, which is not installed: pip install 'gridnn[images]'"
         raise UserError(text) from None
-
-
-def _folders(path: Path) -> list[str]:
-    return sorted(entry.name for entry in path.iterdir() if entry.is_dir()) if path.is_dir() else []
-
-
-def _files(path: Path, classes: list[str]) -> list[tuple[str, int]]:
-    """Every image below the folders of the classes, with its label, in the order of their names."""
-    if others := sorted(set(_folders(path)) - set(classes)):
-        raise UserError(f"{path} has classes that there are no images to train with for: {', '.join(others[:10])}")
-    return [
-        (os.path.join(folder, file), label)
-        for label, name in enumerate(classes)
-        for folder, _, files in sorted(os.walk(path / name, followlinks=True))
-        for file in sorted(files)
-        if file.lower().endswith(SUFFIXES)
-    ]

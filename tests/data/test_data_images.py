@@ -63,7 +63,7 @@ class TestCifar10:
         np.testing.assert_array_equal(data.train.targets(np.arange(20)), labels[:5].ravel())
         check_boxes(data.train, *CIFAR_BOXES)
 
-    @pytest.mark.parametrize("written", ["python 2", "protocol 2", "protocol 4"])
+    @pytest.mark.parametrize("written", ["python 2", "protocol 2", "protocol 4", "protocol 5"])
     def test_python_version(self, tmp_path, written):
         pixels, labels = write_cifar_binary(tmp_path / "binary")
         folder = tmp_path / "cifar-10-batches-py"
@@ -117,11 +117,11 @@ class TestCifar10:
         bad = {
             "code": (b"cos\nsystem\n(S'false'\ntR.", "asks for os.system"),
             "truncated": (good[:-100], "is no CIFAR-10 batch"),
-            "empty": (b"", "EOFError"),
-            "other": (pickle.dumps([1, 2]), "TypeError"),
+            "empty": (b"", "is no CIFAR-10 batch"),
+            "other": (pickle.dumps([1, 2]), "no dictionary with data and labels"),
             "shape": (
                 pickle.dumps({b"data": rows[:, :9], b"labels": [0, 1]}),
-                r"\(2, 9\).*should be uint8.*\(2, 3072\)",
+                r"2 labels.*should be uint8.*\(2, 3072\)",
             ),
         }
         for name in CIFAR_NAMES:
