@@ -11,10 +11,10 @@ import pytest
 from backends import backend_name, transport_name
 from running import job_of
 
-from gridnn.cli.console import opened
 from gridnn.comm.clock import clock_offset, collect
 from gridnn.cost.machines import load_machine
 from gridnn.layers.activation import Pointwise
+from gridnn.records import OutputFile
 from gridnn.train.config import RunConfig
 from gridnn.train.profile import OUTSIDE, profile
 from gridnn.train.session import Session
@@ -38,7 +38,7 @@ def test_a_trace_has_every_operation_of_every_rank(comm, tmp_path_factory, accum
     job = job_of(comm)
     path = tmp_path_factory.mktemp("trace") / "trace.json"
     trainer = Trainer(config(grid="-1x1", epochs=3, steps=steps, accumulate=accumulate), job)
-    trainer.trace(opened("--trace", path if comm.rank == 0 else None), load_machine("generic-cpu"))
+    trainer.trace(OutputFile("--trace", path) if comm.rank == 0 else None, load_machine("generic-cpu"))
     trainer.train()
     schedules = trainer.session.schedules(range(12))
     counts = comm.gather(sum(len(schedule.operations) for schedule in schedules))
