@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import zipfile
+import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from gridnn.data.base import Data, Subset, check_labels, format_shape
+from gridnn.data.files import reading
 from gridnn.data.hdf5 import Hyperslabs, is_hdf5, names
+from gridnn.data.npz import Npz
 from gridnn.data.order import split_in_two
 from gridnn.data.sources import Held, Mapped, OneMore, Source
 from gridnn.data.stored import SHAPES, Stored
@@ -29,20 +31,20 @@ def open_arrays(path: Path, classes: int | None, called: Names = ("x", "y")) -> 
     ``classes`` there is one more than the largest label. `UserError` if arrays are missing or damaged, or do not fit
     each other.
     """
-    there, get = _contents(path)
-    x, y = called
+    there, (x, y) = _contents(path), called
+    has, get = there.has, there.get
     four = [f"{name}_{part}" for part in ("train", "test") for name in called]
-    if {x, y} <= set(there) and not {*four[:2]} <= set(there):
+    if has(x) and has(y) and not (has(four[0]) and has(four[1])):
         stored = _stored(str(path), get(x), get(y), classes)
         if len(stored) < 2:
             shape = get(x).shape
             raise UserError(f"{path}: {x} has the shape {shape}; at least 2 samples are needed, to train and test")
         return Data(*(Subset(stored, rows) for rows in split_in_two(len(stored))), name=str(path))
-    missing = [name for name in four if name not in there]
+    missing = [name for name in four if not has(name)]
     if missing:
         raise UserError(
-            f"{path} lacks {', '.join(missing)}; it has {', '.join(there[:20]) or 'no arrays'}, but should hold "
-            f"{', '.join(four)}, or {x} and {y} (--names says what they are called); samples are {SHAPES}; "
+            f"{path} lacks {', '.join(missing)}; it has {', '.join(there.names()[:20]) or 'no arrays'}, but should "
+            f"hold {', '.join(four)}, or {x} and {y} (--names says what they are called); samples are {SHAPES}; "
             "targets are labels as integers, or numbers"
         )
     x_train, y_train, x_test, y_test = map(get, four)
@@ -87,22 +89,30 @@ def _stored(name: str, x: Source, y: Source, classes: int | None) -> Stored:
     return Stored(name, [x], [y], classes, scale=scale)
 
 
-def _contents(path: Path) -> tuple[list[str], Callable[[str], Source]]:
-    """What the arrays at ``path`` are called, and how to get one."""
-    if path.is_dir():
-        return sorted(file.stem for file in path.glob("*.npy")), lambda name: Mapped(path / f"{name}.npy")
+@dataclass(frozen=True)
+class Contents:
+    """Arrays by name: whether there is one, what the message calls those that are there, and how to get one."""
+
+    has: Callable[[str], bool]
+    names: Callable[[], list[str]]
+    get: Callable[[str], Source]
+
+
+def _contents(path: Path) -> Contents:
+    with reading(path):
+        is_directory = path.is_dir()
+    if is_directory:
+        return Contents(
+            lambda name: os.path.lexists(path / f"{name}.npy"),
+            lambda: _npy_names(path),
+            lambda name: Mapped(path / f"{name}.npy"),
+        )
     if is_hdf5(path):
-        return names(path), lambda name: Hyperslabs(path, name)
-    return _of_npz(path, lambda npz: list(npz.files)), lambda name: Held(_of_npz(path, lambda npz: npz[name]))
+        return Contents(lambda name: name in names(path), lambda: names(path), lambda name: Hyperslabs(path, name))
+    npz = Npz(path)
+    return Contents(npz.names.__contains__, lambda: npz.names, lambda name: Held(npz.load(name)))
 
 
-def _of_npz(path: Path, get: Callable) -> Any:
-    """``get`` of the open file; what NumPy says of a damaged one is the user's to know."""
-    try:
-        with path.open("rb") as file:
-            loaded = np.load(file, allow_pickle=False)
-            if isinstance(loaded, np.lib.npyio.NpzFile):
-                return get(loaded)
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is no complete .npz file of numbers ({error}): write it again") from None
-    raise UserError(f"{path} holds one array, but a data set needs more: give FILE.npz")
+def _npy_names(path: Path) -> list[str]:
+    with reading(path):
+        return sorted(name.removesuffix(".npy") for name in os.listdir(path) if name.endswith(".npy"))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from gridnn.data.base import Box
+from gridnn.data.files import open_regular, reading
 from gridnn.data.sources import Source
 from gridnn.errors import UserError
 
@@ -22,7 +23,7 @@ def is_hdf5(path: Path) -> bool:
     """Whether a file is meant to be of this format: by its name, or by how it begins."""
     if path.suffix in SUFFIXES:
         return True
-    with path.open("rb") as file:
+    with open_regular(path) as file, reading(path):
         return file.read(len(SIGNATURE)) == SIGNATURE
 
 
@@ -34,7 +35,7 @@ class Hyperslabs(Source):
     """
 
     def __init__(self, path: Path, name: str):
-        self.path, self.name = path, name
+        self.path, self.name, self.where = path, name, f"{path}: {name}"
         with open_file(path) as file:
             found = file.get(name)
             if not hasattr(found, "shape") or found.shape is None:
@@ -53,11 +54,9 @@ class Hyperslabs(Source):
         for start, stop in runs(rows, places):
             row, place = int(rows[start]), int(places[start])
             here = out[place : place + stop - start]
-            try:
+            which = f"{self.name}[{row}]" if stop - start == 1 else f"{self.name}[{row}:{row + stop - start}]"
+            with reading(self.path, which):
                 self._read((slice(row, row + stop - start), *within), here)
-            except OSError as error:
-                which = f"{self.name}[{row}]" if stop - start == 1 else f"{self.name}[{row}:{row + stop - start}]"
-                raise UserError(f"{self.path}: {which} cannot be read ({error}): write it again") from None
 
     def _read(self, slab: tuple[slice, ...], out: np.ndarray) -> None:
         if self.dtype.kind == "b":  # HDF5 has them as an enumeration, which it does not convert
