@@ -11,7 +11,8 @@ import numpy as np
 
 from gridnn.data.base import Data, Subset, check_labels, format_shape
 from gridnn.data.files import reading
-from gridnn.data.hdf5 import Hyperslabs, is_hdf5, names
+from gridnn.data.hdf5 import Hyperslabs, is_hdf5
+from gridnn.data.hdf5_files import locate, names
 from gridnn.data.npz import Npz
 from gridnn.data.order import split_in_two
 from gridnn.data.sources import Held, Mapped, OneMore, Source
@@ -108,7 +109,9 @@ def _contents(path: Path) -> Contents:
             lambda name: Mapped(path / f"{name}.npy"),
         )
     if is_hdf5(path):
-        return Contents(lambda name: name in names(path), lambda: names(path), lambda name: Hyperslabs(path, name))
+        return Contents(
+            lambda name: locate(path, name) is not None, lambda: names(path), lambda name: Hyperslabs(path, name)
+        )
     npz = Npz(path)
     return Contents(npz.names.__contains__, lambda: npz.names, lambda name: Held(npz.load(name)))
 
