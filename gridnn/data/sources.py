@@ -58,6 +58,9 @@ class Held(Source):
         self._array = np.asarray(array)  # a view of a map becomes a plain array, which is quicker to index
         self.shape, self.dtype = array.shape, array.dtype
 
+    def all(self) -> np.ndarray:
+        return self._array
+
     def read(self, rows: np.ndarray, box: Box, out: np.ndarray, places: np.ndarray) -> None:
         within = tuple(slice(*interval) for interval in box)
         if math.prod(box_shape(box)) < SINGLE:

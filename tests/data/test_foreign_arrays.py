@@ -14,6 +14,7 @@ from reading import read
 
 from gridnn.data.datasets import open_dataset
 from gridnn.data.files import open_regular, reading
+from gridnn.data.labels import advise_labels
 from gridnn.data.sources import Mapped
 from gridnn.errors import UserError
 
@@ -184,3 +185,62 @@ class TestNpy:
         file = source._file
         del source
         assert file.closed
+
+
+class TestLabels:
+    def open(self, tmp_path, y, classes=None, x=X):
+        np.savez(tmp_path / "data.npz", x=x, y=y)
+        return open_dataset(str(tmp_path / "data.npz"), classes=classes)
+
+    def test_a_column(self, tmp_path):
+        train = self.open(tmp_path, Y[:, None]).train
+        assert (train.classes, train.target_shape) == (4, ())
+        expected = self.open(tmp_path, Y).train.targets(np.arange(9))
+        np.testing.assert_array_equal(train.targets(np.arange(9)), expected)
+
+    def test_a_column_in_both_parts(self, tmp_path):
+        np.savez(tmp_path / "data.npz", x_train=X, y_train=Y[:, None], x_test=X[:2], y_test=Y[:2])
+        data = open_dataset(str(tmp_path / "data.npz"))
+        assert (data.train.classes, data.test.classes, data.train.target_shape) == (4, 4, ())
+
+    def test_a_label_for_every_place_of_a_column(self, tmp_path):
+        assert self.open(tmp_path, Y[:, None], 4, np.zeros((12, 1, 3))).train.target_shape == (1,)
+
+    def test_rows_that_are_one_hot(self, tmp_path):
+        with pytest.raises(UserError, match=r"int64 of shape \(12, 4\) .*: they are one-hot, but .*: y.argmax\(-1\)"):
+            self.open(tmp_path, np.eye(4, dtype=int)[Y])
+
+    @pytest.mark.parametrize(
+        ("y", "advice"),
+        [
+            (Y.astype("f4"), "labels must be integers: y.astype(int)"),
+            (Y[:, None].astype("f8"), "labels must be integers: y.astype(int)"),
+            (np.eye(4)[Y], "they are one-hot, but labels must be one integer each: y.argmax(-1)"),
+            (Y / 2, ""),
+            (Y - 1.0, ""),
+            (np.ones((12, 3)) / 3, ""),
+        ],
+    )
+    def test_numbers_that_look_like_labels(self, tmp_path, y, advice):
+        train = self.open(tmp_path, y).train
+        assert train.classes is None
+        assert advise_labels(train) == advice
+
+    def test_gaps(self, tmp_path):
+        message = (
+            r"data.npz: 4 of 300,008 classes occur \(the labels are 7, 100007, 200007, 300007\): number them 0 to 3, "
+            "or say --classes 300008"
+        )
+        with pytest.raises(UserError, match=message):
+            self.open(tmp_path, Y * 100_000 + 7)
+        assert self.open(tmp_path, Y * 100_000 + 7, 300_008).train.classes == 300_008
+        with pytest.raises(UserError, match=r"6 of 256 classes occur \(the labels are 0, 1, 2, 3, ...\)"):
+            self.open(tmp_path, np.array([*range(5), 255] * 2))
+
+    @pytest.mark.parametrize(("y", "classes"), [(Y * 2, 7), (np.zeros(12, int), 1), (Y > 1, 2)])
+    def test_few_gaps_are_as_they_are(self, tmp_path, y, classes):
+        assert self.open(tmp_path, y).train.classes == classes
+
+    def test_classes_of_both_parts_count(self, tmp_path):
+        np.savez(tmp_path / "data.npz", x_train=X, y_train=Y, x_test=X[:4], y_test=Y[:4] + 4)
+        assert open_dataset(str(tmp_path / "data.npz")).train.classes == 8
