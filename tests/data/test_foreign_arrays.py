@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import zipfile
 from pathlib import Path
 
@@ -244,3 +245,20 @@ class TestLabels:
     def test_classes_of_both_parts_count(self, tmp_path):
         np.savez(tmp_path / "data.npz", x_train=X, y_train=Y, x_test=X[:4], y_test=Y[:4] + 4)
         assert open_dataset(str(tmp_path / "data.npz")).train.classes == 8
+
+
+@pytest.mark.parametrize(
+    ("shape", "note"),
+    [
+        ((3, 32, 32), r"samples of 3x32x32 have 32 channels, .* first one, 3, write x.transpose\(0, 2, 3, 1\)"),
+        ((1, 8, 6, 5), r"write x.transpose\(0, 2, 3, 4, 1\)"),
+        ((32, 32, 3), None),
+        ((3, 5, 4), None),
+        ((3, 32), None),
+        ((8, 3, 32), None),
+    ],
+)
+def test_channels_first(tmp_path, shape, note):
+    np.savez(tmp_path / "data.npz", x=np.zeros((12, *shape), "u1"), y=Y)
+    notes = open_dataset(str(tmp_path / "data.npz")).notes
+    assert len(notes) == (note is not None) and all(re.search(note, text) for text in notes)
