@@ -11,6 +11,8 @@ import numpy as np
 from gridnn.errors import UserError
 from gridnn.layout.layout import Box
 
+MOST_COLOURS = 4  # channels of pictures: grey, RGB, and with transparency
+
 
 class Dataset(ABC):
     """Samples by index.
@@ -106,6 +108,18 @@ class Data:
     train: Dataset
     test: Dataset
     name: str
+
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know before a run: that the channels seem to come first."""
+        shape = self.train.sample_shape
+        if len(shape) < 3 or shape[0] not in (1, 3) or shape[-1] <= MOST_COLOURS:
+            return []
+        moved = ", ".join(map(str, (0, *range(2, len(shape) + 1), 1)))
+        return [
+            f"samples of {format_shape(shape)} have {shape[-1]} channels, the last size; if the channels are the first "
+            f"one, {shape[0]}, write x.transpose({moved})"
+        ]
 
 
 def check_finite(values: np.ndarray, indices: np.ndarray, name: str) -> None:

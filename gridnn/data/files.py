@@ -1,16 +1,96 @@
-"""Finding and mapping the files of a data set."""
+"""Finding, opening and mapping the files of a data set."""
 
 from __future__ import annotations
 
+import errno
 import gzip
 import math
+import mmap
+import re
+import stat
+import struct
+import tokenize
+import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, NamedTuple
 
 import numpy as np
 
-from gridnn.errors import UserError
+from gridnn.errors import UserError, cause_of
+
+# What NumPy, h5py and the unpackers raise of what they cannot read.
+ERRORS = (
+    OSError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError, EOFError, SyntaxError,
+    zlib.error, zipfile.BadZipFile, zipfile.LargeZipFile, tokenize.TokenError, struct.error,
+)  # fmt: skip
+DENIED, AWAY, BUSY = (errno.EACCES, errno.EPERM), (errno.ENOENT, errno.ENOTDIR), (errno.EAGAIN,)
+KINDS = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+
+
+@contextmanager
+def reading(path: object, part: str = "", form: str = "", remedy: str = "write it again") -> Iterator[None]:
+    """Inside, where a library reads a file, all that it raises of the file is a `UserError` of one line.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+    part : str
+        What of it is read, as ``x_train[7]``.
+    form : str
+        What the file should be, as ``.npy file``.
+    remedy : str
+        What helps where the system has no better reason than that the content is damaged.
+    """
+    what = f"{path}: {part}" if part else f"{path}"
+    try:
+        yield
+    except MemoryError as error:
+        raise UserError(
+            f"{what} does not fit into memory ({cause_of(error)}): give a rank more, or write .npy files or HDF5, of "
+            "which a rank reads its part"
+        ) from error
+    except ERRORS as error:
+        if isinstance(error, OSError) and error.errno:
+            reason = cause_of(OSError(error.strerror or error))
+            raise UserError(f"{what} cannot be read ({reason}): {_remedy(error.errno)}") from error
+        fails = f"is no complete {form}" if form else "cannot be read"
+        raise UserError(f"{what} {fails} ({cause_of(error)}): {remedy}") from error
+
+
+def _remedy(number: int) -> str:
+    if number in DENIED:
+        return "give yourself the right to read it, and to enter the directories above it"
+    if number in AWAY:
+        return "put it back, and leave it there while a run reads it"
+    if number in BUSY:
+        return "another program writes it; wait until it is closed"
+    return "the system refuses it; try again, or copy the file elsewhere"
+
+
+def open_regular(path: Path) -> IO[bytes]:
+    """The file, open for reading. `UserError` if it cannot be read or is a pipe, which would wait, or a device."""
+    with reading(path):
+        kind = stat.S_IFMT(path.stat().st_mode)
+        if kind != stat.S_IFREG:
+            raise UserError(f"{path} is {KINDS.get(kind, 'a device')}, not a file: give a file")
+        return path.open("rb")
+
+
+def check_memory(what: str, size: int) -> None:
+    """Refuse ``size`` bytes that are more than what the system has left, before they are asked for."""
+    try:
+        left = re.search(r"^MemAvailable:\s*(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    except OSError:
+        left = None
+    if left and size > 1024 * int(left[1]):
+        raise UserError(
+            f"{what} takes {size:,} bytes of memory, but {1024 * int(left[1]):,} are left: write .npy files or HDF5, "
+            "of which a rank reads its part; if it should be smaller, the file is damaged"
+        )
 
 
 def find(directory: Path, folders: Sequence[str], names: Sequence[str]) -> list[Path] | None:
@@ -20,7 +100,8 @@ def find(directory: Path, folders: Sequence[str], names: Sequence[str]) -> list[
     """
     for folder in folders:
         paths = [directory / folder / name for name in names]
-        missing = [path.name for path in paths if not path.is_file()]
+        with reading(directory / folder):
+            missing = [path.name for path in paths if not path.is_file()]
         if len(missing) < len(paths):
             if missing:
                 raise UserError(f"{directory / folder} has {len(paths) - len(missing)} of {len(paths)} files; "
@@ -40,31 +121,45 @@ def missing(name: str, directory: Path, folders: Sequence[str], names: Sequence[
 
 def map_bytes(path: Path, start: int, shape: tuple[int, ...]) -> np.ndarray:
     """``shape`` bytes of a file from ``start`` on, mapped: only the pages that are used are read."""
-    return np.memmap(path, dtype=np.uint8, mode="r", offset=start, shape=shape)
+    with open_regular(path) as file, reading(path, remedy="fetch it again"):
+        return np.memmap(file, dtype=np.uint8, mode="r", offset=start, shape=shape)
 
 
 def unpack(path: Path) -> np.ndarray:
     """The bytes of a .gz file, all of them in memory (it cannot be mapped); `UserError` if it is damaged."""
-    try:
-        return np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UserError(f"{path} is no complete gzip file ({error}): fetch it again") from None
+    with open_regular(path) as file, reading(path, form="gzip file", remedy="fetch it again"):
+        return np.frombuffer(gzip.decompress(file.read()), np.uint8)
 
 
-def load_npy(path: Path) -> np.ndarray:
-    """The array in a .npy file, mapped; `UserError` if it is empty, truncated, or holds Python objects."""
-    size = path.stat().st_size
-    try:
-        with path.open("rb") as file:
-            version = np.lib.format.read_magic(file)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, _, dtype = read(file)
-            start = file.tell()
-        if not dtype.hasobject and size < start + math.prod(shape) * dtype.itemsize:
-            raise ValueError(
-                f"{size} bytes, but {start} + {math.prod(shape)} elements x {dtype.itemsize} bytes = "
-                f"{start + math.prod(shape) * dtype.itemsize}"
-            )
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise UserError(f"{path} is no complete .npy file of numbers ({error}): write it again") from None
+class Npy(NamedTuple):
+    """What the header of a .npy file says, and where the numbers begin."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    order: str
+    start: int
+
+    def view(self, file: IO[bytes]) -> np.ndarray:
+        """The array in an open file, mapped. `ValueError` if the file has become too short for it."""
+        buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return np.ndarray(self.shape, self.dtype, buffer, self.start, order=self.order)  # type: ignore[call-overload]
+
+
+def read_header(file: IO[bytes], name: str, size: int) -> Npy:
+    """The header of a .npy file of ``size`` bytes.
+
+    `UserError` if it is of Python objects, `ValueError` if it claims more than the file has.
+    """
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read(file)
+    start, count = file.tell(), math.prod(shape)
+    if dtype.hasobject:
+        raise UserError(f"{name} holds Python objects in dtype {dtype}: write numbers, as x.astype('float32')")
+    if min(shape, default=1) < 0:
+        raise ValueError(f"the shape is {shape}")
+    if size < start + count * dtype.itemsize:
+        raise ValueError(
+            f"{size} bytes, but {start} + {count} elements x {dtype.itemsize} bytes = {start + count * dtype.itemsize}"
+        )
+    return Npy(shape, dtype, "F" if fortran else "C", start)

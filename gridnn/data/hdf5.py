@@ -10,19 +10,20 @@ from typing import Any
 import numpy as np
 
 from gridnn.data.base import Box
+from gridnn.data.files import open_regular, reading
+from gridnn.data.hdf5_files import FORM, check_storage, locate, names, open_file
 from gridnn.data.sources import Source
 from gridnn.errors import UserError
 
 SUFFIXES = (".h5", ".hdf5", ".hdf", ".he5")
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
-LISTED = 20  # names in a message at the most
 
 
 def is_hdf5(path: Path) -> bool:
     """Whether a file is meant to be of this format: by its name, or by how it begins."""
     if path.suffix in SUFFIXES:
         return True
-    with path.open("rb") as file:
+    with open_regular(path) as file, reading(path):
         return file.read(len(SIGNATURE)) == SIGNATURE
 
 
@@ -30,21 +31,32 @@ class Hyperslabs(Source):
     """One data set of an HDF5 file, its ``name`` with the groups that it is in: ``group/x``.
 
     The file is opened at the first read, by every process for itself: read-only, and without a lock where the file
-    system has none. `UserError` if the file is none, truncated, or has no such data set; the text names those it has.
+    system has none. `UserError` if the file is none, truncated, or has no such data set (the text names those it has),
+    or not all of its numbers; see `check_storage`.
     """
 
     def __init__(self, path: Path, name: str):
-        self.path, self.name = path, name
-        with open_file(path) as file:
-            found = file.get(name)
+        self.path, self.name = locate(path, name) or (path, name)
+        self.where = f"{self.path}: {self.name}"
+        with open_file(self.path) as file, reading(self.path, self.name, FORM):
+            found = file.get(self.name)
             if not hasattr(found, "shape") or found.shape is None:
                 what = "is a group" if hasattr(found, "keys") else "is not there" if found is None else "is empty"
                 raise UserError(f"{path}: data set {name} {what}; the file has {', '.join(names(path))}")
             self.shape, self.dtype = found.shape, found.dtype
+            check_storage(self.path, found)
 
     @cached_property
     def _dataset(self) -> Any:
-        return open_file(self.path)[self.name]
+        file = open_file(self.path)
+        with reading(self.path, self.name, FORM):
+            found = file[self.name]
+            if (found.shape, found.dtype) != (self.shape, self.dtype):
+                raise UserError(
+                    f"{self.where} was {self.dtype} of shape {self.shape}, but is now {found.dtype} of shape "
+                    f"{found.shape}: leave the file as it is while a run reads it"
+                )
+            return found
 
     def read(self, rows: np.ndarray, box: Box, out: np.ndarray, places: np.ndarray) -> None:
         if not out.size:
@@ -53,11 +65,9 @@ class Hyperslabs(Source):
         for start, stop in runs(rows, places):
             row, place = int(rows[start]), int(places[start])
             here = out[place : place + stop - start]
-            try:
+            which = f"{self.name}[{row}]" if stop - start == 1 else f"{self.name}[{row}:{row + stop - start}]"
+            with reading(self.path, which):
                 self._read((slice(row, row + stop - start), *within), here)
-            except OSError as error:
-                which = f"{self.name}[{row}]" if stop - start == 1 else f"{self.name}[{row}:{row + stop - start}]"
-                raise UserError(f"{self.path}: {which} cannot be read ({error}): write it again") from None
 
     def _read(self, slab: tuple[slice, ...], out: np.ndarray) -> None:
         if self.dtype.kind == "b":  # HDF5 has them as an enumeration, which it does not convert
@@ -71,29 +81,3 @@ def runs(rows: np.ndarray, places: np.ndarray) -> list[tuple[int, int]]:
     breaks = np.flatnonzero((np.diff(rows) != 1) | (np.diff(places) != 1)) + 1
     ends = [0, *breaks.tolist(), len(rows)]
     return list(itertools.pairwise(ends))
-
-
-def open_file(path: Path) -> Any:
-    """The file, open for reading; `UserError` if h5py is not installed, or the file is no HDF5 file, or truncated."""
-    try:
-        import h5py
-    except ImportError:
-        raise UserError(f"{path} is read with h5py, which is not installed: pip install 'gridnn[hdf5]'") from None
-    try:
-        return h5py.File(path, "r", locking="best-effort")
-    except OSError as error:
-        raise UserError(f"{path} is no complete HDF5 file ({error}): write it again") from None
-
-
-def names(path: Path) -> list[str]:
-    """The data sets in the file, `LISTED` at the most; `UserError` as in `open_file`."""
-    found: list[str] = []
-
-    def visit(name: str, item: Any) -> bool | None:
-        if hasattr(item, "shape"):
-            found.append(name)
-        return True if len(found) == LISTED else None
-
-    with open_file(path) as file:
-        file.visititems(visit)
-    return found

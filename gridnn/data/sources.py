@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import os
+import weakref
 from abc import ABC, abstractmethod
 from pathlib import Path
 
 import numpy as np
 
 from gridnn.data.base import Box, whole
-from gridnn.data.files import load_npy
+from gridnn.data.files import check_memory, open_regular, read_header, reading
 from gridnn.layout.layout import box_shape
 
 SINGLE = 4096  # from so many elements of a sample on, samples are copied one by one, without an array in between
@@ -23,8 +25,11 @@ class Source(ABC):
     shape : tuple of int
         (samples, ...).
     dtype : dtype
+    where : str
+        What messages call it.
     """
 
+    where: str = "the array"
     shape: tuple[int, ...]
     dtype: np.dtype
 
@@ -38,7 +43,9 @@ class Source(ABC):
 
     def all(self) -> np.ndarray:
         """The whole array, in memory."""
-        out, rows = np.empty(self.shape, self.dtype), np.arange(self.shape[0])
+        check_memory(self.where, math.prod(self.shape) * self.dtype.itemsize)
+        with reading(self.where):
+            out, rows = np.empty(self.shape, self.dtype), np.arange(self.shape[0])
         if out.size:
             self.read(rows, whole(self.shape[1:]), out, rows)
         return out
@@ -51,6 +58,9 @@ class Held(Source):
         self._array = np.asarray(array)  # a view of a map becomes a plain array, which is quicker to index
         self.shape, self.dtype = array.shape, array.dtype
 
+    def all(self) -> np.ndarray:
+        return self._array
+
     def read(self, rows: np.ndarray, box: Box, out: np.ndarray, places: np.ndarray) -> None:
         within = tuple(slice(*interval) for interval in box)
         if math.prod(box_shape(box)) < SINGLE:
@@ -61,23 +71,35 @@ class Held(Source):
 
 
 class Mapped(Source):
-    """The array in a .npy file. It is mapped for the time of a read, so that what was read does not stay resident."""
+    """The array in a .npy file, which stays open.
+
+    It is mapped for the time of a read, so that what was read does not stay resident. `UserError` if the file is
+    empty, truncated, or holds Python objects.
+    """
 
     def __init__(self, path: Path):
-        array = load_npy(path)
-        self.shape, self.dtype = array.shape, array.dtype
-        self._map = {"filename": path, "dtype": array.dtype, "offset": array.offset, "shape": array.shape}
-        self._map["order"] = "C" if array.flags.c_contiguous else "F"
+        self.where, self._file = str(path), open_regular(path)
+        weakref.finalize(self, self._file.close)
+        with reading(path, form=".npy file of numbers"):
+            self._npy = read_header(self._file, self.where, os.fstat(self._file.fileno()).st_size)
+        self.shape, self.dtype = self._npy.shape, self._npy.dtype
 
     def read(self, rows: np.ndarray, box: Box, out: np.ndarray, places: np.ndarray) -> None:
-        Held(np.memmap(mode="r", **self._map)).read(rows, box, out, places)
+        if out.size:
+            with reading(self.where, rows_text(rows)):
+                Held(self._npy.view(self._file)).read(rows, box, out, places)
+
+
+def rows_text(rows: np.ndarray) -> str:
+    """What messages call some samples."""
+    return f"sample {rows[0]}" if len(rows) == 1 else f"samples {rows.min()} to {rows.max()}"
 
 
 class OneMore(Source):
     """Another source with a last dimension of one."""
 
     def __init__(self, source: Source):
-        self.shape, self.dtype = (*source.shape, 1), source.dtype
+        self.shape, self.dtype, self.where = (*source.shape, 1), source.dtype, source.where
         self._source = source
 
     def read(self, rows: np.ndarray, box: Box, out: np.ndarray, places: np.ndarray) -> None:
