@@ -103,22 +103,33 @@ class Subset(Dataset):
 
 @dataclass(frozen=True)
 class Data:
-    """A training set and a test set."""
+    """A training set and a test set.
+
+    Attributes
+    ----------
+    class_names : tuple of str
+        What the classes are called, where they have names.
+    left_out : tuple of str
+        What of the files is not read, and why.
+    """
 
     train: Dataset
     test: Dataset
     name: str
+    class_names: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     @property
     def notes(self) -> list[str]:
-        """What the user should know before a run: that the channels seem to come first."""
-        shape = self.train.sample_shape
+        """What the user should know before a run: what is left out, and that the channels seem to come first."""
+        shape, notes = self.train.sample_shape, list(self.left_out)
         if len(shape) < 3 or shape[0] not in (1, 3) or shape[-1] <= MOST_COLOURS:
-            return []
+            return notes
         moved = ", ".join(map(str, (0, *range(2, len(shape) + 1), 1)))
         return [
+            *notes,
             f"samples of {format_shape(shape)} have {shape[-1]} channels, the last size; if the channels are the first "
-            f"one, {shape[0]}, write x.transpose({moved})"
+            f"one, {shape[0]}, write x.transpose({moved})",
         ]
 
 

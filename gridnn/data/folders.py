@@ -12,10 +12,10 @@ TRAIN, TESTS = "train", ("val", "valid", "test")
 SETS = (TRAIN, *TESTS, "training", "validation", "testing", "dev", "eval")  # also with numbers, in capitals
 
 
-def find_sets(path: Path) -> tuple[Path, Path | None]:
-    """The folders of the classes to train with and to test with: DIR/train and DIR/val; or DIR itself, and None.
+def find_sets(path: Path) -> tuple[Path, Path | None, list[Path]]:
+    """Where the classes to train with and to test with are: DIR/train and DIR/val; or DIR itself, and None.
 
-    `UserError` if other folders, or several sets to test with, are there.
+    Last come other sets to test with, which are not read. `UserError` if there are folders that are no sets.
     """
     folders, _ = listed(path)
     if TRAIN not in folders:
@@ -24,16 +24,14 @@ def find_sets(path: Path) -> tuple[Path, Path | None]:
                 f"{path} has {', '.join(sets)}, which is no class but a set, and no {TRAIN}: call them {TRAIN} and "
                 f"{' or '.join(TESTS)}; a class of this name goes below {path / TRAIN}"
             )
-        return path, None
+        return path, None, []
     if others := [name for name in folders if name not in (TRAIN, *TESTS)]:
         raise UserError(
             f"{path} has {', '.join(others[:10])} beside {TRAIN}, which is neither {TRAIN} nor {', '.join(TESTS)}: "
             "rename it, or move it out"
         )
-    tests = [name for name in folders if name in TESTS]
-    if len(tests) > 1:
-        raise UserError(f"{path} has {' and '.join(tests)}, but one set is to test with: move the others out")
-    return path / TRAIN, path / tests[0] if tests else None
+    tests = [path / name for name in TESTS if name in folders]
+    return path / TRAIN, tests[0] if tests else None, tests[1:]
 
 
 def find_classes(root: Path) -> list[str]:

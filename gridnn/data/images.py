@@ -114,7 +114,7 @@ def open_images(
     sizes = {"resize": resize, "crop": crop}
     random = {"flip": flip, "seed": seed}
     with reading(path):
-        root, test_root = find_sets(path)
+        root, test_root, others = find_sets(path)
         names = find_classes(root)
         train = find_pictures(root, names)
         test = find_pictures(test_root, names) if test_root else None
@@ -130,6 +130,8 @@ def open_images(
         _made(f"{path} (train)", train, names, **sizes, **random),
         _made(f"{path} (test)", test, names, **sizes),
         str(path),
+        tuple(names),
+        tuple(f"{other} is not read: {test_root} is what is tested with" for other in others),
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from gridnn.data.base import Box, Data, Dataset, format_shape
@@ -62,4 +64,4 @@ def scaled_size(height: int, width: int, size: int) -> tuple[int, int]:
 
 def resize_all(data: Data, size: int | None) -> Data:
     """``data`` with images of another size; unchanged if ``size`` is None."""
-    return data if size is None else Data(Resized(data.train, size), Resized(data.test, size), data.name)
+    return data if size is None else replace(data, train=Resized(data.train, size), test=Resized(data.test, size))

@@ -51,6 +51,7 @@ class Session(Runner):
         self.notes = shared_devices(job, backend)
         self.made = prepare_run(config, job.size)
         self.data, _, plan, self.batch, program = self.made
+        self.notes += self.data.notes
         shape = plan.grid
         self.transports = Transports.choose(device.transport, job, backend.device, shape) if backend.device else None
         options = {"order": shape.order, "backend": backend, "transports": self.transports}

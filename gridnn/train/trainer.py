@@ -28,6 +28,7 @@ from gridnn.train.tracing import Tracer, price_runner
 
 CLIP = Where("(clip)", "update")
 TRIES, PAUSE = 3, 0.5  # how often a checkpoint is tried, and seconds between
+LISTED = 10  # classes whose names are shown
 FAILURES = 3  # checkpoints one after the other that cannot be written: the run ends
 
 
@@ -285,6 +286,12 @@ class Trainer:
             facts["products"] = "TF32"
         return facts
 
+    def _classes(self) -> dict[str, str]:
+        """How many classes there are, and their names."""
+        count, names = self.session.data.train.classes, self.session.data.class_names
+        shown = ", ".join(names[:LISTED]) + ", ..." * (len(names) > LISTED)
+        return {"classes": f"{count:,} ({shown})" if names else f"{count:,}"} if count else {}
+
     def _summary(self) -> Summary:
         session, job = self.session, self.job
         rows, columns = session.plan.divided()
@@ -299,6 +306,7 @@ class Trainer:
             "blas": "; ".join(map(str, libraries())) or "unknown",
             **self._precision(),
             "parameters": session.network.parameter_count,
+            **self._classes(),
             "train-samples": self.samples,
             "test-samples": len(session.data.test),
             "steps-per-epoch": self.steps_per_epoch,

@@ -301,7 +301,6 @@ class TestFolders:
             (["train/cat.0", *VAL], r"set/train has neither .* nor subfolders"),
             ([*TRAIN, "validation/a/0"], "set has validation beside train"),
             ([*TRAIN, *VAL, "extra/a/0"], "set has extra beside train"),
-            ([*TRAIN, *VAL, "test/a/0"], "set has test and val, but one set"),
             ([*TRAIN, "val/0"], "set/val has neither .* nor subfolders .*; its 1 pictures have no class"),
             ([*TRAIN, "train/2"], r"set/train has 1 pictures in no class, beside the subfolders \(2.png\)"),
             ([*TRAIN, *VAL, "val/2"], r"set/val has 1 pictures in no class"),
@@ -319,6 +318,13 @@ class TestFolders:
         with pytest.raises(UserError, match=message) as caught:
             open_dataset(str(tmp_path / "set"), crop=24)
         assert "\n" not in str(caught.value)
+
+    def test_one_of_several_sets_to_test_with_is_taken_and_the_others_told(self, tmp_path):
+        for name, count in (("train/a", 3), ("val/a", 2), ("test/a", 4)):
+            save(tmp_path / name, DARK, count)
+        data = open_dataset(str(tmp_path), crop=24)
+        assert len(data.test) == 2 and data.class_names == ("a",)
+        assert data.notes == [f"{tmp_path}/test is not read: {tmp_path}/val is what is tested with"]
 
     @pytest.mark.parametrize("root", ["", "train"])
     def test_hidden_folders_and_files_are_left_out(self, tmp_path, root):
