@@ -12,13 +12,14 @@ from gridnn.layers.computation import WIDE as NUMBERS
 from gridnn.layers.computation import BufferSpec, Computation, LayerPart, Reduction, Task
 
 WIDE = "float64"
+TIED = 2.0**-1000  # so little that no loss is changed by it
 
 
 @dataclass(frozen=True)
 class SoftmaxCrossEntropy(Loss):
     """log(sum(exp(x))) - x[label] for logits x [n, co], or the mean of it over the places of x [n, *space, co].
 
-    The classes may be divided: their maximum and three sums a place are exchanged, never the logits. The answer is the
+    The classes may be divided: their maximum and two sums a place are exchanged, never the logits. The answer is the
     first of the classes with the largest logit, as argmax takes it: where several have it, one alone is right. With
     places, a sample counts as the fraction of them that are right.
     """
@@ -52,7 +53,7 @@ class SoftmaxCrossEntropy(Loss):
             BufferSpec("largest", logits[:-1], WIDE),
             BufferSpec("exponentials", logits, WIDE),
             BufferSpec("hot", logits, "bool"),
-            BufferSpec("sums", (*logits[:-1], 3), WIDE),
+            BufferSpec("sums", (*logits[:-1], 2), WIDE),
         )
         return Computation(forward, backward, buffers)
 
@@ -63,15 +64,19 @@ class SoftmaxCrossEntropy(Loss):
     def exponentiate(
         self, context: Context, x: Array, target: Array, largest: Array, exponentials: Array, hot: Array, sums: Array
     ) -> None:
-        """Write exp(x - largest), where the label is, and sums: of that, the label's logit, earlier largest classes."""
+        """Write exp(x - largest), where the label is, and two sums: of the exponentials, and the label's logit.
+
+        The label's logit is that less the largest one, so 0 where it is itself the largest; an earlier class with the
+        largest one makes it less than 0 by `TIED`.
+        """
         xp = context.backend.xp
         classes, label = xp.arange(*context.output_box[-1]), target[..., None]
         xp.subtract(x, largest[..., None], out=exponentials)
         xp.equal(exponentials, 0, out=hot)
         xp.logical_and(hot, classes < label, out=hot)
-        sums[..., 2] = hot.sum(axis=-1)
+        tied = hot.sum(axis=-1)
         xp.equal(classes, label, out=hot)
-        sums[..., 1] = xp.where(hot, exponentials, 0).sum(axis=-1)  # the label's logit, less the largest one
+        sums[..., 1] = xp.where(hot, exponentials, 0).sum(axis=-1) - TIED * tied
         xp.exp(exponentials, out=exponentials)
         sums[..., 0] = exponentials.sum(axis=-1)
 
@@ -81,7 +86,7 @@ class SoftmaxCrossEntropy(Loss):
             return
         places = _places(context.shapes)
         context.result[0] += (context.backend.xp.log(sums[..., 0]) - sums[..., 1]).sum() / places
-        context.result[1] += ((sums[..., 1] == 0) & (sums[..., 2] == 0)).sum() / places
+        context.result[1] += (sums[..., 1] == 0).sum() / places
 
     def backward(self, context: Context, exponentials: Array, hot: Array, sums: Array, dx: Array) -> None:
         """Write the gradient of the logits to ``dx``."""
