@@ -54,7 +54,7 @@ def reading(path: object, part: str = "", form: str = "", remedy: str = "write i
             "which a rank reads its part"
         ) from error
     except ERRORS as error:
-        if isinstance(error, OSError) and error.errno:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # that is a damaged offset
             reason = cause_of(OSError(error.strerror or error))
             raise UserError(f"{what} cannot be read ({reason}): {_remedy(error.errno)}") from error
         fails = f"is no complete {form}" if form else "cannot be read"

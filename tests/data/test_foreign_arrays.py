@@ -14,7 +14,7 @@ import pytest
 from reading import read
 
 from gridnn.data.datasets import open_dataset
-from gridnn.data.files import open_regular, reading
+from gridnn.data.files import find, map_bytes, open_regular, reading, unpack
 from gridnn.data.labels import advise_labels
 from gridnn.data.sources import Mapped
 from gridnn.errors import UserError
@@ -64,6 +64,7 @@ class TestReading:
             (FileNotFoundError(errno.ENOENT, "No such file"), r"a: b cannot be read \(No such file\): put it back"),
             (OSError(errno.EAGAIN, "unable to lock file"), "another program writes it"),
             (OSError(errno.EIO, "Input/output error"), r"\(Input/output error\): the system refuses it"),
+            (OSError(errno.EINVAL, "Invalid argument"), r"a: b is no complete file \(.*Invalid argument\): write it"),
             (OSError("truncated"), r"a: b is no complete file \(truncated\): write it again"),
             (KeyError(), r"a: b is no complete file \(KeyError\)"),
             (zipfile.BadZipFile("one\ntwo"), r"\(one\): write"),
@@ -86,6 +87,19 @@ class TestReading:
                 open_regular(path)
         with pytest.raises(UserError, match=r"pipe.npz is a pipe"):
             open_dataset(str(tmp_path / "pipe.npz"))
+        for use in (unpack, lambda path: map_bytes(path, 0, (4,)), Mapped):
+            with pytest.raises(UserError, match=r"pipe.npz is a pipe"):
+                use(tmp_path / "pipe.npz")
+
+    def test_a_directory_that_may_not_be_entered(self, tmp_path, monkeypatch):
+        def refuse(self):
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+        monkeypatch.setattr(Path, "is_file", refuse)
+        with pytest.raises(
+            UserError, match=rf"{tmp_path} cannot be read \(Permission denied\): give yourself the right"
+        ):
+            find(tmp_path, ["."], ["a"])
 
     def test_a_pipe_among_arrays(self, tmp_path):
         np.save(tmp_path / "y.npy", Y)
