@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import io
 import os
 import re
@@ -91,6 +92,17 @@ class TestReading:
             with pytest.raises(UserError, match=r"pipe.npz is a pipe"):
                 use(tmp_path / "pipe.npz")
 
+    def test_gzip_files_that_unpack_to_too_much(self, tmp_path, monkeypatch):
+        path, content = tmp_path / "a.gz", gzip.compress(bytes(10**6))
+        path.write_bytes(content)
+        assert len(unpack(path)) == 10**6
+        monkeypatch.setattr(Path, "read_text", lambda self: "MemAvailable:  900 kB\n")
+        with pytest.raises(UserError, match=r"a.gz takes 1,000,000 bytes of memory, but 921,600 are left"):
+            unpack(path)
+        path.write_bytes(content[:-4] + bytes([0, 0, 0, 200]))
+        with pytest.raises(UserError, match=r"a.gz is no complete gzip file \(it claims 3,355,443,200 bytes"):
+            unpack(path)
+
     def test_a_directory_that_may_not_be_entered(self, tmp_path, monkeypatch):
         def refuse(self):
             raise PermissionError(errno.EACCES, "Permission denied")
@@ -140,6 +152,11 @@ class TestNpz:
         content[entry + 24 : entry + 28] = (2**31).to_bytes(4, "little")
         path.write_bytes(content)
         with pytest.raises(UserError, match=r"x is no complete .* claims 2,147,483,648 bytes, but has 2,432 in"):
+            open_dataset(str(path))
+
+        content[entry + 20 : entry + 24] = (2**31).to_bytes(4, "little")
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=rf"claims 2,147,483,648 bytes, but has {len(content):,} in"):
             open_dataset(str(path))
 
     def test_more_than_there_is_memory(self, tmp_path, monkeypatch):
