@@ -27,6 +27,7 @@ ERRORS = (
     zlib.error, zipfile.BadZipFile, zipfile.LargeZipFile, tokenize.TokenError, struct.error,
 )  # fmt: skip
 DENIED, AWAY, BUSY = (errno.EACCES, errno.EPERM), (errno.ENOENT, errno.ENOTDIR), (errno.EAGAIN,)
+RATIO = 1040  # deflate makes at the most 1032 bytes of one (zlib's documentation); small files have a little besides
 KINDS = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
 
 
@@ -54,7 +55,7 @@ def reading(path: object, part: str = "", form: str = "", remedy: str = "write i
             "which a rank reads its part"
         ) from error
     except ERRORS as error:
-        if isinstance(error, OSError) and error.errno:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # that is a damaged offset
             reason = cause_of(OSError(error.strerror or error))
             raise UserError(f"{what} cannot be read ({reason}): {_remedy(error.errno)}") from error
         fails = f"is no complete {form}" if form else "cannot be read"
@@ -93,6 +94,13 @@ def check_memory(what: str, size: int) -> None:
         )
 
 
+def check_unpacked(what: str, size: int, packed: int) -> None:
+    """Refuse ``size`` bytes that cannot come of ``packed`` ones (`ValueError`), or that memory does not suffice for."""
+    if size > RATIO * packed:
+        raise ValueError(f"it claims {size:,} bytes, but has {packed:,} in the file")
+    check_memory(what, size)
+
+
 def find(directory: Path, folders: Sequence[str], names: Sequence[str]) -> list[Path] | None:
     """The files ``names`` in the first of ``folders`` below ``directory`` that has any of them; None if none has.
 
@@ -128,7 +136,9 @@ def map_bytes(path: Path, start: int, shape: tuple[int, ...]) -> np.ndarray:
 def unpack(path: Path) -> np.ndarray:
     """The bytes of a .gz file, all of them in memory (it cannot be mapped); `UserError` if it is damaged."""
     with open_regular(path) as file, reading(path, form="gzip file", remedy="fetch it again"):
-        return np.frombuffer(gzip.decompress(file.read()), np.uint8)
+        packed = file.read()
+        check_unpacked(str(path), int.from_bytes(packed[-4:], "little"), len(packed))
+        return np.frombuffer(gzip.decompress(packed), np.uint8)
 
 
 class Npy(NamedTuple):

@@ -67,7 +67,8 @@ def locate(path: Path, name: str, hops: int = HOPS) -> tuple[Path, str] | None:
                 return locate(beside(path, link.filename), posixpath.join(link.path, rest), hops - 1)
             if isinstance(link, h5py.SoftLink):
                 return locate(path, posixpath.join(group.name, link.path, rest), hops - 1)
-            group = group[part]
+            if rest:
+                group = group[part]
     return path, "/".join(parts)
 
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from pathlib import Path
 
 import numpy as np
 
-from gridnn.data.files import check_memory, open_regular, read_header, reading
+from gridnn.data.files import check_unpacked, open_regular, read_header, reading
 from gridnn.errors import UserError
 
 FORM = ".npz file of numbers"
-RATIO = 1040  # deflate makes at the most 1032 bytes of one (zlib's documentation); small members have a little besides
 
 
 class Npz:
@@ -42,17 +42,17 @@ class Npz:
         """
         what, info = f"{self.path}: {name}", self._members[name]
         with open_regular(self.path) as file, reading(self.path, name, FORM):
-            _check_size(what, info)
+            _check_size(what, info, os.fstat(file.fileno()).st_size)
             with zipfile.ZipFile(file) as archive, archive.open(info) as member:
                 read_header(member, what, info.file_size)
             with zipfile.ZipFile(file) as archive, archive.open(info) as member:
                 return np.lib.format.read_array(member, allow_pickle=False)
 
 
-def _check_size(what: str, info: zipfile.ZipInfo) -> None:
+def _check_size(what: str, info: zipfile.ZipInfo, available: int) -> None:
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise UserError(f"{what} is packed by method {info.compress_type}: write it with np.savez_compressed")
-    most = info.compress_size * (RATIO if info.compress_type == zipfile.ZIP_DEFLATED else 1)
-    if info.file_size > most:
-        raise ValueError(f"it claims {info.file_size:,} bytes, but has {info.compress_size:,} in the file")
-    check_memory(what, info.file_size)
+    packed = min(info.compress_size, available)
+    if info.compress_type == zipfile.ZIP_STORED and info.file_size > packed:
+        raise ValueError(f"it claims {info.file_size:,} bytes, but has {packed:,} in the file")
+    check_unpacked(what, info.file_size, packed)

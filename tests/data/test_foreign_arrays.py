@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import io
 import os
 import re
@@ -14,7 +15,7 @@ import pytest
 from reading import read
 
 from gridnn.data.datasets import open_dataset
-from gridnn.data.files import open_regular, reading
+from gridnn.data.files import find, map_bytes, open_regular, reading, unpack
 from gridnn.data.labels import advise_labels
 from gridnn.data.sources import Mapped
 from gridnn.errors import UserError
@@ -64,6 +65,7 @@ class TestReading:
             (FileNotFoundError(errno.ENOENT, "No such file"), r"a: b cannot be read \(No such file\): put it back"),
             (OSError(errno.EAGAIN, "unable to lock file"), "another program writes it"),
             (OSError(errno.EIO, "Input/output error"), r"\(Input/output error\): the system refuses it"),
+            (OSError(errno.EINVAL, "Invalid argument"), r"a: b is no complete file \(.*Invalid argument\): write it"),
             (OSError("truncated"), r"a: b is no complete file \(truncated\): write it again"),
             (KeyError(), r"a: b is no complete file \(KeyError\)"),
             (zipfile.BadZipFile("one\ntwo"), r"\(one\): write"),
@@ -86,6 +88,30 @@ class TestReading:
                 open_regular(path)
         with pytest.raises(UserError, match=r"pipe.npz is a pipe"):
             open_dataset(str(tmp_path / "pipe.npz"))
+        for use in (unpack, lambda path: map_bytes(path, 0, (4,)), Mapped):
+            with pytest.raises(UserError, match=r"pipe.npz is a pipe"):
+                use(tmp_path / "pipe.npz")
+
+    def test_gzip_files_that_unpack_to_too_much(self, tmp_path, monkeypatch):
+        path, content = tmp_path / "a.gz", gzip.compress(bytes(10**6))
+        path.write_bytes(content)
+        assert len(unpack(path)) == 10**6
+        monkeypatch.setattr(Path, "read_text", lambda self: "MemAvailable:  900 kB\n")
+        with pytest.raises(UserError, match=r"a.gz takes 1,000,000 bytes of memory, but 921,600 are left"):
+            unpack(path)
+        path.write_bytes(content[:-4] + bytes([0, 0, 0, 200]))
+        with pytest.raises(UserError, match=r"a.gz is no complete gzip file \(it claims 3,355,443,200 bytes"):
+            unpack(path)
+
+    def test_a_directory_that_may_not_be_entered(self, tmp_path, monkeypatch):
+        def refuse(self):
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+        monkeypatch.setattr(Path, "is_file", refuse)
+        with pytest.raises(
+            UserError, match=rf"{tmp_path} cannot be read \(Permission denied\): give yourself the right"
+        ):
+            find(tmp_path, ["."], ["a"])
 
     def test_a_pipe_among_arrays(self, tmp_path):
         np.save(tmp_path / "y.npy", Y)
@@ -126,6 +152,11 @@ class TestNpz:
         content[entry + 24 : entry + 28] = (2**31).to_bytes(4, "little")
         path.write_bytes(content)
         with pytest.raises(UserError, match=r"x is no complete .* claims 2,147,483,648 bytes, but has 2,432 in"):
+            open_dataset(str(path))
+
+        content[entry + 20 : entry + 24] = (2**31).to_bytes(4, "little")
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=rf"claims 2,147,483,648 bytes, but has {len(content):,} in"):
             open_dataset(str(path))
 
     def test_more_than_there_is_memory(self, tmp_path, monkeypatch):

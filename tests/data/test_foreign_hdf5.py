@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -173,6 +174,14 @@ class TestStorage:
         write(path)
         monkeypatch.setitem(sys.modules, "hdf5plugin", types.ModuleType("hdf5plugin"))
         check(path)
+
+
+def test_more_labels_than_there_is_memory(path, monkeypatch):
+    labels = {"shape": (10**7,), "dtype": "i8", "chunks": (10**7,), "compression": "gzip"}
+    write(path, y=lambda file: file.create_dataset("y", **labels).id.write_direct_chunk((0,), b"none"))
+    monkeypatch.setattr(Path, "read_text", lambda self: "MemAvailable:  9000 kB\n")
+    with pytest.raises(UserError, match=r"data.h5: y takes 80,000,000 bytes of memory, but 9,216,000 are left"):
+        open_dataset(str(path))
 
 
 class TestDamage:
