@@ -20,7 +20,7 @@ html_theme = "alabaster"
 html_theme_options = {"description": "Neural networks on a Pr x Pc grid of MPI processes", "fixed_sidebar": True}
 
 # The pages that are files at the top of the repository.
-TOP = ("README", "CONTRIBUTING", "CHANGELOG")
+TOP = ("README", "CONTRIBUTING", "CHANGELOG", "SECURITY")
 
 # A link to a heading (page.md#heading) is checked, too.
 myst_heading_anchors = 4

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from gridnn.cost.machines import load_machine
 from gridnn.data.base import Data
 from gridnn.data.datasets import open_dataset
+from gridnn.data.labels import advise_labels
 from gridnn.errors import UserError, unknown
 from gridnn.layers.losses import LOSSES
 from gridnn.layout.gridshape import GridShape
@@ -123,7 +124,8 @@ def _published(config: RunConfig) -> Network:
 def _network(config: RunConfig, data: Any) -> Network:
     """The network for the samples of ``data``, with its loss."""
     if config.train.loss == "cross-entropy" and data.classes is None:
-        raise UserError("--loss cross-entropy needs labels, but the targets of this data set are numbers: --loss mse")
+        advice = advise_labels(data) or "--loss mse"
+        raise UserError(f"--loss cross-entropy needs labels, but the targets of this data set are numbers: {advice}")
     if config.train.loss == "mse" and data.classes is not None:
         raise UserError("--loss mse needs targets that are numbers, but this data set has labels: --loss cross-entropy")
     network = _model(config.model, data.sample_shape, _outputs(data))
