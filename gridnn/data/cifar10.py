@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from gridnn.data.base import Data
-from gridnn.data.files import find, map_bytes, missing
+from gridnn.data.files import find, map_bytes, missing, open_regular, reading
 from gridnn.data.pickles import Call, load_plain
-from gridnn.data.regular import open_regular, reading
 from gridnn.data.stored import Stored
 from gridnn.errors import UserError
 

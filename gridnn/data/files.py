@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import errno
-import gzip
 import math
 import mmap
+import os
 import re
 import stat
 import struct
@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -57,7 +57,8 @@ def reading(path: object, part: str = "", form: str = "", remedy: str = "write i
     except ERRORS as error:
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # that is a damaged offset
             reason = cause_of(OSError(error.strerror or error))
-            raise UserError(f"{what} cannot be read ({reason}): {_remedy(error.errno)}") from error
+            where = what if part or not error.filename else error.filename
+            raise UserError(f"{where} cannot be read ({reason}): {_remedy(error.errno)}") from error
         fails = f"is no complete {form}" if form else "cannot be read"
         raise UserError(f"{what} {fails} ({cause_of(error)}): {remedy}") from error
 
@@ -72,13 +73,23 @@ def _remedy(number: int) -> str:
     return "the system refuses it; try again, or copy the file elsewhere"
 
 
-def open_regular(path: Path) -> IO[bytes]:
-    """The file, open for reading. `UserError` if it cannot be read or is a pipe, which would wait, or a device."""
+def open_regular(path: str | Path, most: int | None = None) -> BinaryIO:
+    """A file, open for reading.
+
+    `UserError` if it cannot be read, has more than ``most`` bytes, or is a pipe, which would wait, or a device.
+    """
     with reading(path):
-        kind = stat.S_IFMT(path.stat().st_mode)
-        if kind != stat.S_IFREG:
-            raise UserError(f"{path} is {KINDS.get(kind, 'a device')}, not a file: give a file")
-        return path.open("rb")
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe is not waited for
+        file = os.fdopen(descriptor, "rb") if stat.S_ISREG(os.fstat(descriptor).st_mode) else None
+    if file is None:
+        kind = KINDS.get(stat.S_IFMT(os.fstat(descriptor).st_mode), "a device")
+        os.close(descriptor)
+        raise UserError(f"{path} is {kind}, not a file: give a file")
+    size = os.fstat(descriptor).st_size
+    if most is not None and size > most:
+        file.close()
+        raise UserError(f"{path} has {size:,} bytes, but should have {most:,} at the most: it is not the right one")
+    return file
 
 
 def check_memory(what: str, size: int) -> None:
@@ -133,14 +144,6 @@ def map_bytes(path: Path, start: int, shape: tuple[int, ...]) -> np.ndarray:
         return np.memmap(file, dtype=np.uint8, mode="r", offset=start, shape=shape)
 
 
-def unpack(path: Path) -> np.ndarray:
-    """The bytes of a .gz file, all of them in memory (it cannot be mapped); `UserError` if it is damaged."""
-    with open_regular(path) as file, reading(path, form="gzip file", remedy="fetch it again"):
-        packed = file.read()
-        check_unpacked(str(path), int.from_bytes(packed[-4:], "little"), len(packed))
-        return np.frombuffer(gzip.decompress(packed), np.uint8)
-
-
 class Npy(NamedTuple):
     """What the header of a .npy file says, and where the numbers begin."""
 
@@ -149,13 +152,13 @@ class Npy(NamedTuple):
     order: str
     start: int
 
-    def view(self, file: IO[bytes]) -> np.ndarray:
+    def view(self, file: BinaryIO) -> np.ndarray:
         """The array in an open file, mapped. `ValueError` if the file has become too short for it."""
         buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         return np.ndarray(self.shape, self.dtype, buffer, self.start, order=self.order)  # type: ignore[call-overload]
 
 
-def read_header(file: IO[bytes], name: str, size: int) -> Npy:
+def read_header(file: BinaryIO, name: str, size: int) -> Npy:
     """The header of a .npy file of ``size`` bytes.
 
     `UserError` if it is of Python objects, `ValueError` if it claims more than the file has.

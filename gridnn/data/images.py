@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from gridnn.data.base import Box, Data, Dataset
+from gridnn.data.files import reading
 from gridnn.data.folders import SUFFIXES, find_classes, find_pictures, find_sets
 from gridnn.data.order import split_in_two
 from gridnn.data.pictures import decode
-from gridnn.data.regular import reading
 from gridnn.data.scaling import Scaling
 from gridnn.errors import UserError, cause_of
 from gridnn.kernels.random import uniform
@@ -86,6 +86,7 @@ class ImageFiles(Dataset):
         try:
             return decode(path, self._resize)
         except Exception as error:
+            error = error.__cause__ or error
             reason = getattr(error, "strerror", None) or cause_of(error)
             text = f"{self.name}: image {index} ({path}) cannot be read ({reason}): mend or remove it"
             raise UserError(text) from None

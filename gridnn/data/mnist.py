@@ -12,8 +12,7 @@ from typing import IO
 import numpy as np
 
 from gridnn.data.base import Data, check_labels, check_size
-from gridnn.data.files import find, map_bytes, missing
-from gridnn.data.regular import open_regular, reading
+from gridnn.data.files import find, map_bytes, missing, open_regular, reading
 from gridnn.data.stored import Stored
 from gridnn.errors import UserError
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gridnn.data.regular import open_regular
+from gridnn.data.files import open_regular
 from gridnn.data.resized import scaled_size
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # others of Pillow's run programs

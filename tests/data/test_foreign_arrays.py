@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import gzip
 import io
 import os
 import re
@@ -15,7 +14,7 @@ import pytest
 from reading import read
 
 from gridnn.data.datasets import open_dataset
-from gridnn.data.files import find, map_bytes, open_regular, reading, unpack
+from gridnn.data.files import find, map_bytes, open_regular, reading
 from gridnn.data.labels import advise_labels
 from gridnn.data.sources import Mapped
 from gridnn.errors import UserError
@@ -88,20 +87,9 @@ class TestReading:
                 open_regular(path)
         with pytest.raises(UserError, match=r"pipe.npz is a pipe"):
             open_dataset(str(tmp_path / "pipe.npz"))
-        for use in (unpack, lambda path: map_bytes(path, 0, (4,)), Mapped):
+        for use in (lambda path: map_bytes(path, 0, (4,)), Mapped):
             with pytest.raises(UserError, match=r"pipe.npz is a pipe"):
                 use(tmp_path / "pipe.npz")
-
-    def test_gzip_files_that_unpack_to_too_much(self, tmp_path, monkeypatch):
-        path, content = tmp_path / "a.gz", gzip.compress(bytes(10**6))
-        path.write_bytes(content)
-        assert len(unpack(path)) == 10**6
-        monkeypatch.setattr(Path, "read_text", lambda self: "MemAvailable:  900 kB\n")
-        with pytest.raises(UserError, match=r"a.gz takes 1,000,000 bytes of memory, but 921,600 are left"):
-            unpack(path)
-        path.write_bytes(content[:-4] + bytes([0, 0, 0, 200]))
-        with pytest.raises(UserError, match=r"a.gz is no complete gzip file \(it claims 3,355,443,200 bytes"):
-            unpack(path)
 
     def test_a_directory_that_may_not_be_entered(self, tmp_path, monkeypatch):
         def refuse(self):
