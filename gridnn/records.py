@@ -141,7 +141,7 @@ def parse_json(what: str, text: str | bytes) -> Any:
 def whole(name: str, value: Any, low: int = 0, high: int = MOST) -> int:
     """``value`` of what was read under ``name``, if it is a whole number from ``low`` to ``high``; else `UserError`."""
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        bounds = f"of at least {low}" if high == MOST else f"from {low} to {high}"
+        bounds = f"of at least {low}" if high == MOST else f"from {low:,} to {high:,}"
         raise UserError(f'"{name}" is {shortened(value)}, but must be a whole number {bounds}')
     return value
 
