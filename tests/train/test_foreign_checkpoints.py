@@ -8,11 +8,16 @@ import os
 import random
 import struct
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from gridnn.errors import UserError
+from gridnn.models import get_model
+from gridnn.models.torchvision import sources
 from gridnn.train.header import UNKNOWN, Damaged, lay_out, read_header
 from gridnn.train.resume import Facts, Progress
+from gridnn.train.weights import check_weights
 
 FACTS = {
     "step": 5,
@@ -177,3 +182,21 @@ def test_damaged_headers_with_right_checksums_are_refused_or_read(tmp_path):
         except UserError as error:
             assert "\n" not in str(error)
     assert read < 150
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_weights_of_a_wrapped_model_are_refused_with_the_remedy(tmp_path, prefix):
+    network, path = get_model("resnet18", (32, 32, 3), 7), tmp_path / "w.safetensors"
+    arrays = {one.name: np.zeros(one.shape, np.float32) for one in sources("resnet18", network).values()}
+    save_file({prefix + name: array for name, array in arrays.items()}, path)
+    told = f"all of its names begin with '{prefix}', .* write model.{prefix}state_dict\\(\\) into it instead"
+    with pytest.raises(UserError, match=told):
+        check_weights(str(path), "resnet18", network)
+    save_file(arrays, path)
+    check_weights(str(path), "resnet18", network)
+
+
+def test_weights_are_read_from_regular_files(tmp_path):
+    os.mkfifo(tmp_path / "w.safetensors")
+    with pytest.raises(UserError, match=r"w\.safetensors cannot be read: it is no regular file"):
+        check_weights(str(tmp_path / "w.safetensors"), "resnet18", get_model("resnet18", (32, 32, 3), 7))
