@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from dataclasses import replace
 from typing import Any, get_args, get_type_hints
@@ -15,7 +16,7 @@ from gridnn.models.own import is_own
 from gridnn.planning.plan import OPTIONS, Plan, read_plan, read_provenance
 from gridnn.planning.provenance import Provenance
 from gridnn.planning.search.request import PricedPlan
-from gridnn.records import shortened
+from gridnn.records import MOST, shortened
 from gridnn.train.config import RUN_OPTIONS, SECTIONS, RunConfig
 from gridnn.train.sections import CHOOSING
 from gridnn.train.setup import PreparedRun, prepare_run, request_of
@@ -26,6 +27,9 @@ DIVIDING = (*CHOOSING, "grid", "strategy", "domain", "group", "plan", "replicas"
 KEPT = tuple(name for name, one in RUN_OPTIONS.items() if one.command == "plan" and name not in DIVIDING)
 
 OWN_FILES = ("model", "loss")  # options that may name a file of Python
+LONGEST = 4096  # letters of an option in a plan
+MOST_OF = {"accumulate": 10_000}  # each of them is priced
+SIZES, LONG_NUMBER = ("shape", "widths"), re.compile(r"\d{16}")
 
 
 def make_priced_plan(config: RunConfig, ranks: int, machine: str, memory: str | None) -> PricedPlan:
@@ -92,10 +96,16 @@ def _options(path: str, provenance: Provenance, ranks: int) -> dict[str, Any]:
     options = {name: value for name, value in given.items() if name in RUN_OPTIONS}
     for name, value in options.items():
         if not _is_of(value, types[name]):
-            raise UserError(
-                f"plan {path}: the option {name} of its provenance is {shortened(value)}, which is of the wrong type: "
-                "plan again"
-            )
+            wrong = "which is of the wrong type"
+        elif type(value) is int and value > MOST_OF.get(name, MOST):
+            wrong = f"but at most {MOST_OF.get(name, MOST):,} is priced"
+        elif isinstance(value, str) and ("\0" in value or len(value) > LONGEST):
+            wrong = f"which is no text of up to {LONGEST:,} letters without NUL"
+        elif name in SIZES and value and LONG_NUMBER.search(value):
+            wrong = "which has a number that is too large"
+        else:
+            continue
+        raise UserError(f"plan {path}: the option {name} of its provenance is {shortened(value)}, {wrong}: plan again")
     for name in OWN_FILES:
         if is_own(own := options.get(name, "")):
             command = f"gridnn plan --plan {path} --ranks {ranks} --{name} {shlex.quote(own)}"
@@ -109,8 +119,6 @@ def _options(path: str, provenance: Provenance, ranks: int) -> dict[str, Any]:
 def _is_of(value: Any, kind: Any) -> bool:
     """Whether a value of JSON is of the type of an option, such as ``int | None``; whole numbers are floats, too."""
     kinds = get_args(kind) or (kind,)
-    if isinstance(value, str) and "\0" in value:  # no path, and no name
-        return False
     return type(value) in kinds or (type(value) is int and float in kinds)
 
 

@@ -127,6 +127,10 @@ WRONG = [
     ("provenance__options__model", None, "the option model"),
     ("provenance__options__seed", 1.5, "the option seed"),
     ("provenance__options__recompute", 1, "the option recompute"),
+    ("provenance__options__widths", 5000 * "9", "which is no text of up to 4,096 letters"),
+    ("provenance__options__widths", 200 * "9", "which has a number that is too large"),
+    ("provenance__options__classes", 10**300, "but at most 9,223,372,036,854,775,807 is priced"),
+    ("provenance__options__accumulate", 10**8, "but at most 10,000 is priced"),
 ]
 
 
