@@ -9,6 +9,10 @@ from typing import Any
 
 from gridnn.errors import UserError, unknown
 
+# The smallest number above 0, and the largest one, of a constant: what is predicted from them is finite.
+SMALLEST, LARGEST = 1e-30, 1e30
+MOST_RANKS = 10**9
+
 
 class Reader:
     """Checks of values that were read from the machine file ``source``.
@@ -60,17 +64,21 @@ class Reader:
         return tuple(content)
 
     def number(self, content: Any, path: str, above: float | None = None) -> float:
-        """A finite number, at least 0, or larger than ``above``."""
+        """A finite number, at least 0, or larger than ``above``, from `SMALLEST` to `LARGEST` where it is not 0."""
         bound = "of at least 0" if above is None else f"larger than {above:g}"
         sound = isinstance(content, int | float) and not isinstance(content, bool) and math.isfinite(content)
         if not sound or content < 0 or (above is not None and content <= above):
             raise self.wrong(path, content, f"a finite number {bound}")
+        if content and not SMALLEST <= content <= LARGEST:
+            raise self.wrong(path, content, f"a number from {SMALLEST:g} to {LARGEST:g}, so that times are finite")
         return float(content)
 
     def whole(self, content: Any, path: str) -> int:
-        """A whole number, at least 1."""
+        """A whole number, from 1 to `MOST_RANKS`."""
         if not isinstance(content, int) or isinstance(content, bool) or content < 1:
             raise self.wrong(path, content, "a whole number of at least 1")
+        if content > MOST_RANKS:
+            raise self.wrong(path, content, f"at most {MOST_RANKS:,} ranks")
         return content
 
     def row(self, content: Any, path: str, length: int, above: float | None = None) -> list[float]:

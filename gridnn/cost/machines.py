@@ -97,7 +97,7 @@ def machine_of(content: Any, source: str) -> Machine:
     read = Reader(source)
     optional = ("memory", "overlap", "device", "estimates", "provenance")
     read.fields(content, "", ("version", "name", "levels", "compute"), optional)
-    if content["version"] != VERSION:
+    if content["version"] != VERSION or content["version"] is True:
         raise read.wrong("version", content["version"], f"this gridnn reads version {VERSION}; {MADE_BY}")
     memory, name = content.get("memory"), read.text(content["name"], "name")
     levels, compute = _levels(content["levels"], read), _compute(content["compute"], read)
@@ -119,12 +119,9 @@ def machine_of(content: Any, source: str) -> Machine:
 
 def _content(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        names = ", ".join(shipped())
-        raise UserError(f"machine file {path}: {error.strerror}; {MADE_BY}, or use one of {names}") from error
-    except ValueError as error:
-        raise UserError(f"machine file {path} is no JSON: {error}; {MADE_BY}") from error
+        return records.read_json("machine file", path)
+    except UserError as error:
+        raise UserError(f"{error}; {MADE_BY}, or use one of {', '.join(shipped())}") from error
 
 
 def _sorted(machine: Machine) -> list[tuple[str, tuple[tuple[float, float], ...]]]:

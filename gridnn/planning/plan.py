@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,8 +17,12 @@ from gridnn.layout.split import Split
 from gridnn.network import Network
 from gridnn.planning.propagate import propagate
 from gridnn.planning.provenance import KEY, OLDER_KEY, Provenance
+from gridnn.records import read_json, shortened, texts, whole
 
 VERSION = 1
+MOST_MICROBATCHES = 4096  # each is built: a larger plan is never priced
+MOST_RANKS = 10_000_000
+LONGEST = 200  # letters of a split
 KEYS = (
     "version",
     "strategy",
@@ -132,30 +137,23 @@ def load_plan(
         ``options``.
     """
     data = read_plan(path)
-    with _about(path):
-        for key in data:
-            if key not in KEYS:
-                raise unknown("key", key, KEYS)
-        if data.get("version") != VERSION or data.get("version") is True:
-            raise UserError(f"version {data.get('version')!r}, but this gridnn reads version {VERSION}")
     if data.get("grid", str(grid)) != str(grid):
         raise UserError(f"plan {path} is for grid {data['grid']!r}, this run has {grid}: mend one of them")
     with _about(path):
-        texts = data.get("splits")
-        if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
-            raise UserError('"splits" must be an object such as {"conv1": "n=2,co=2"}')
         provenance = Provenance.from_file(data)
         if provenance:
             provenance.check(network)
         names = [node.name for node in network.nodes]
-        for name in texts:
+        for name in data["splits"]:
             if name not in names:
                 raise unknown("layer", name, names)
-        chosen = {name: Split.parse(text) for name, text in texts.items()}
+        chosen = {name: Split.parse(text) for name, text in data["splits"].items()}
         splits = propagate(network, chosen, grid.size, batch, replicas)
-        count = _microbatches(data)
+        count = data.get("microbatches", 1)
+        if count > batch:
+            raise UserError(f'"microbatches" is {count}, but a pass has only {batch} samples: use fewer')
     agreed = {name: _agreed(path, data, name, options.get(name, values[0])) for name, values in OPTIONS.items()}
-    return Plan(str(data.get("strategy", "file")), grid, splits, **agreed, microbatches=count, provenance=provenance)
+    return Plan(data.get("strategy", "file"), grid, splits, **agreed, microbatches=count, provenance=provenance)
 
 
 def read_provenance(path: str | Path, data: Mapping[str, Any]) -> Provenance | None:
@@ -173,33 +171,59 @@ def _about(path: str | Path) -> Iterator[None]:
         raise UserError(f"plan {path}: {error}") from error
 
 
-def _microbatches(data: Mapping[str, Any]) -> int:
-    count = data.get("microbatches", 1)
-    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-        raise UserError(f'"microbatches" is {count!r}, but must be a whole number of at least 1')
-    return count
-
-
 def _agreed(path: str | Path, data: Mapping[str, Any], name: str, asked: Any) -> Any:
     """What file and command line say of ``name``: the file, where the command line has the default."""
     values, said = OPTIONS[name], data.get(name, asked)
-    if said not in values:
-        raise UserError(f"plan {path}: {name} {said!r} is not one of {', '.join(map(str, values))}")
     if asked not in (said, values[0]):
         raise UserError(f"plan {path} says {name} {said}, but --{name.replace('_', '-')} {asked}: drop one")
     return said
 
 
 def read_plan(path: str | Path) -> dict[str, Any]:
-    """The plan in a JSON file as plain data; `UserError` if the file cannot be read, or holds no object."""
-    try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"plan {path}: {error.strerror}") from error
-    except ValueError as error:  # of json, or of text that is not UTF-8
-        raise UserError(f"plan {path} is no JSON: {error}") from error
-    if not isinstance(data, dict):
-        raise UserError(f"plan {path}: expected an object at the top, found {type(data).__name__}")
-    for former in FORMER.keys() & data:
-        data[FORMER[former]] = data.pop(former)
+    """The plan in a JSON file as plain data, its keys as plans have them today.
+
+    Raises
+    ------
+    UserError
+        If the file cannot be read (see `records.read_json`), is of another version, or has a key or a value that a
+        plan cannot have.
+    """
+    data = read_json("plan", path)
+    with _about(path):
+        if not isinstance(data, dict):
+            raise UserError(f"expected an object at the top, found {type(data).__name__}")
+        for former, now in (*FORMER.items(), (OLDER_KEY, KEY)):
+            if former in data and now in data:
+                raise UserError(f'"{former}" is an older name of "{now}", which it has, too: leave one out')
+        data = {FORMER.get(key, key): value for key, value in data.items()}
+        _check(data)
     return data
+
+
+def _check(data: Mapping[str, Any]) -> None:
+    """Refuse keys and values that no plan has; what ``provenance`` says is for `Provenance.from_file`."""
+    for key in data:
+        if key not in KEYS:
+            raise unknown("key", key, KEYS)
+    if data.get("version") != VERSION or data.get("version") is True:
+        raise UserError(f"version {shortened(data.get('version'))}, but this gridnn reads version {VERSION}")
+    for key in ("strategy", "certificate"):
+        if not isinstance(data.get(key, ""), str):
+            raise UserError(f'"{key}" is {shortened(data[key])}, but must be a text')
+    _check_grid(data.get("grid", "1x1"))
+    if not isinstance(data.get("splits"), dict):
+        raise UserError('"splits" must be an object such as {"conv1": "n=2,co=2"}')
+    texts("splits", data["splits"], LONGEST)
+    whole("microbatches", data.get("microbatches", 1), 1, MOST_MICROBATCHES)
+    for name, values in OPTIONS.items():
+        said = data.get(name, values[0])
+        if type(said) is not type(values[0]) or said not in values:
+            raise UserError(f"{name} {shortened(said)} is not one of {', '.join(map(str, values))}")
+
+
+def _check_grid(grid: Any) -> None:
+    match = re.fullmatch(r"([1-9][0-9]{0,7})x([1-9][0-9]{0,7})", grid) if isinstance(grid, str) else None
+    if not match:
+        raise UserError(f'"grid" is {shortened(grid)}: write the rows x columns of its ranks, as 4x2')
+    if int(match[1]) * int(match[2]) > MOST_RANKS:
+        raise UserError(f'"grid" is {grid}: that is more than {MOST_RANKS:,} ranks')

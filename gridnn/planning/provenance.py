@@ -8,10 +8,11 @@ from typing import Any
 
 from gridnn.errors import UserError
 from gridnn.network import INPUT, Network
-from gridnn.records import fingerprint
+from gridnn.records import fingerprint, shortened, texts, whole
 
 SHOWN = 3  # differences that a refusal names
 KEY, OLDER_KEY = "provenance", "made_for"  # in a plan's file
+LONGEST = 10_000  # letters that describe a layer
 MARK, OLDER_MARK = "fingerprint", "digest"  # of the network and of the machine
 
 
@@ -73,17 +74,29 @@ class Provenance:
             return None
         mark = MARK if key == KEY else OLDER_MARK
         try:
-            data = content[key]
-            layers, machine = data["network"]["layers"], data["machine"]
-            made = cls(dict(layers), int(data["batch"]), machine["name"], machine[mark], dict(data["options"]))
-            given = data["network"][mark]
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f'"{key}" is not complete ({error!r}): leave it out, or plan again') from None
+            made, given = cls._read(content[key], mark)
+        except (KeyError, TypeError, UserError) as error:
+            why = error if isinstance(error, UserError) else repr(error)
+            raise UserError(f'"{key}" is not complete ({why}): leave it out, or plan again') from None
         if given != fingerprint(made.layers):
             raise UserError(
                 f'"{key}" was edited: {mark} {given}, but its layers have {fingerprint(made.layers)}: plan again'
             )
         return made
+
+    @classmethod
+    def _read(cls, data: Mapping[str, Any], mark: str) -> tuple[Provenance, str]:
+        """The provenance in plain data, and the fingerprint that it gives of its layers."""
+        layers, machine, options = data["network"]["layers"], data["machine"], data["options"]
+        batch, given = whole("batch", data["batch"], 1), data["network"][mark]
+        if not isinstance(given, str):
+            raise UserError(f'"{mark}" is {shortened(given)}, but must be a text')
+        name, told = machine["name"], machine[mark]
+        if not isinstance(name, str | None) or not isinstance(told, str | None):
+            raise UserError(f'"machine" is {shortened(machine)}, but must have a text, or null, for name and {mark}')
+        if not isinstance(options, dict):
+            raise UserError(f'"options" is {shortened(options)}, but must be an object')
+        return cls(texts("layers", layers, LONGEST), batch, name, told, options), given
 
 
 def describe_layers(network: Network) -> dict[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import platform
 import re
@@ -15,7 +14,7 @@ from gridnn.errors import UserError, writing
 from gridnn.train.checkpoint import Tensor, first_does, load, open_header, save, tensors_of
 from gridnn.train.header import Damaged
 from gridnn.train.lock import Lock
-from gridnn.train.resume import Progress, changed_options
+from gridnn.train.resume import Facts, Progress, changed_options
 
 NAME = re.compile(r"step-(\d{8,})\.safetensors")
 KEEP = 3  # checkpoints that remain
@@ -67,21 +66,32 @@ class Checkpoints:
         path = self.path(self.newest)
         try:
             header = open_header(path, self.grid)
-            if header.facts["step"] != str(self.newest):
-                raise UserError(f"checkpoint {path} is that of step {header.facts['step']}: give it its name back")
-            changes = changed_options(path, json.loads(header.facts["config"]), self._config())
+            facts = Facts.of(path, header.facts)
+            if facts.progress.done != self.newest:
+                raise UserError(f"checkpoint {path} is that of step {facts.progress.done}: give it its name back")
+            changes = changed_options(path, facts.config, self._config())
+            self._check(path, facts)
             load(path, header, self._tensors(), self.grid)
         except Damaged as error:
             raise UserError(f"{error}; {self._remedy()}") from error
-        progress.__dict__.update(json.loads(header.facts["progress"]))
+        progress.__dict__.update(facts.progress.__dict__)
         self.saved = progress.done, progress.epoch
         scale = self.session.loss_scale
         if scale:
-            scale.__dict__.update(json.loads(header.facts["loss_scale"]))
+            scale.__dict__.update(facts.scale.__dict__)
         self.optimizer.step = progress.done - (scale.skipped if scale else 0)
         self.session.parameters.refresh()
-        notes = [f"resumed from {path}: {progress.done} steps, written by {header.facts['ranks']} ranks"]
+        notes = [f"resumed from {path}: {progress.done} steps, written by {facts.ranks} ranks"]
         return notes + ([f"changed since then: {', '.join(changes)}"] if changes else [])
+
+    def _check(self, path: str, facts: Facts) -> None:
+        """Refuse facts that are not of such a run as this one."""
+        try:
+            facts.progress.check(self.session.steps_per_epoch, self.session.samples_per_epoch)
+            if self.session.loss_scale and facts.scale is None:
+                raise UserError('it lacks "loss_scale"')
+        except UserError as error:
+            raise Damaged(f"checkpoint {path} is not of this run: {error}") from error
 
     def save(self, progress: Progress) -> str:
         """Write a checkpoint, and remove those that are too old; returns its path.

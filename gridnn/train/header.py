@@ -18,6 +18,7 @@ from functools import cached_property
 from typing import Any
 
 from gridnn.errors import UserError
+from gridnn.records import file_size, parse_json, shortened, texts, whole
 
 VERSION = "1"
 PREFIX = 8  # bytes that hold the length of the header
@@ -25,8 +26,11 @@ LONGEST = 100_000_000  # bytes of a header that safetensors reads
 NAMES = {"float16": "F16", "float32": "F32", "float64": "F64", "int64": "I64"}
 ITEMSIZES = {"F16": 2, "F32": 4, "F64": 8, "I64": 8}
 CHECKSUM = re.compile(rb'"checksum":"([0-9a-f]{64})"')
+DIGEST = re.compile(r"[0-9a-f]{16}")
 UNKNOWN = b"0" * 64
 OWN = ("format", "gridnn", "checksum", "digests")  # what is said of the file, not of the run
+COUNTS = ("step", "updates", "samples", "ranks")  # facts that are whole numbers, where they are there
+MOST_DIMENSIONS = 16
 
 
 class Damaged(UserError):
@@ -121,13 +125,12 @@ def read_header(path: str) -> Header:
     Raises
     ------
     Damaged
-        If the file cannot be read, is none of gridnn's, is shorter or longer than its header says, or the header has
-        been changed; the text names the file.
+        If the file cannot be read, is no regular one or none of gridnn's, is shorter or longer than its header says,
+        or the header has been changed, or holds what gridnn does not write; the text names the file.
     """
     try:
+        size = file_size(path)
         with open(path, "rb") as file:
-            size = file.seek(0, 2)
-            file.seek(0)
             prefix = file.read(PREFIX)
             length = int.from_bytes(prefix, "little")
             text = file.read(length) if length <= min(LONGEST, size) else b""
@@ -143,24 +146,60 @@ def read_header(path: str) -> Header:
     if size != header.size:
         how = "truncated" if size < header.size else "too long"
         raise Damaged(f"checkpoint {path} is {how}: its header speaks of {header.size:,} bytes, it has {size:,}")
+    if header.data != PREFIX + length:
+        raise Damaged(f"checkpoint {path} is not as gridnn writes it: its header has {length:,} bytes")
     return header
 
 
 def _decode(path: str, text: bytes) -> Header:
     try:
-        entries = json.loads(text)
-        facts = dict(entries.pop("__metadata__", {}))
-    except (ValueError, AttributeError, TypeError) as error:
-        what = "corrupted, or no safetensors file"
-        raise Damaged(f"checkpoint {path} is {what}: its header is no JSON object") from error
+        entries = parse_json("its header", text)
+        facts = texts("__metadata__", entries.pop("__metadata__", {}), LONGEST)
+    except (UserError, AttributeError, TypeError) as error:
+        what, why = "corrupted, or no safetensors file", f" ({error})" if isinstance(error, UserError) else ""
+        raise Damaged(f"checkpoint {path} is {what}: its header is no JSON object{why}") from error
     if "gridnn" not in facts:
         raise Damaged(f"{path} is no checkpoint of gridnn: a safetensors file whose __metadata__ lacks 'gridnn'")
     if facts["gridnn"] != VERSION:
-        said = facts["gridnn"]
+        said = shortened(facts["gridnn"]).strip("'")
         raise Damaged(f"checkpoint {path} is of version {said}, but this gridnn reads version {VERSION}")
     told = CHECKSUM.search(text)
     if told is None or hashlib.sha256(text.replace(told[1], UNKNOWN, 1)).hexdigest().encode() != told[1]:
         raise Damaged(f"checkpoint {path} is corrupted: its header is not the one that was written")
-    digests = {name: int(digest, 16) for name, digest in json.loads(facts["digests"]).items()}
-    tensors = {name: Stored(e["dtype"], tuple(e["shape"]), e["data_offsets"][0]) for name, e in entries.items()}
+    try:
+        tensors = _tensors(entries)
+        digests = _digests(facts.get("digests", ""), tensors)
+        for name in COUNTS:
+            whole(name, parse_json(name, facts.get(name, "0")))
+    except UserError as error:
+        raise Damaged(f"checkpoint {path} is not as gridnn writes it: {error}") from error
     return Header(tensors, {name: text for name, text in facts.items() if name not in OWN}, digests)
+
+
+def _tensors(entries: Mapping[str, Any]) -> dict[str, Stored]:
+    """The tensors of a header, each of which begins where the one before it ends."""
+    found: dict[str, Stored] = {}
+    start = 0
+    for name, entry in entries.items():
+        about = f"tensor {shortened(name)}"
+        if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+            raise UserError(f"{about} is {shortened(entry)}, not its dtype, shape and data_offsets")
+        dtype, shape = entry["dtype"], entry["shape"]
+        if not isinstance(dtype, str) or dtype not in ITEMSIZES:
+            raise UserError(f"{about} is of type {shortened(dtype)}, not one of {', '.join(ITEMSIZES)}")
+        if not isinstance(shape, list) or len(shape) > MOST_DIMENSIONS:
+            raise UserError(f"{about} has the shape {shortened(shape)}, not a list of up to {MOST_DIMENSIONS} sizes")
+        one = Stored(dtype, tuple(whole(f"shape of {about}", size) for size in shape), start)
+        start = whole(f"end of {about}", one.stop)
+        if entry["data_offsets"] != [one.start, start]:
+            said = shortened(entry["data_offsets"])
+            raise UserError(f"{about} lies at {said}, not at {one.start:,} to {start:,}, where its place is")
+        found[name] = one
+    return found
+
+
+def _digests(text: str, tensors: Mapping[str, Stored]) -> dict[str, int]:
+    said = texts("digests", parse_json("digests", text), 16)
+    if said.keys() != tensors.keys() or not all(DIGEST.fullmatch(one) for one in said.values()):
+        raise UserError("its digests are not those of its tensors, sixteen hexadecimal digits each")
+    return {name: int(one, 16) for name, one in said.items()}

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from gridnn.cost.machine import Machine
 from gridnn.cost.machines import fingerprint, load_machine, shipped
 from gridnn.cost.price import Price
 from gridnn.errors import UserError
 from gridnn.layout.split import FORMER
+from gridnn.models.own import is_own
 from gridnn.planning.plan import OPTIONS, Plan, read_plan, read_provenance
 from gridnn.planning.provenance import Provenance
 from gridnn.planning.search.request import PricedPlan
-from gridnn.train.config import RUN_OPTIONS, RunConfig
+from gridnn.records import MOST, shortened
+from gridnn.train.config import RUN_OPTIONS, SECTIONS, RunConfig
 from gridnn.train.sections import CHOOSING
 from gridnn.train.setup import PreparedRun, prepare_run, request_of
 from gridnn.units import parse_memory, shown
@@ -22,6 +25,11 @@ from gridnn.units import parse_memory, shown
 # What a plan keeps of the options that it was made with: those of the network and of how it is run.
 DIVIDING = (*CHOOSING, "grid", "strategy", "domain", "group", "plan", "replicas")
 KEPT = tuple(name for name, one in RUN_OPTIONS.items() if one.command == "plan" and name not in DIVIDING)
+
+OWN_FILES = ("model", "loss")  # options that may name a file of Python
+LONGEST = 4096  # letters of an option in a plan
+MOST_OF = {"accumulate": 10_000}  # each of them is priced
+SIZES, LONG_NUMBER = ("shape", "widths"), re.compile(r"\d{16}")
 
 
 def make_priced_plan(config: RunConfig, ranks: int, machine: str, memory: str | None) -> PricedPlan:
@@ -66,14 +74,11 @@ def open_priced_plan(path: str, batch: int | None, machine: str | None) -> Price
             f"plan {path} does not say for which network it was made: price it by gridnn plan --plan {path} --ranks P "
             "--model NAME --batch B, and -o writes one that does"
         )
-    given = {FORMER.get(name, name): value for name, value in provenance.options.items()}
-    options = {name: value for name, value in given.items() if name in RUN_OPTIONS}
-    try:
-        config = RunConfig.of(**{"dataset": None, **options, "batch": batch or provenance.batch, "plan": path})
-        config.validate()
-    except (TypeError, AttributeError) as error:
-        raise UserError(f"plan {path}: its provenance has an option of the wrong type ({error}): plan again") from None
-    made = prepare_run(config, _ranks(path, data.get("grid")))
+    ranks = _ranks(path, data.get("grid"))
+    options = _options(path, provenance, ranks)
+    config = RunConfig.of(**{"dataset": None, **options, "batch": batch or provenance.batch, "plan": path})
+    config.validate()
+    made = prepare_run(config, ranks)
     loaded = load_machine(machine or _known_machine(path, provenance))
     return _priced(config, made, made.plan, loaded)
 
@@ -84,12 +89,45 @@ def _priced(config: RunConfig, made: PreparedRun, plan: Plan, machine: Machine) 
     return PricedPlan(request, plan, request.price(plan))
 
 
+def _options(path: str, provenance: Provenance, ranks: int) -> dict[str, Any]:
+    """The options of a run that a plan was made with, each of its type; those that would run a file are refused."""
+    types = {name: kind for section in SECTIONS.values() for name, kind in get_type_hints(section).items()}
+    given = {FORMER.get(name, name): value for name, value in provenance.options.items()}
+    options = {name: value for name, value in given.items() if name in RUN_OPTIONS}
+    for name, value in options.items():
+        if not _is_of(value, types[name]):
+            wrong = "which is of the wrong type"
+        elif type(value) is int and value > MOST_OF.get(name, MOST):
+            wrong = f"but at most {MOST_OF.get(name, MOST):,} is priced"
+        elif isinstance(value, str) and ("\0" in value or len(value) > LONGEST):
+            wrong = f"which is no text of up to {LONGEST:,} letters without NUL"
+        elif name in SIZES and value and LONG_NUMBER.search(value):
+            wrong = "which has a number that is too large"
+        else:
+            continue
+        raise UserError(f"plan {path}: the option {name} of its provenance is {shortened(value)}, {wrong}: plan again")
+    for name in OWN_FILES:
+        if is_own(own := options.get(name, "")):
+            command = f"gridnn plan --plan {path} --ranks {ranks} --{name} {shlex.quote(own)}"
+            raise UserError(
+                f"plan {path} names the file {own.rpartition(':')[0] or own} as its {name}, but no file is run because "
+                f"a plan names it: {command} and the other options of the plan price it"
+            )
+    return options
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    """Whether a value of JSON is of the type of an option, such as ``int | None``; whole numbers are floats, too."""
+    kinds = get_args(kind) or (kind,)
+    return type(value) in kinds or (type(value) is int and float in kinds)
+
+
 def _ranks(path: str, grid: Any) -> int:
     """P, of the grid in a plan's file."""
-    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", str(grid))
-    if not match:
-        raise UserError(f'plan {path}: "grid" is {grid!r}: write the rows x columns of its ranks, as 4x2')
-    return int(match[1]) * int(match[2])
+    if grid is None:
+        raise UserError(f'plan {path}: it has no "grid": write the rows x columns of its ranks, as 4x2')
+    rows, columns = map(int, grid.split("x"))
+    return rows * columns
 
 
 def _known_machine(path: str, provenance: Provenance) -> str:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import PurePath
 from typing import Any
 
 from gridnn.errors import UserError
 from gridnn.layout.split import FORMER
+from gridnn.records import parse_json, real, shortened, whole
 from gridnn.train.config import RUN_OPTIONS
+from gridnn.train.header import Damaged
+from gridnn.train.loss_scale import PATIENCE, LossScale
 from gridnn.train.option import ADJUSTABLE, FIXED, FREE, flag
 
 
@@ -43,6 +46,75 @@ class Progress:
     def next_epoch(self) -> None:
         """The epoch is over and told."""
         self.epoch, self.loss, self.right, self.count = self.epoch + 1, 0.0, 0.0, 0
+
+    def check(self, steps: int, samples: int) -> None:
+        """Refuse what cannot be of a run whose epochs have so many updates and samples: a `UserError`."""
+        made = self.done - (self.epoch - 1) * steps
+        if not 0 <= made <= steps:
+            raise UserError(
+                f"{self.done:,} updates are not in epoch {self.epoch:,}, since an epoch of this run has {steps:,}"
+            )
+        if self.count > samples or bool(self.count) != bool(made):
+            raise UserError(
+                f"{self.count:,} samples of an epoch of {samples:,} are not those of its first {made:,} updates of "
+                f"{steps:,}"
+            )
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a checkpoint of ``gridnn train`` says of its run.
+
+    Attributes
+    ----------
+    ranks : int
+        How many wrote it.
+    config : dict of str to object
+        The resolved options with an effect.
+    progress : Progress
+        Where the run was.
+    scale : LossScale or None
+        Its loss scale; None if it has none.
+    """
+
+    ranks: int
+    config: dict[str, Any]
+    progress: Progress
+    scale: LossScale | None
+
+    @classmethod
+    def of(cls, path: str, facts: Mapping[str, str]) -> Facts:
+        """The facts in the header of the checkpoint ``path``; `Damaged` if they are not those of a run."""
+        try:
+            progress = Progress(**_numbers(facts, "progress", Progress()))
+            scale = LossScale(**_numbers(facts, "loss_scale", LossScale())) if "loss_scale" in facts else None
+            whole("epoch", progress.epoch, 1)
+            if whole("step", _value(facts, "step")) != progress.done:
+                raise UserError(f'its "step" is {facts["step"]}, but its progress {progress.done}')
+            if scale:
+                real("value", scale.value, 1)
+                whole("good", scale.good, 0, PATIENCE)
+                whole("skipped", scale.skipped, 0, progress.done)
+            config = _value(facts, "config")
+            if not isinstance(config, dict):
+                raise UserError(f'its "config" is {shortened(config)}, but must be an object')
+            return cls(whole("ranks", _value(facts, "ranks"), 1), config, progress, scale)
+        except UserError as error:
+            raise Damaged(f"checkpoint {path} is not one of gridnn train: {error}") from error
+
+
+def _value(facts: Mapping[str, str], name: str) -> Any:
+    if name not in facts:
+        raise UserError(f'it lacks "{name}"')
+    return parse_json(f'its "{name}"', facts[name])
+
+
+def _numbers(facts: Mapping[str, str], name: str, example: Any) -> dict[str, int | float]:
+    """The numbers of a fact: those that the ``example`` has, whole numbers of at least 0 where it has whole ones."""
+    data, wanted = _value(facts, name), asdict(example)
+    if not isinstance(data, dict) or data.keys() != wanted.keys():
+        raise UserError(f'its "{name}" is {shortened(data)}, but must be an object of {", ".join(wanted)}')
+    return {key: whole(key, data[key]) if type(one) is int else real(key, data[key]) for key, one in wanted.items()}
 
 
 def changed_options(path: str, stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,12 @@ from gridnn.layout.layout import Box, box_size
 from gridnn.models.torchvision import Source, sources, unused
 from gridnn.network import Network
 from gridnn.program.program import Program
+from gridnn.records import file_size
 
 Array = Any
 DTYPES = ("F16", "F32", "F64")
 BLOCK = 2**21  # elements of a flattened image's weights that are read at once
+WRAPPERS = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put before all names
 SHOWN = 5  # tensors that a refusal names
 
 
@@ -37,7 +39,13 @@ def check_weights(path: str, model: str, network: Network) -> None:
         If the file cannot be read, or holds other tensors than the network needs, naming them.
     """
     with _opened(path) as file:
-        faults = _faults(sources(model, network), {name: file.get_slice(name) for name in file.keys()})  # noqa: SIM118
+        names = list(file.keys())
+        if prefix := _wrapper(names):
+            raise UserError(
+                f"--weights {path}: all of its names begin with {prefix!r}, as those of a wrapped model do: write "
+                f"model.{prefix}state_dict() into it instead"
+            )
+        faults = _faults(sources(model, network), {name: file.get_slice(name) for name in names})
     if faults:
         more = f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
         raise UserError(
@@ -73,6 +81,7 @@ def _opened(path: str) -> Iterator[Any]:
     if Path(path).is_dir():
         raise UserError(f"--weights {path} is a directory: name the .safetensors file in it")
     try:
+        file_size(path)
         with safe_open(path, framework="numpy") as file:
             yield file
     except OSError as error:
@@ -112,6 +121,14 @@ def _destinations(parameters: Any, program: Program) -> Iterator[tuple[str, Box,
     for step in program.layers:
         for name, (_, layout) in step.states.items():
             yield f"{step.name}.{name}", layout.box(parameters.grid.index), parameters.states[step.name][name]
+
+
+def _wrapper(names: Sequence[str]) -> str:
+    """What wrappers have put before all names; empty if there is nothing of the kind."""
+    for prefix in WRAPPERS:
+        if names and all(name.startswith(prefix) for name in names):
+            return prefix + _wrapper([name.removeprefix(prefix) for name in names])
+    return ""
 
 
 def _faults(wanted: Mapping[str, Source], held: Mapping[str, Any]) -> list[str]:

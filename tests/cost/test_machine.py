@@ -212,7 +212,7 @@ BAD = [
     ("levels", [], "levels = []: a list of at least one entry"),
     ("levels/1/alpha", ..., "levels.network.alpha is missing"),
     ("levels/1/alpha", -1e-6, "levels.network.alpha = -1e-06: a finite number of at least 0"),
-    ("levels/0/beta", math.nan, "levels.node.beta = NaN: a finite number"),
+    ("levels/0/beta", math.nan, "no JSON (NaN is no number of JSON)"),
     ("levels/0/beta", "fast", "levels.node.beta = fast: a finite number"),
     ("levels/0/beta", True, "levels.node.beta = true: a finite number"),
     ("levels/0/ranks", None, "levels.node.ranks = null"),
@@ -259,7 +259,7 @@ def test_a_file_that_is_no_object(tmp_path, content):
 
 def test_a_file_that_is_no_json(tmp_path):
     (tmp_path / "bad.json").write_text("{")
-    with pytest.raises(UserError, match=r"bad\.json is no JSON.*gridnn calibrate"):
+    with pytest.raises(UserError, match=r"bad\.json: no JSON.*gridnn calibrate"):
         load_machine(tmp_path / "bad.json")
 
 

@@ -165,13 +165,13 @@ def test_a_plan_file_reads_what_it_writes(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "is no JSON"),
+        ("{", "plan.json: no JSON"),
         ("[]", "expected an object at the top, found list"),
         ({"version": 9, "splits": {}}, "version 9, but this gridnn reads version 1"),
         ({"version": 1, "splits": {"conv3": "n=2"}}, "unknown layer 'conv3': did you mean conv"),
         ({"version": 1, "splits": {"fc1": "h=2"}}, "a Linear layer has no axis h; it can divide n, co, ci"),
         ({"version": 1, "splits": {"fc1": "n=3"}}, "do not divide 4 ranks"),
-        ({"version": 1, "splits": {"fc1": 2}}, '"splits" must be an object'),
+        ({"version": 1, "splits": {"fc1": 2}}, "\"splits\" has 2 for 'fc1'"),
         ({"version": 1, "grid": "4x1", "splits": {}}, "is for grid '4x1', this run has 2x2"),
         ({"version": 1, "gather-backward": "all-reduce", "splits": {}}, "unknown key 'gather-backward': did you mean"),
         ({"version": True, "splits": {}}, "version True"),
@@ -191,7 +191,7 @@ def test_a_plan_file_and_the_command_line_do_not_contradict_each_other(tmp_path)
     with pytest.raises(UserError, match="says gather_backward reduce-scatter, but --gather-backward all-reduce"):
         load_plan(path, net, grid, 24, gather_backward="all-reduce")
     path.write_bytes(b"\xff\xfe{}")
-    with pytest.raises(UserError, match=r"plan.json is no JSON: .*utf-8"):
+    with pytest.raises(UserError, match=r"plan.json: no JSON .*utf-8"):
         load_plan(path, net, grid, 24, gather_backward="reduce-scatter")
 
 

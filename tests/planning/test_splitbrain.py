@@ -201,7 +201,7 @@ def test_the_stack_begins_where_all_later_layers_read_one_tensor():
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"microbatches": 0}, r'"microbatches" is 0, but must be a whole number of at least 1'),
+        ({"microbatches": 0}, r'"microbatches" is 0, but must be a whole number from 1 to 4,096'),
         ({"microbatches": True}, r'"microbatches" is True, but'),
         ({"microbatches": "2"}, r"\"microbatches\" is '2', but"),
     ],
