@@ -11,10 +11,11 @@ import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
 from gridnn.errors import UserError, writing
 
+KINDS = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
 MOST_BYTES = 2**24  # of a JSON file
 DEEPEST = 64  # levels of JSON
 MOST = 2**63 - 1  # the largest whole number
@@ -78,12 +79,24 @@ def _cell(value: Any) -> Any:
     return f"{value:.6g}" if isinstance(value, float) else value
 
 
+class NoFile(OSError):
+    """What is called as a file is none, and might never end, or wait for its other end."""
+
+
+def open_regular(path: str | os.PathLike) -> BinaryIO:
+    """A file that somebody else may have made, open for reading; `NoFile` for anything but a regular file."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe is not waited for
+    kind = stat.S_IFMT(os.fstat(descriptor).st_mode)
+    if kind == stat.S_IFREG:
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    raise NoFile(errno.EINVAL, f"it is {KINDS.get(kind, 'a device')}, not a file", os.fspath(path))
+
+
 def file_size(path: str | os.PathLike) -> int:
-    """The bytes of a regular file; `OSError` for anything else, which might never end or wait for its other end."""
-    found = os.stat(path)
-    if not stat.S_ISREG(found.st_mode):
-        raise OSError(errno.EINVAL, "it is no regular file", os.fspath(path))
-    return found.st_size
+    """The bytes of a regular file; an `OSError` otherwise."""
+    with open_regular(path) as file:
+        return os.fstat(file.fileno()).st_size
 
 
 def read_json(what: str, path: str | os.PathLike, most_bytes: int = MOST_BYTES) -> Any:
@@ -103,9 +116,8 @@ def read_json(what: str, path: str | os.PathLike, most_bytes: int = MOST_BYTES) 
     """
     about = f"{what} {os.fspath(path)}"
     try:
-        size = file_size(path)
-        with open(path, "rb") as file:
-            text = file.read(most_bytes + 1)
+        with open_regular(path) as file:
+            size, text = os.fstat(file.fileno()).st_size, file.read(most_bytes + 1)
     except OSError as error:
         raise UserError(f"{about}: {error.strerror}") from error
     except ValueError as error:  # a path with a NUL

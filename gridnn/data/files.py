@@ -7,7 +7,6 @@ import math
 import mmap
 import os
 import re
-import stat
 import struct
 import tokenize
 import zipfile
@@ -19,6 +18,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
+from gridnn import records
 from gridnn.errors import UserError, cause_of
 
 # What NumPy, h5py and the unpackers raise of what they cannot read.
@@ -28,7 +28,6 @@ ERRORS = (
 )  # fmt: skip
 DENIED, AWAY, BUSY = (errno.EACCES, errno.EPERM), (errno.ENOENT, errno.ENOTDIR), (errno.EAGAIN,)
 RATIO = 1040  # deflate makes at the most 1032 bytes of one (zlib's documentation); small files have a little besides
-KINDS = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
 
 
 @contextmanager
@@ -79,13 +78,11 @@ def open_regular(path: str | Path, most: int | None = None) -> BinaryIO:
     `UserError` if it cannot be read, has more than ``most`` bytes, or is a pipe, which would wait, or a device.
     """
     with reading(path):
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe is not waited for
-        file = os.fdopen(descriptor, "rb") if stat.S_ISREG(os.fstat(descriptor).st_mode) else None
-    if file is None:
-        kind = KINDS.get(stat.S_IFMT(os.fstat(descriptor).st_mode), "a device")
-        os.close(descriptor)
-        raise UserError(f"{path} is {kind}, not a file: give a file")
-    size = os.fstat(descriptor).st_size
+        try:
+            file = records.open_regular(path)
+        except records.NoFile as error:
+            raise UserError(f"{path}: {error.strerror}: give a file") from None
+    size = os.fstat(file.fileno()).st_size
     if most is not None and size > most:
         file.close()
         raise UserError(f"{path} has {size:,} bytes, but should have {most:,} at the most: it is not the right one")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
 import struct
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ from functools import cached_property
 from typing import Any
 
 from gridnn.errors import UserError
-from gridnn.records import file_size, parse_json, shortened, texts, whole
+from gridnn.records import open_regular, parse_json, shortened, texts, whole
 
 VERSION = "1"
 PREFIX = 8  # bytes that hold the length of the header
@@ -129,9 +130,8 @@ def read_header(path: str) -> Header:
         or the header has been changed, or holds what gridnn does not write; the text names the file.
     """
     try:
-        size = file_size(path)
-        with open(path, "rb") as file:
-            prefix = file.read(PREFIX)
+        with open_regular(path) as file:
+            size, prefix = os.fstat(file.fileno()).st_size, file.read(PREFIX)
             length = int.from_bytes(prefix, "little")
             text = file.read(length) if length <= min(LONGEST, size) else b""
     except OSError as error:

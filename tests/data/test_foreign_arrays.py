@@ -83,12 +83,12 @@ class TestReading:
     def test_pipes_and_directories(self, tmp_path):
         os.mkfifo(tmp_path / "pipe.npz")
         for path, kind in ((tmp_path, "a directory"), (tmp_path / "pipe.npz", "a pipe"), (Path("/dev/null"), "a dev")):
-            with pytest.raises(UserError, match=f"{path.name} is {kind}.*, not a file"):
+            with pytest.raises(UserError, match=f"{path.name}: it is {kind}.*, not a file"):
                 open_regular(path)
-        with pytest.raises(UserError, match=r"pipe.npz is a pipe"):
+        with pytest.raises(UserError, match=r"pipe.npz: it is a pipe"):
             open_dataset(str(tmp_path / "pipe.npz"))
         for use in (lambda path: map_bytes(path, 0, (4,)), Mapped):
-            with pytest.raises(UserError, match=r"pipe.npz is a pipe"):
+            with pytest.raises(UserError, match=r"pipe.npz: it is a pipe"):
                 use(tmp_path / "pipe.npz")
 
     def test_a_directory_that_may_not_be_entered(self, tmp_path, monkeypatch):
@@ -104,7 +104,7 @@ class TestReading:
     def test_a_pipe_among_arrays(self, tmp_path):
         np.save(tmp_path / "y.npy", Y)
         os.mkfifo(tmp_path / "x.npy")
-        with pytest.raises(UserError, match=r"x.npy is a pipe"):
+        with pytest.raises(UserError, match=r"x.npy: it is a pipe"):
             open_dataset(str(tmp_path))
 
 

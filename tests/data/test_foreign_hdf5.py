@@ -80,7 +80,7 @@ class TestNames:
         with pytest.raises(UserError, match=r"raw.h5 cannot be read \(No such file or directory\): put it back"):
             open_dataset(str(path))
         os.mkfifo(tmp_path / "raw.h5")
-        with pytest.raises(UserError, match=r"raw.h5 is a pipe, not a file"):
+        with pytest.raises(UserError, match=r"raw.h5: it is a pipe, not a file"):
             open_dataset(str(path))
 
 

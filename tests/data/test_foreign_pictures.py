@@ -354,7 +354,7 @@ class TestFolders:
         for i in range(5):
             (tmp_path / "a" / f"{i}.png").unlink()
             put(tmp_path / "a" / f"{i}.png")
-        with pytest.raises(UserError, match=r"cannot be read \(.*png is a (pipe|directory), not a file: give a file\)"):
+        with pytest.raises(UserError, match=r"cannot be read \(.*png: it is a (pipe|directory), not a file"):
             read(data.train, [0])
 
     def test_links_that_lead_back(self, tmp_path):
