@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import typer
 from rich import box
@@ -30,11 +31,46 @@ def refusing() -> Iterator[None]:
         raise typer.Exit(MISUSED) from None
 
 
-def console(quiet: bool = False) -> Console:
+class StandardOutput:
+    """Standard output, whose end (a full disk, a reader that has gone) is told in one line of standard error.
+
+    It ends the command, or with ``goes_on`` only what is shown of it.
+    """
+
+    def __init__(self, goes_on: bool) -> None:
+        self.goes_on = goes_on
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stdout, name)
+
+    def write(self, text: str) -> int:
+        """Write ``text``."""
+        return self._try(lambda: sys.stdout.write(text)) or 0
+
+    def flush(self) -> None:
+        """Give what is written to the system."""
+        self._try(sys.stdout.flush)
+
+    def _try(self, action: Callable[[], Any]) -> Any:
+        try:
+            return action()
+        except OSError as error:
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, sys.stdout.fileno())  # for what Python still has to write when it ends
+            os.close(null)
+            text = f"standard output cannot be written: {error.strerror}"
+            if not self.goes_on:
+                raise UserError(text) from error
+            print(f"gridnn: {text}; the run goes on", file=sys.stderr, flush=True)
+            return None
+
+
+def console(quiet: bool = False, goes_on: bool = False) -> Console:
     """Colours and a progress bar where somebody watches; elsewhere plain lines of any length."""
     watched = at_terminal(os.environ)
     width = None if watched else WIDE
-    return Console(quiet=quiet, force_terminal=watched, highlight=False, soft_wrap=not watched, width=width)
+    how = {"force_terminal": watched, "soft_wrap": not watched, "width": width}
+    return Console(file=StandardOutput(goes_on), quiet=quiet, highlight=False, **how)
 
 
 def table(title: str, names: Iterable[str], numbers: Iterable[str]) -> Table:

@@ -35,7 +35,7 @@ def models(name: Name = None, shape: Input = None, outputs: Outputs = None, batc
         rows = _layers(name, shape, outputs, batch) if name else _all(shape, outputs, batch)
         if path:
             OutputFile("--json", path).write_json([asdict(row) for row in rows])
-    show(rows, console(), _title(name, batch), "layer" if name else "network")
+        show(rows, console(), _title(name, batch), "layer" if name else "network")
 
 
 def show(rows: Sequence[Summary], out: Console, title: str, first: str) -> None:

@@ -43,7 +43,7 @@ def _train(
     if predict_on and not trace:
         raise UserError(f"--predict-on {predict_on} is of --trace FILE: add it")
     warning = job.overload()
-    reporter = job.on_root(lambda: Reporter(console(quiet), log, append=config.train.resume))
+    reporter = job.on_root(lambda: Reporter(console(quiet, goes_on=True), log, append=config.train.resume))
     if warning and reporter:
         reporter.note(warning)
     with within_memory():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -90,3 +91,15 @@ def test_a_home_directory_is_meant_everywhere(tmp_path):
     done = told(*TRAIN, *args, HOME=str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "ck").is_dir() and (tmp_path / "log.jsonl").is_file() and not Path(ROOT, "~").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+@pytest.mark.parametrize(("command", "status"), [("models", 2), ("plan --ranks 2", 2), ("train", 0)])
+def test_a_full_disk_for_what_is_shown(tmp_path, command, status):
+    args = [word for word in TRAIN if word != "--quiet"] if command == "train" else command.split()
+    with open("/dev/full", "w") as full:
+        more = {"stdout": full, "stderr": subprocess.PIPE, "text": True, "timeout": 60, "check": False}
+        done = subprocess.run([sys.executable, "-m", "gridnn", *args], env=clean_environment(), cwd=ROOT, **more)
+    goes_on = "; the run goes on" if status == 0 else ""
+    told = f"gridnn: standard output cannot be written: No space left on device{goes_on}\n"
+    assert (done.returncode, done.stderr) == (status, told)
