@@ -39,11 +39,12 @@ def test_it_prints_every_layer_and_the_words_that_audit_measures(tmp_path):
 
 
 def test_its_file_is_what_train_runs(tmp_path):
-    file, log = tmp_path / "plan.json", tmp_path / "log.jsonl"
+    file = tmp_path / "plan.json"
     done = plan("--ranks", "4", "--grid", "2x2", "--strategy", "domain", *LENET, "-o", str(file))
     assert done.returncode == 0, done.stderr
     runs = []
     for options in (("--plan", str(file)), ("--strategy", "domain")):
+        log = tmp_path / f"log{len(runs)}.jsonl"
         fixed = ("--grid", "2x2", "--dtype", "float64", "--epochs", "1", "--quiet", "--log", str(log))
         assert gridnn(4, "train", *LENET, *fixed, *options).returncode == 0
         events = [json.loads(line) for line in log.read_text().splitlines()]

@@ -11,6 +11,11 @@ from torches import close, nchw, nhwc
 
 from gridnn import layers as L
 from gridnn.errors import UserError
+from gridnn.layout.gridshape import GridShape
+from gridnn.network import Network
+from gridnn.planning.rules import make_plan
+from gridnn.program.build import build
+from gridnn.program.program import Program
 
 RNG = np.random.default_rng
 
@@ -135,9 +140,15 @@ def test_batch_norm_asks_for_what_it_declares():
 
 
 def test_batch_norm_of_one_value():
-    run = Serial(L.BatchNorm(), (1, 3))
-    with pytest.raises(UserError, match=r"1 = 1 value per channel.*batch of at least 2"):
-        run.forward(np.ones((1, 3)))
+    with pytest.raises(UserError, match=r"over 1 x 1 = 1 value per channel has no variance"):
+        L.BatchNorm().check_training(Serial(L.BatchNorm(), (1, 1, 3)).shapes)
+    L.BatchNorm().check_training(Serial(L.BatchNorm(), (1, 2, 3)).shapes)
+    network = Network((3,))
+    network.add("norm", L.BatchNorm())
+    program = Program(network, make_plan("batch", network, GridShape(1, 1), 1), 1)
+    with pytest.raises(UserError, match=r"layer 'norm': BatchNorm in training"):
+        build(program, 0)
+    build(program, 0, kind="prediction")
 
 
 # -- shape, add, concat ----------------------------------------------------------------------------------------
