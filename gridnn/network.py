@@ -253,6 +253,14 @@ class Network:
             (batch, *self.shapes[node.name]),
         )
 
+    def check_training(self, batch: int) -> None:
+        """Refuse to train on so few samples that a layer has no answer; the `UserError` names the layer."""
+        for node in self.nodes:
+            try:
+                node.layer.check_training(self.sizes(node, batch))
+            except UserError as error:
+                raise UserError(f"layer {node.name!r}: {error}") from error
+
     @property
     def parameter_count(self) -> int:
         """The number of trained numbers."""

@@ -93,12 +93,6 @@ def open_regular(path: str | os.PathLike) -> BinaryIO:
     raise NoFile(errno.EINVAL, f"it is {KINDS.get(kind, 'a device')}, not a file", os.fspath(path))
 
 
-def file_size(path: str | os.PathLike) -> int:
-    """The bytes of a regular file; an `OSError` otherwise."""
-    with open_regular(path) as file:
-        return os.fstat(file.fileno()).st_size
-
-
 def read_json(what: str, path: str | os.PathLike, most_bytes: int = MOST_BYTES) -> Any:
     """The JSON in a file that somebody else may have written.
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
 from gridnn.comm.launcher import check_library, check_ranks, launch, short_version
-from gridnn.comm.threads import affinity, asked, limit_threads, share
+from gridnn.comm.threads import affinity, limit_threads, omp_threads, share
 from gridnn.errors import UserError
 
 FAILED, MISUSED = 1, 2  # exit status: something broke or differs; the user's mistake
@@ -74,7 +74,7 @@ class Job:
         allowed = node.allgather(affinity())
         node.Free()
         self.cores = len(frozenset().union(*allowed))
-        self.threads = asked(os.environ) or share(allowed[self.local_rank], allowed)
+        self.threads = omp_threads(os.environ) or share(allowed[self.local_rank], allowed)
 
     @property
     def speaks(self) -> bool:

@@ -38,7 +38,7 @@ def share(mine: Iterable[int], everyone: Sequence[Iterable[int]]) -> int:
     return max(1, int(sum(Fraction(1, users[core]) for core in mine)))
 
 
-def asked(env: Mapping[str, str]) -> int | None:
+def omp_threads(env: Mapping[str, str]) -> int | None:
     """The threads that OMP_NUM_THREADS asks for (of a list, for the outermost level); None if it asks for none."""
     first = env.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     return int(first) if first.isdecimal() and int(first) > 0 else None

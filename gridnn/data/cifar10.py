@@ -38,7 +38,7 @@ def open_cifar10(directory: Path) -> Data:
 
     `UserError` if files are missing, damaged or cannot be read.
     """
-    with reading(directory):
+    with reading(directory, errors=(OSError,)):
         return _open(directory)
 
 

@@ -31,7 +31,13 @@ RATIO = 1040  # deflate makes at the most 1032 bytes of one (zlib's documentatio
 
 
 @contextmanager
-def reading(path: object, part: str = "", form: str = "", remedy: str = "write it again") -> Iterator[None]:
+def reading(
+    path: object,
+    part: str = "",
+    form: str = "",
+    remedy: str = "write it again",
+    errors: tuple[type[Exception], ...] = ERRORS,
+) -> Iterator[None]:
     """Inside, where a library reads a file, all that it raises of the file is a `UserError` of one line.
 
     Parameters
@@ -44,6 +50,8 @@ def reading(path: object, part: str = "", form: str = "", remedy: str = "write i
         What the file should be, as ``.npy file``.
     remedy : str
         What helps where the system has no better reason than that the content is damaged.
+    errors : tuple of types
+        What it raises; `OSError` alone where our own code reads, whose mistakes keep their traceback.
     """
     what = f"{path}: {part}" if part else f"{path}"
     try:
@@ -53,7 +61,7 @@ def reading(path: object, part: str = "", form: str = "", remedy: str = "write i
             f"{what} does not fit into memory ({cause_of(error)}): give a rank more, or write .npy files or HDF5, of "
             "which a rank reads its part"
         ) from error
-    except ERRORS as error:
+    except errors as error:
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # that is a damaged offset
             reason = cause_of(OSError(error.strerror or error))
             where = what if part or not error.filename else error.filename

@@ -64,7 +64,7 @@ def locate(path: Path, name: str, hops: int = HOPS) -> tuple[Path, str] | None:
                 return None
             rest = "/".join(parts[i + 1 :])
             if isinstance(link, h5py.ExternalLink):
-                return locate(beside(path, link.filename), posixpath.join(link.path, rest), hops - 1)
+                return locate(resolve_file(path, link.filename), posixpath.join(link.path, rest), hops - 1)
             if isinstance(link, h5py.SoftLink):
                 return locate(path, posixpath.join(group.name, link.path, rest), hops - 1)
             if rest:
@@ -72,7 +72,7 @@ def locate(path: Path, name: str, hops: int = HOPS) -> tuple[Path, str] | None:
     return path, "/".join(parts)
 
 
-def beside(path: Path, other: str) -> Path:
+def resolve_file(path: Path, other: str) -> Path:
     """The file that ``path`` calls ``other``: relative to its directory, or else to the working directory."""
     places = [path.parent / other, Path(other)]
     return next((place for place in places if place.exists()), places[0])
@@ -117,7 +117,7 @@ def _check_sources(path: Path, dataset: Any, where: str, hops: int) -> None:
     mapped, checked = 0, set()
     for source in dataset.virtual_sources():
         mapped += source.vspace.get_select_npoints()
-        file = path if source.file_name == "." else beside(path, source.file_name)
+        file = path if source.file_name == "." else resolve_file(path, source.file_name)
         if not file.exists():
             raise UserError(f"{where} is made of other files, of which {file} is missing: put it there")
         if file.samefile(path) or not hops:

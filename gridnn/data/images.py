@@ -114,7 +114,7 @@ def open_images(
         raise UserError(f"--crop {crop} is larger than images whose shorter side is --resize {resize} pixels")
     sizes = {"resize": resize, "crop": crop}
     random = {"flip": flip, "seed": seed}
-    with reading(path):
+    with reading(path, errors=(OSError,)):
         root, test_root, others = find_sets(path)
         names = find_classes(root)
         train = find_pictures(root, names)

@@ -77,7 +77,7 @@ class _Builder:
 
     def build(self) -> Schedule:
         if self.training:
-            self.program.check_training()
+            self.program.network.check_training(self.program.batch)
         runs, fuses = enumerate(self.program.sections), self.policy.fuses
         sections = [Section(one, self.rank, n, fuses, self._needed) for n, one in runs]
         first, *connected = sections

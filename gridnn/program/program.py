@@ -122,14 +122,6 @@ class Program:
                     "alike (--plan)"
                 )
 
-    def check_training(self) -> None:
-        """Refuse to train on so few samples that a layer has no answer; the text names the layer."""
-        for placed in self.layers:
-            try:
-                placed.node.layer.check_training(placed.shapes)
-            except UserError as error:
-                raise UserError(f"layer {placed.name!r}: {error}") from error
-
     def _edge(self, node: Node, index: int, source: str, shapes: Shapes, split: Split) -> Edge:
         layout = layout_of(split, self._cuts(node.layer.cut_input(index, shapes, split)))
         if node.samples[index]:

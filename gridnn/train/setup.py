@@ -86,7 +86,7 @@ def check_passes(made: PreparedRun, options: TrainOptions, whole_epochs: bool) -
     for batch in filter(None, (made.batch, last)):
         for size in set(pass_sizes(batch, options.accumulate)):
             try:
-                made.compiled(size).check_training()
+                made.network.check_training(size)
             except UserError as error:
                 why = f"{count:,} samples in batches of {made.batch} leave {last} for the last one: use --drop-last, or"
                 also = " or fewer passes (--accumulate)" if options.accumulate > 1 else ""

@@ -14,7 +14,7 @@ from gridnn.layout.layout import Box, box_size
 from gridnn.models.torchvision import Source, sources, unused
 from gridnn.network import Network
 from gridnn.program.program import Program
-from gridnn.records import file_size
+from gridnn.records import open_regular
 
 Array = Any
 DTYPES = ("F16", "F32", "F64")
@@ -81,7 +81,7 @@ def _opened(path: str) -> Iterator[Any]:
     if Path(path).is_dir():
         raise UserError(f"--weights {path} is a directory: name the .safetensors file in it")
     try:
-        file_size(path)
+        open_regular(path).close()
         with safe_open(path, framework="numpy") as file:
             yield file
     except OSError as error:

@@ -3,7 +3,7 @@
 import pytest
 
 from gridnn.comm.launcher import check_library, check_ranks, launch, short_version, vendor
-from gridnn.comm.threads import asked
+from gridnn.comm.threads import omp_threads
 from gridnn.errors import UserError
 
 OPEN_MPI = "Open MPI v5.0.11, package: Open MPI user@host Distribution"
@@ -115,5 +115,5 @@ def test_vendor():
     ("text", "threads"), [("1", 1), ("4,2", 4), ("", None), ("0", None), ("many", None), (" 3 ", 3)]
 )
 def test_threads_of_the_environment(text, threads):
-    assert asked({"OMP_NUM_THREADS": text}) == threads
-    assert asked({}) is None
+    assert omp_threads({"OMP_NUM_THREADS": text}) == threads
+    assert omp_threads({}) is None

@@ -11,7 +11,7 @@ from typing import Any
 
 from gridnn.kernels.cuda.descriptors import (
     AXES,
-    REPLICAS,
+    COPIES,
     SAMPLING,
     WORDS,
     Batch,
@@ -107,7 +107,7 @@ def _fits(array: Array, flat: Array) -> bool:
 def _copies(x: Array, y: Array, factors: Sizes, shifts: Sizes, width: int | None = None) -> Any:
     each = 1 if width is None else width // x.itemsize
     return struct(
-        REPLICAS,
+        COPIES,
         outputs=five_axes((*y.shape[:-1], y.shape[-1] // each), 1),
         inputs=five_axes((*x.shape[:-1], x.shape[-1] // each), 1),
         factor=three_axes(factors),

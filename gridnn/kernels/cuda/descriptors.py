@@ -38,7 +38,7 @@ BATCH = np.dtype(
         ("start", np.int64, BOXES + 1),
     ]
 )
-REPLICAS = np.dtype(
+COPIES = np.dtype(
     [(name, np.int64, AXES) for name in ("outputs", "inputs")]
     + [(name, np.int64, 3) for name in ("factor", "shift")]
     + [(name, np.int64, AXES) for name in ("x", "y")]
