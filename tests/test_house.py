@@ -37,7 +37,7 @@ FLOORS = (
     "cli/",
     "__main__",
 )
-MPI = ("comm/transports/", "comm/files.py", "comm/job.py", "cli/check.py")
+MPI = ("comm/transports/", "comm/files.py", "comm/survivors.py", "comm/job.py", "cli/check.py")
 HOST_DATA = (
     "kernels/",
     "data/",

@@ -16,6 +16,8 @@ from gridnn.train.option import COMMANDS, Option, flag
 # Of the commands that plan: what a plan is priced on belongs to all of them, whatever is compared.
 DEFAULT_MACHINE = RUN_OPTIONS["machine"].default
 
+ALONE = {flag(name): RUN_OPTIONS[name].choices[0] for name in ("survive",)}
+
 MachineName = Annotated[str, typer.Option("--machine", metavar="NAME|FILE", help="what the plan is priced on")]
 Memory = Annotated[str | None, typer.Option("--memory", metavar="16GB", help="bytes that a rank may use at the most")]
 Json = Annotated[str | None, typer.Option("--json", metavar="FILE", help="write the prices as JSON")]
@@ -31,10 +33,13 @@ OtherMachine = Annotated[
 
 
 class Command(TyperCommand):
-    """A command whose texts are read alike, whichever option they belong to: none is empty, and ``~`` is the home."""
+    """A command whose texts are read alike, whichever option they belong to: none is empty, and ``~`` is the home.
+
+    An option that stands alone though it could have one of several values has the first of them (`ALONE`).
+    """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        rest = super().parse_args(ctx, args)
+        rest = super().parse_args(ctx, _completed(args))
         for one in self.params:
             value = ctx.params.get(one.name)
             if not isinstance(value, str) or value == one.default:
@@ -43,6 +48,16 @@ class Command(TyperCommand):
                 raise typer.BadParameter("it is empty (an unset variable?); leave it out, or say what it is", ctx, one)
             ctx.params[one.name] = os.path.expanduser(value)
         return rest
+
+
+def _completed(args: list[str]) -> list[str]:
+    """The arguments, with the values of those options that may stand alone."""
+    made: list[str] = []
+    for one, following in zip(args, [*args[1:], None], strict=True):
+        made.append(one)
+        if one in ALONE and (following is None or following.startswith("-")):
+            made.append(ALONE[one])
+    return made
 
 
 def configured(kind: str, **defaults: Any) -> Callable:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,9 +11,12 @@ from gridnn.cli.console import console
 from gridnn.cli.options import PredictOn, configured
 from gridnn.comm.job import Job, run
 from gridnn.comm.launcher import launch
-from gridnn.errors import UserError, within_memory
+from gridnn.errors import UserError
 from gridnn.records import OutputFile
 from gridnn.train.config import RunConfig
+
+if TYPE_CHECKING:
+    from gridnn.train.report import Reporter
 
 Log = Annotated[str | None, typer.Option("--log", metavar="FILE.jsonl", help="one JSON object a step and an epoch")]
 TraceFile = Annotated[
@@ -36,23 +39,29 @@ def _train(
 ) -> None:
     from gridnn.cost.machines import load_machine
     from gridnn.train.report import Reporter
-    from gridnn.train.trainer import Trainer
+    from gridnn.train.supervisor import Supervisor
 
     prepare(job, config)
     signalled = job.hold_signals() if config.train.checkpoint else lambda: 0
+    if config.train.survive and config.device.backend != "numpy":
+        raise UserError("--survive is for --backend numpy: what a GPU has under way when a rank dies is not mended yet")
     if predict_on and not trace:
         raise UserError(f"--predict-on {predict_on} is of --trace FILE: add it")
-    warning = job.overload()
-    reporter = job.on_root(lambda: Reporter(console(quiet, goes_on=True), log, append=config.train.resume))
-    if warning and reporter:
-        reporter.note(warning)
-    with within_memory():
-        trainer = Trainer(config, job, reporter, signalled)
-    if trace:
-        machine = load_machine(predict_on or config.plan.machine)
-        trainer.trace(job.on_root(lambda: OutputFile("--trace", trace)), machine)
-    trainer.train()
-    trainer.session.grid.free()
+    if trace and (config.train.survive or config.train.regrid):
+        raise UserError("--trace is of one grid, from the first step on: leave it out, or --survive and --regrid")
+    warning = None if job.joins else job.overload()
+
+    def report(append: bool) -> Reporter | None:
+        return job.on_root(lambda: Reporter(console(quiet, goes_on=True), log, append))
+
+    def begin(trainer: Any) -> None:
+        if warning:
+            trainer.notes.append(warning)
+        if trace:
+            machine = load_machine(predict_on or config.plan.machine)
+            trainer.trace(job.on_root(lambda: OutputFile("--trace", trace)), machine)
+
+    Supervisor(config, job, report, signalled, begin).train()
 
 
 def before_mpi(config: RunConfig) -> None:

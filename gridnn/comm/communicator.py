@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from gridnn.comm.ledger import CONTROL, Ledger, Stopwatch, Where
@@ -18,8 +19,9 @@ Array = Any
 class Pending:
     """A sum or an exchange that was started; `wait` ends it."""
 
-    def __init__(self, works: Sequence[Work], watch: Stopwatch, finish: Callable[[], None]) -> None:
-        self._works, self._watch, self._finish = works, watch, finish
+    def __init__(self, works: Sequence[Work], watch: Stopwatch, finish: Callable[[], None], started: set) -> None:
+        self._works, self._watch, self._finish, self._started = works, watch, finish, started
+        started.add(self)
 
     def wait(self) -> None:
         """Return when the arrays hold what was asked for: for everything that is asked of the backend from now on."""
@@ -27,7 +29,13 @@ class Pending:
             for work in self._works:
                 work.wait()
         self._finish()
+        self._started.discard(self)
         del self._works, self._finish  # and with them the buffers
+
+    def abandon(self) -> bool:
+        """Whether all of it has ended, however, now that its communicator is revoked: the arrays are free of it."""
+        ended = [work.abandon() for work in self._works]
+        return all(ended)
 
 
 class Communicator:
@@ -56,6 +64,7 @@ class Communicator:
         self.limit = limit or self.transport.limit
         self.rank, self.size = comm.Get_rank(), comm.Get_size()
         self.dimension = dimension_of(self.members, rows)
+        self._started: set[Pending] = set()  # and not ended yet
 
     # -- collectives -----------------------------------------------------------------------------------------
 
@@ -70,7 +79,7 @@ class Communicator:
         count = joining("all-gather", self.dimension, self.size, sizes[self.rank], sum(sizes))
         with (watch := self._watch()):
             work = self.transport.all_gather(_words(send), _words(receive), sizes, at_once)
-        return Pending([work], watch, lambda: self._enter(watch, where, count, send.itemsize))
+        return Pending([work], watch, lambda: self._enter(watch, where, count, send.itemsize), self._started)
 
     def start_reduce_scatter(
         self, send: Array, receive: Array, sizes: Sequence[int], where: Where, at_once: bool = False
@@ -80,7 +89,7 @@ class Communicator:
         count = joining("reduce-scatter", self.dimension, self.size, sizes[self.rank], sum(sizes))
         with (watch := self._watch()):
             work = self.transport.reduce_scatter(_flat(send), _flat(receive), sizes, at_once)
-        return Pending([work], watch, lambda: self._enter(watch, where, count, send.itemsize))
+        return Pending([work], watch, lambda: self._enter(watch, where, count, send.itemsize), self._started)
 
     def all_reduce(self, array: Array, where: Where, operation: str = "sum") -> None:
         """Sum (or take the maximum of) ``array`` over the members, in place."""
@@ -106,7 +115,7 @@ class Communicator:
             ]
             self.ledger.time(watch, rows)
 
-        return Pending(works, watch, finish)
+        return Pending(works, watch, finish, self._started)
 
     def start_all_to_all(
         self,
@@ -122,7 +131,7 @@ class Communicator:
         count = all_to_all(self.dimension, (size for member, size in enumerate(sent) if member != self.rank))
         with (watch := self._watch()):
             work = self.transport.all_to_all(_words(send), sent, _words(receive), received, at_once)
-        return Pending([work], watch, lambda: self._enter(watch, where, count, send.itemsize))
+        return Pending([work], watch, lambda: self._enter(watch, where, count, send.itemsize), self._started)
 
     # -- messages --------------------------------------------------------------------------------------------
 
@@ -135,7 +144,7 @@ class Communicator:
         """
         with (watch := self._watch()):
             work = self.transport.exchange(self._messages(sends), self._messages(receives))
-        return Pending([work], watch, lambda: self._enter_messages(sends, receives, where, watch))
+        return Pending([work], watch, lambda: self._enter_messages(sends, receives, where, watch), self._started)
 
     def _enter_messages(self, sends: Sequence, receives: Sequence, where: Where, watch: Stopwatch) -> None:
         me, rows = self.members[self.rank], []
@@ -166,6 +175,15 @@ class Communicator:
         """Give the transport and the MPI communicator back; every member calls it."""
         self.transport.free()
         self.comm.Free()
+
+    def revoke(self) -> None:
+        """Let no member wait any more in what it has asked for: it is an error, as is all that follows."""
+        with suppress(Exception):  # where another member has done so
+            self.comm.Revoke()
+
+    def abandon(self) -> list[Pending]:
+        """End what was started, after `revoke`; gives what cannot be ended, and whose arrays must stay therefore."""
+        return [pending for pending in self._started if not pending.abandon()]
 
     # -- helpers ---------------------------------------------------------------------------------------------
 

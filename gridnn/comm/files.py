@@ -32,16 +32,19 @@ class SharedFile:
     Every method is called by all ranks together. A rank on which a call fails goes on to the next one, as the others
     do, and `failure` tells all of them afterwards: nobody waits for a rank that has given up. With ``write`` the file
     is made (and can be read, too). One MPI call moves ``limit`` bytes at the most, larger parts go in pieces.
-    ``bytes_read`` and ``bytes_written`` are what this rank asked for.
+    ``bytes_read`` and ``bytes_written`` are what this rank asked for. With ``alone`` the ranks do not help each other
+    inside MPI-IO, which does not survive the death of one.
     """
 
-    def __init__(self, comm: Any, path: str, *, write: bool = False, limit: int = LARGEST_PIECE) -> None:
+    def __init__(
+        self, comm: Any, path: str, *, write: bool = False, limit: int = LARGEST_PIECE, alone: bool = False
+    ) -> None:
         self.comm, self.limit = comm, limit
         self.bytes_read = self.bytes_written = 0
         self._mistake: str | None = None
         self._file = MPI.FILE_NULL
         mode = MPI.MODE_CREATE | MPI.MODE_RDWR if write else MPI.MODE_RDONLY
-        self._file = self._try(MPI.File.Open, comm, path, mode) or MPI.FILE_NULL
+        self._file = self._try(MPI.File.Open, MPI.COMM_SELF if alone else comm, path, mode) or MPI.FILE_NULL
         self._open = not self.failure()
 
     def write(self, region: Region, part: Any) -> None:

@@ -31,6 +31,8 @@ class Grid:
         Where movements are entered.
     transports : optional
         What makes the transport of each group (`gridnn.comm.transports.choice.Transports`); None: MPI on host memory.
+    communicators : list, optional
+        Where the communicators of all groups are entered: of ranks that survive each other (`Survivors`).
 
     Attributes
     ----------
@@ -40,6 +42,8 @@ class Grid:
         Its row and column.
     all, col, row : Communicator
         All ranks; the Pr ranks of my column; the Pc ranks of my row.
+    survives : bool
+        Whether the death of a rank is an error that is mended.
 
     Raises
     ------
@@ -57,6 +61,7 @@ class Grid:
         order: str = "column",
         ledger: Ledger | None = None,
         transports: Any = None,
+        communicators: list[Any] | None = None,
     ):
         self.shape = GridShape(rows, cols, order)
         self.shape.check(comm.Get_size())
@@ -64,9 +69,11 @@ class Grid:
         self.backend, self.ledger = backend, ledger or Ledger()
         self.index = self.shape.index(comm.Get_rank())
         self.r, self.c = self.index % rows, self.index // rows
+        self._made, self.survives = communicators if communicators is not None else [], communicators is not None
         everyone = comm.Split(0, self.index)
         self.all = Communicator(everyone, range(rows * cols), rows, backend, self.ledger, transports=transports)
         self._groups: dict[tuple[int, ...], Communicator] = {self.all.members: self.all}
+        self._made.append(self.all)
         self.col = self.group(range(self.c * rows, (self.c + 1) * rows))
         self.row = self.group(range(self.r, rows * cols, rows))
 
@@ -75,6 +82,7 @@ class Grid:
         key = tuple(members)
         if key not in self._groups:
             self._groups[key] = self.all.sub(key)
+            self._made.append(self._groups[key])
         return self._groups[key]
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import sys
@@ -13,7 +14,7 @@ from array import array
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
-from gridnn.comm.launcher import check_library, check_ranks, launch, short_version
+from gridnn.comm.launcher import JOINING, check_library, check_ranks, launch, short_version, tolerant
 from gridnn.comm.threads import affinity, limit_threads, omp_threads, share
 from gridnn.errors import UserError
 
@@ -23,6 +24,7 @@ FAILED, MISUSED = 1, 2  # exit status: something broke or differs; the user's mi
 AGREEMENT, MISUSE_AGREEMENT = 1.0, 2.5
 # What Slurm, mpirun and CPU limits warn with: a job can ask to end by itself after them.
 HELD = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
+STARTING = 300.0  # seconds that MPI may take to start where ranks survive each other
 LEAVING = 5.0  # seconds that MPI may take to be left after a signal
 REPEATED = 1.0  # seconds within which launcher and scheduler may both pass the same signal on
 Result = TypeVar("Result")
@@ -47,6 +49,10 @@ class Job:
         BLAS threads of this rank.
     library : str
         The name and version of the MPI library.
+    survivors : Survivors or None
+        What is done about ranks that die (see `survive`); None: their death is that of the job.
+    joins : bool
+        Whether this rank was started in the place of one that died.
 
     Raises
     ------
@@ -60,14 +66,36 @@ class Job:
         self.launch = launch(os.environ)
         check_library(os.environ, self.library)
         if not MPI.Is_initialized():
-            MPI.Init_thread(MPI.THREAD_MULTIPLE)
-        self.comm = MPI.COMM_WORLD
-        self.rank, self.size = self.comm.Get_rank(), self.comm.Get_size()
-        self._failures = self.comm.Dup()  # of its own: a failing rank cannot meet somebody's training message
+            self._initialise()
+        self.comm, self._failures = MPI.COMM_WORLD, MPI.COMM_NULL
+        self.survivors: Any = None
         self._answers: list[tuple[array, array]] = []
         self._holding, self._held = False, {}  # whether signals are held, and when which of them came first
         self._ending, self._status = threading.Lock(), 0  # taken by whoever ends this process; after it no MPI
-        node = self.comm.Split_type(MPI.COMM_TYPE_SHARED)
+        self.joins = self._join()
+        self.settle()
+
+    def _initialise(self) -> None:
+        """Start MPI; ranks that could survive each other wait for one that has died before, for ever."""
+        if tolerant(os.environ):
+            faulthandler.dump_traceback_later(STARTING, exit=True)  # a thread of Python's would wait for the GIL
+        self._mpi.Init_thread(self._mpi.THREAD_MULTIPLE)
+        faulthandler.cancel_dump_traceback_later()
+
+    def _join(self) -> bool:
+        """Whether this process was started in the place of a rank that died; it is a member of that job then."""
+        if JOINING not in os.environ:
+            return False
+        from gridnn.comm.survivors import join
+
+        self.comm = join()
+        return True
+
+    def settle(self) -> None:
+        """Find out who this rank is among those of the communicator; all of them call it."""
+        self.rank, self.size = self.comm.Get_rank(), self.comm.Get_size()
+        self._failures = self.comm.Dup()  # of its own: a failing rank cannot meet somebody's training message
+        node = self.comm.Split_type(self._mpi.COMM_TYPE_SHARED)
         self.local_rank, self.local_size = node.Get_rank(), node.Get_size()
         self.nodes = self.comm.allreduce(int(self.local_rank == 0))
         self.node = node.bcast(self.rank)
@@ -75,6 +103,28 @@ class Job:
         node.Free()
         self.cores = len(frozenset().union(*allowed))
         self.threads = omp_threads(os.environ) or share(allowed[self.local_rank], allowed)
+
+    @property
+    def communicators(self) -> list[Any]:
+        """Those of the job itself: to be revoked if a rank dies."""
+        return [comm for comm in (self.comm, self._failures) if comm != self._mpi.COMM_NULL]
+
+    def replace(self, comm: Any) -> None:
+        """Go on with another communicator: those of the old one are revoked. `settle` comes next."""
+        self.comm, self._failures = comm, self._mpi.COMM_NULL
+
+    def survive(self, respawn: bool) -> Any:
+        """From now on the death of a rank is an error (`Survivors`), not the end; all ranks call it together.
+
+        Raises
+        ------
+        UserError
+            If this MPI does not survive it.
+        """
+        from gridnn.comm.survivors import Survivors
+
+        self.survivors = Survivors(self, respawn)
+        return self.survivors
 
     @property
     def speaks(self) -> bool:
@@ -126,13 +176,18 @@ class Job:
     def _agree(self, status: int) -> bool | None:
         """Whether all ranks end with ``status``; None if not all of them end in time."""
         mine, all_of_them = array("i", [status, -status]), array("i", [0, 0])
+        if self._failures == self._mpi.COMM_NULL:
+            return None
         request = self._failures.Iallreduce(mine, all_of_them, self._mpi.MAX)
         self._answers.append((mine, all_of_them))  # MPI may still write there
         deadline = time.monotonic() + (MISUSE_AGREEMENT if status == MISUSED else AGREEMENT)
-        while not request.Test():
-            if time.monotonic() > deadline:
-                return None
-            time.sleep(0.002)
+        try:
+            while not request.Test():
+                if time.monotonic() > deadline:
+                    return None
+                time.sleep(0.002)
+        except self._mpi.Exception:  # a rank has died
+            return None
         return all_of_them[0] == -all_of_them[1]
 
     def fail(self, text: str, status: int) -> None:
@@ -143,9 +198,17 @@ class Job:
         if not (together and status == MISUSED):
             self._abort(status, wait=bool(together) and not self.speaks)
 
+    def described(self, error: BaseException) -> str:
+        """What is said of an error that is not the user's: a death is none of ours."""
+        if isinstance(error, self._mpi.Exception) and tolerant(os.environ) and not self.survivors:
+            return f"a rank has died ({error}): --survive goes on without it, --resume from a checkpoint"
+        return "".join(traceback.format_exception(error)).rstrip()
+
     def end(self, status: int) -> NoReturn:
         """Leave MPI and exit."""
         sys.stdout.flush()
+        if self.survivors:
+            self._leave(status)
         if status:
             self._agree(status)  # launchers end a job at its first bad exit: not before rank 0 has spoken
             # even if MPI cannot be left: messages of the failed step may be under way
@@ -156,6 +219,16 @@ class Job:
         self._ending.acquire()
         self._mpi.Finalize()
         sys.exit(status)
+
+    def _leave(self, status: int) -> NoReturn:
+        """Exit without leaving MPI, which may wait for ranks that died, when all others are about to do so."""
+        from gridnn.comm.survivors import leave
+
+        if status:
+            self._agree(status)
+        self._status = status
+        self._ending.acquire()
+        leave(status)
 
     def _say(self, text: str, for_all: bool | None) -> None:
         by = "" if for_all else f"rank {self.rank} of {self.size}: "
@@ -212,8 +285,8 @@ def run(body: Callable[[Job], int | None]) -> NoReturn:
     except UserError as error:  # inside the clause the frames live on, and with them the buffers of started messages
         job.fail(str(error), MISUSED)
         job.end(MISUSED)
-    except BaseException:  # also a rank that just leaves (SystemExit): the others would wait for it for ever
-        job.fail(traceback.format_exc().rstrip(), FAILED)
+    except BaseException as error:  # also a rank that just leaves (SystemExit): the others would wait for it for ever
+        job.fail(job.described(error), FAILED)
     job.end(status)
 
 

@@ -27,6 +27,8 @@ SOURCES = (
 LOCAL_RANKS = {OPEN_MPI: "OMPI_COMM_WORLD_LOCAL_RANK", HYDRA: "MPI_LOCALRANKID", "Slurm": "SLURM_LOCALID"}
 PMI = {"Open MPI": "pmix", "MPICH": "pmi2", "Intel MPI": "pmi2"}
 OWNERS = {"Open MPI": "Open MPI", "Intel": "Intel MPI", "HYDRA": "MPICH"}  # what an mpirun says -> whose it is
+TOLERANT = "OMPI_MCA_mpi_ft_enable"  # set by mpirun --with-ft ulfm
+JOINING = "GRIDNN_JOINING"  # set by a job for the processes that it starts in the place of ranks that died
 STRANGERS = {(OPEN_MPI, "MPICH"), (OPEN_MPI, "Intel MPI"), (HYDRA, "Open MPI")}
 
 
@@ -49,6 +51,11 @@ def launch(env: Mapping[str, str]) -> Launch:
             place = int(local) if local.isdecimal() else None
             return Launch(name, int(env.get(rank, "0")), int(env[size]) if size in env else None, place)
     return Launch()
+
+
+def tolerant(env: Mapping[str, str]) -> bool:
+    """Whether the launcher lets ranks survive the death of others."""
+    return env.get(TOLERANT) == "1"
 
 
 def at_terminal(env: Mapping[str, str]) -> bool:

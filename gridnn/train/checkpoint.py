@@ -106,7 +106,7 @@ def save(path: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], gri
 
 def _write(path: str, header: Header, tensors: Mapping[str, Tensor], grid: Grid) -> None:
     backend, sums = grid.backend, []
-    file = SharedFile(grid.all.comm, path, write=True)
+    file = SharedFile(grid.all.comm, path, write=True, alone=grid.survives)
     backend.synchronize()
     for name, tensor in tensors.items():
         box, part = tensor.share(grid) or (tensor.box(grid), None)
@@ -135,7 +135,7 @@ def load(path: str, header: Header, tensors: Mapping[str, Tensor], grid: Grid, w
         On all ranks, if the file holds other tensors than these; `Damaged` if not those that were written.
     """
     _compare(path, header, tensors, with_optimizer)
-    file = SharedFile(grid.all.comm, path)
+    file = SharedFile(grid.all.comm, path, alone=grid.survives)
     found = _fill(file, header, tensors, grid)
     failure = file.failure()
     file.close()

@@ -11,10 +11,10 @@ from importlib import metadata
 from typing import Any
 
 from gridnn.errors import UserError, writing
-from gridnn.train.checkpoint import Tensor, first_does, load, open_header, save, tensors_of
+from gridnn.train.checkpoint import first_does, load, open_header, save
 from gridnn.train.header import Damaged
 from gridnn.train.lock import Lock
-from gridnn.train.resume import Facts, Progress, changed_options
+from gridnn.train.resume import Facts, Progress, changed_options, go_on
 
 NAME = re.compile(r"step-(\d{8,})\.safetensors")
 KEEP = 3  # checkpoints that remain
@@ -41,17 +41,24 @@ class Checkpoints:
         self.config, self.session, self.optimizer, self.grid = session.config.train, session, optimizer, session.grid
         self.directory, self.keep = self.config.checkpoint, self.config.keep or KEEP
         self._lock: Lock | None = None
+        try:
+            self._begin()
+        except BaseException:
+            self.close()
+            raise
+        self.saved: tuple[int, int] | None = None  # the updates and the epoch of what was saved last
+
+    def _begin(self) -> None:
+        """Own the directory, and look what is there."""
         self._prepare()
         self.left = self._first_does(self._own)
         found = self._first_does(self._found)
         if found and not self.config.resume:
-            self.close()
             raise UserError(
                 f"--checkpoint {self.directory} holds {self._name(found[-1])} of an earlier run: "
                 "--resume continues it, or name another directory"
             )
         self.newest = found[-1] if found else None
-        self.saved: tuple[int, int] | None = None  # the updates and the epoch of what was saved last
 
     def resume(self, progress: Progress) -> list[str]:
         """Continue from the newest checkpoint, if there is one; returns what is to be told of it.
@@ -71,16 +78,11 @@ class Checkpoints:
                 raise UserError(f"checkpoint {path} is that of step {facts.progress.done}: give it its name back")
             changes = changed_options(path, facts.config, self._config())
             self._check(path, facts)
-            load(path, header, self._tensors(), self.grid)
+            load(path, header, self.session.tensors(self.optimizer), self.grid)
         except Damaged as error:
             raise UserError(f"{error}; {self._remedy()}") from error
-        progress.__dict__.update(facts.progress.__dict__)
+        go_on(self.session, self.optimizer, progress, facts.progress, facts.scale)
         self.saved = progress.done, progress.epoch
-        scale = self.session.loss_scale
-        if scale:
-            scale.__dict__.update(facts.scale.__dict__)
-        self.optimizer.step = progress.done - (scale.skipped if scale else 0)
-        self.session.parameters.refresh()
         notes = [f"resumed from {path}: {progress.done} steps, written by {facts.ranks} ranks"]
         return notes + ([f"changed since then: {', '.join(changes)}"] if changes else [])
 
@@ -102,7 +104,7 @@ class Checkpoints:
             If it cannot be written; the earlier ones are as they were.
         """
         path = self.path(progress.done)
-        save(path, self._tensors(), self._facts(progress), self.grid)
+        save(path, self.session.tensors(self.optimizer), self._facts(progress), self.grid)
         self.saved = progress.done, progress.epoch
         if self.grid.index == 0:
             self._tidy()
@@ -111,9 +113,6 @@ class Checkpoints:
     def path(self, step: int) -> str:
         """The file of the checkpoint after ``step`` updates."""
         return os.path.join(self.directory, self._name(step))
-
-    def _tensors(self) -> dict[str, Tensor]:
-        return tensors_of(self.session.parameters, self.session.program.layers, self.optimizer)
 
     @staticmethod
     def _name(step: int) -> str:

@@ -22,6 +22,7 @@ from gridnn.program.program import Program
 from gridnn.runtime.optimizers import Optimizer, OptimizerState
 from gridnn.runtime.parameters import Parameters
 from gridnn.train.checkpoint import Tensor, load, open_header, save, tensors_of
+from gridnn.train.moving import move_tensors
 from gridnn.train.runner import Runner
 
 Samples = np.ndarray | Mapping[str, np.ndarray]
@@ -248,20 +249,13 @@ class Model:
         UserError
             If it does not fit network and ranks.
         """
-        if plan.grid.order != self.plan.grid.order:
-            raise UserError(
-                f"reshard from rank order {self.plan.grid.order} to {plan.grid.order}: use a plan of the same order"
-            )
-        old, state = self._tensors(self._optimizer), self._optimizer
-        self._runner = self._start(self.network, plan, self.grid.backend)
+        old, state, before = self._tensors(self._optimizer), self._optimizer, self.grid
+        self._runner = self._start(self.network, plan, before.backend)
         if state is not None:
             parameters = self._runner.parameters
             self._optimizer = state.optimizer.start(parameters)
             self._optimizer.step = state.step
-        for name, tensor in self._tensors(self._optimizer).items():
-            before = old[name]
-            move = Transfer(self.grid, before.layout, tensor.layout, str(tensor.array.dtype), layer="(reshard)")
-            tensor.array[...] = move.forward(before.array)
+        move_tensors(old, before, self._tensors(self._optimizer), self.grid)
         self._runner.parameters.refresh()
 
     def _tensors(self, state: OptimizerState | None = None) -> dict[str, Tensor]:

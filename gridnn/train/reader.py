@@ -108,6 +108,11 @@ class Reader:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="gridnn-reader", initializer=bind)
         self._coming = self._thread.submit(self._read, batch, self._places(schedule, batch))
 
+    def close(self) -> None:
+        """Read nothing more."""
+        if self._thread is not None:
+            self._thread.shutdown(wait=False, cancel_futures=True)
+
     @QUIET
     def _read(self, batch: Batch, places: Places) -> Read:
         data, mistake = batch.data, None

@@ -61,6 +61,15 @@ class Progress:
             )
 
 
+def go_on(session: Any, optimizer: Any, progress: Progress, then: Progress, scale: LossScale | None) -> None:
+    """Set a run, whose tensors are those of another moment, to where it was ``then``, with its loss ``scale``."""
+    progress.__dict__.update(then.__dict__)
+    if session.loss_scale:
+        session.loss_scale.__dict__.update(scale.__dict__)
+    optimizer.step = then.done - (scale.skipped if scale else 0)
+    session.parameters.refresh()
+
+
 @dataclass(frozen=True)
 class Facts:
     """What a checkpoint of ``gridnn train`` says of its run.

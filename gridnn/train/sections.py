@@ -22,6 +22,7 @@ LEARNING_RATES = {"sgd": 0.01, "adamw": 0.001}
 SHAPES = {"synthetic": "32x32x3", "volumes": "64x64x64x1"}
 PATH = "PATH"  # stands for every data set that has no name of its own
 OWN = ("widths", "dropout")  # what a user's own model may take: it is refused where it does not
+SURVIVE = ("shrink", "respawn")  # how a run goes on without ranks that died
 CHOOSING = ("machine", "memory")  # what plans are compared by
 UNLIMITED = ("layerwise",)  # searches that take no memory limit
 
@@ -48,6 +49,7 @@ TUNED = replace(TRAINING, resume=ADJUSTABLE)
 STEPWISE = replace(TUNED, needs=("schedule", ("step",)))
 SGD = replace(TRAINING, needs=("optimizer", ("sgd",)))
 CHECKPOINTS = Option(panel="Checkpoints", command="train", resume=FREE)
+SURVIVAL = replace(CHECKPOINTS, panel="Survival and change")
 MACHINE = Option(panel="Machine", resume=FREE)
 ON_GPU = replace(MACHINE, needs=("backend", ("cupy",)))
 ON_CPU = replace(MACHINE, needs=("backend", ("numpy",)))
@@ -251,18 +253,41 @@ class TrainOptions:
     resume: bool = CHECKPOINTS.field(False, "go on from the newest checkpoint in DIR; without one, begin")
     keep: int | None = CHECKPOINTS.field(None, "how many checkpoints remain; default: 3", PARTS)
     save_every: int | None = CHECKPOINTS.field(None, "updates between two checkpoints; default: one an epoch", COUNT)
+    survive: str | None = SURVIVAL.field(
+        None, "go on when ranks die (mpirun --with-ft ulfm), with fewer, or with new ones in their place", SURVIVE
+    )
+    copy_every: int | None = SURVIVAL.field(
+        None,
+        "updates between two copies in the memory of other ranks; default: such that they cost 2 % of the time",
+        COUNT,
+    )
+    regrid: str | None = SURVIVAL.field(None, "change the grid after so many updates: 100:4x1,200:2x2", "N:PRxPC")
 
     def __post_init__(self):
         if self.lr is None:
             object.__setattr__(self, "lr", LEARNING_RATES.get(self.optimizer))
 
+    @property
+    def regrids(self) -> dict[int, str]:
+        """The grids that a run changes to, by the updates after which it does."""
+        asked = {}
+        for term in self.regrid.split(",") if self.regrid else ():
+            step, _, grid = term.strip().partition(":")
+            if not (step.isdecimal() and int(step) and grid) or int(step) <= max(asked, default=0):
+                raise UserError(f"--regrid {self.regrid}: write updates, in order, and grids as 100:4x1,200:2x2")
+            asked[int(step)] = grid
+        return asked
+
     def check(self) -> None:
+        _ = self.regrids
         if self.loss not in LOSSES and not is_own(self.loss):
             raise unknown("loss", self.loss, LOSSES)
         if self.accumulate > self.batch:
             raise UserError(f"--accumulate {self.accumulate} is more parts than a batch of {self.batch} has samples")
         if self.nesterov and not self.momentum:
             raise UserError("--nesterov needs momentum, but --momentum is 0")
+        if self.copy_every and self.survive is None:
+            raise UserError(f"--copy-every {self.copy_every} is of --survive: add it, or leave this out")
         for name in ("resume", "keep", "save_every"):
             if self.checkpoint is None and getattr(self, name):
                 raise UserError(f"{flag(name)} needs the directory of the checkpoints: --checkpoint DIR")

@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from gridnn.comm.grid import Grid
+from gridnn.comm.ledger import Ledger
 from gridnn.comm.transports.choice import Transports
-from gridnn.data.base import Dataset
+from gridnn.data.base import Data, Dataset
 from gridnn.kernels import get_backend
 from gridnn.program.program import Program
+from gridnn.runtime.optimizers import OptimizerState
 from gridnn.train.agreement import collective_check, refuse_differences, shared_devices
+from gridnn.train.checkpoint import Tensor, tensors_of
 from gridnn.train.config import RunConfig
 from gridnn.train.runner import Runner
 from gridnn.train.setup import prepare_run
 from gridnn.train.weights import fill as fill_weights
+
+
+class Inherited(NamedTuple):
+    """What one session of a run, on one grid, leaves to the next one: open data, and the account of what moved."""
+
+    data: Data
+    ledger: Ledger
 
 
 class Session(Runner):
@@ -31,6 +41,10 @@ class Session(Runner):
         The ranks.
     asking : callable, optional
         Whether this rank wants all ranks to stop after the pass under way.
+    before : Inherited, optional
+        What it takes over from another session of the run.
+    survivors : Survivors, optional
+        Of ranks whose death is mended.
 
     Attributes
     ----------
@@ -44,17 +58,26 @@ class Session(Runner):
         If data, network, grid and plan do not fit each other.
     """
 
-    def __init__(self, config: RunConfig, job: Any, asking: Callable[[], bool] | None = None) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        job: Any,
+        asking: Callable[[], bool] | None = None,
+        *,
+        before: Inherited | None = None,
+        survivors: Any = None,
+    ) -> None:
         self.config, device = config, config.device
         options = {"dtype": device.dtype, "local_rank": job.local_rank, "tf32": device.tf32, "conv": device.conv}
         backend = collective_check(job.comm, lambda: get_backend(device.backend, device.kernels, **options))
         self.notes = shared_devices(job, backend)
-        self.made = prepare_run(config, job.size)
+        self.made = prepare_run(config, job.size, before and before.data)
         self.data, _, plan, self.batch, program = self.made
         self.notes += self.data.notes
         shape = plan.grid
         self.transports = Transports.choose(device.transport, job, backend.device, shape) if backend.device else None
         options = {"order": shape.order, "backend": backend, "transports": self.transports}
+        options |= {"communicators": survivors and survivors.communicators, "ledger": before and before.ledger}
         grid = Grid(job.comm, shape.rows, shape.cols, **options)
         refuse_differences(self.made, grid)
         options = {"dtype": device.dtype, "capture": device.graphs}
@@ -69,6 +92,10 @@ class Session(Runner):
     def program(self) -> Program:
         """The program of the smallest pass of a full batch."""
         return self.made.program
+
+    def tensors(self, optimizer: OptimizerState) -> dict[str, Tensor]:
+        """Everything that changes from step to step, by name; ``optimizer`` is what the optimizer keeps."""
+        return tensors_of(self.parameters, self.program.layers, optimizer)
 
     @property
     def steps_per_epoch(self) -> int:

@@ -45,8 +45,8 @@ class PreparedRun(NamedTuple):
         return self.program if known else Program(self.network, self.plan, samples)
 
 
-def prepare_run(config: RunConfig, ranks: int) -> PreparedRun:
-    """Open the data and make network, plan and program for ``ranks`` ranks.
+def prepare_run(config: RunConfig, ranks: int, data: Data | None = None) -> PreparedRun:
+    """Open the data, if they are not open, and make network, plan and program for ``ranks`` ranks.
 
     Raises
     ------
@@ -56,7 +56,7 @@ def prepare_run(config: RunConfig, ranks: int) -> PreparedRun:
     if config.data.dataset is None:
         data, batch, network = None, config.train.batch, _published(config)
     else:
-        data = _open(config.data, config.train.seed)
+        data = data or _open(config.data, config.train.seed)
         batch = min(config.train.batch, len(data.train))
         network = _network(config, data.train)
     try:

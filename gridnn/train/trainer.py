@@ -16,13 +16,15 @@ from gridnn.data.order import batches, epoch_order
 from gridnn.errors import UserError
 from gridnn.layout.counts import DIMENSIONS
 from gridnn.records import OutputFile
+from gridnn.train.checkpoint import Tensor
 from gridnn.train.checkpoints import Checkpoints
 from gridnn.train.config import RunConfig
+from gridnn.train.copies import Copies
 from gridnn.train.report import Moved, Reporter, Summary
 from gridnn.train.resume import Progress
 from gridnn.train.schedules import make_schedule
 from gridnn.train.sections import HALVES
-from gridnn.train.session import Session
+from gridnn.train.session import Inherited, Session
 from gridnn.train.setup import check_passes, make_optimizer
 from gridnn.train.tracing import Tracer, price_runner
 
@@ -45,6 +47,18 @@ class Trainer:
         Told of every step and epoch; on rank 0 only.
     signalled : callable
         The number of a signal that has reached this rank and asks to stop; 0: none.
+    before : Inherited, optional
+        What its session takes over.
+    survivors : Survivors, optional
+        Of ranks whose death is mended.
+    goes_on : bool
+        Whether it goes on with what another trainer had, which its maker brings here; else with ``--resume`` from a
+        checkpoint, or from the beginning.
+
+    Attributes
+    ----------
+    copies : Copies or None
+        Where its tensors are kept a second time.
 
     Raises
     ------
@@ -58,14 +72,21 @@ class Trainer:
         job: Any,
         reporter: Reporter | None = None,
         signalled: Callable[[], int] = lambda: 0,
+        *,
+        before: Inherited | None = None,
+        survivors: Any = None,
+        goes_on: bool = False,
     ) -> None:
         self.config, self.options = config, config.train
         self.job, self.reporter, self.signalled = job, reporter, signalled
         asking = (lambda: signalled() != 0) if self.options.checkpoint else None
-        self.session = Session(config, job, asking)
+        self.session = Session(config, job, asking, before=before, survivors=survivors)
         self.samples, self._told_graphs = len(self.session.data.train), False
         self.steps_per_epoch = self.session.steps_per_epoch
         self.total = min(self.options.epochs * self.steps_per_epoch, self.options.steps or math.inf)
+        last = max(self.options.regrids, default=0)
+        if last >= self.total:
+            raise UserError(f"--regrid {last}:{self.options.regrids[last]}: the run ends after {self.total} updates")
         check_passes(self.session.made, self.options, self.total >= self.steps_per_epoch)
         self.schedule = make_schedule(self.options, self.steps_per_epoch, self.total)
         self.optimizer = make_optimizer(self.options).start(self.session.parameters)
@@ -75,7 +96,8 @@ class Trainer:
         self.checkpoints = Checkpoints(self.session, self.optimizer) if self.options.checkpoint else None
         if self.checkpoints and self.checkpoints.left:
             self.notes.append(f"{self.options.checkpoint} was left by {self.checkpoints.left}, which does not run now")
-        if self.checkpoints and self.options.resume:
+        self.copies: Copies | None = None
+        if self.checkpoints and self.options.resume and not goes_on:
             try:
                 self.notes += self.checkpoints.resume(self.progress)
             except BaseException:
@@ -87,6 +109,17 @@ class Trainer:
         session = self.session
         predicted = price_runner(session, machine, session.batch, len(self.optimizer.arrays))
         self.tracer = Tracer(session, predicted, file, self.done, self.total)
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that changes from step to step, by name."""
+        return self.session.tensors(self.optimizer)
+
+    @property
+    def paused(self) -> bool:
+        """Whether the grid is to be changed now, before anything else is done."""
+        step = min(self.options.regrids, default=math.inf)
+        return self.done >= step and not self._epoch_is_whole() and not self._finished()
 
     @property
     def done(self) -> int:
@@ -107,8 +140,11 @@ class Trainer:
             self._tell(*self.notes)
             if self._finished():
                 self._tell(f"nothing is left to do: {self.done} of {self.total} steps are made")
-            while not self._finished() and not self.session.asked:
+            self._copy()
+            while not self._finished() and not self.session.asked and not self.paused:
                 self._epoch()
+            if self.paused and not self.session.asked:
+                return
             if self.tracer:
                 self._tell(self.tracer.finish())
             if self.checkpoints and self.checkpoints.saved != (self.done, self.progress.epoch):
@@ -116,13 +152,20 @@ class Trainer:
             if self.session.asked:
                 self._tell(self._why_stopped())
             rows = self._moved()
+            if self.copies:
+                self.copies.agree()  # so that nobody leaves whom the others still need
             if self.reporter:
                 self.reporter.finished(rows)
         finally:
-            if self.reporter:
-                self.reporter.close()
-            if self.checkpoints:
-                self.checkpoints.close()
+            self.close()
+
+    def close(self) -> None:
+        """Give the terminal, the log and the directory of the checkpoints back; may be called twice."""
+        self.session.reader.close()
+        if self.reporter:
+            self.reporter.close()
+        if self.checkpoints:
+            self.checkpoints.close()
 
     def _finished(self) -> bool:
         """Whether no update is left, and no whole epoch waits for its evaluation."""
@@ -141,6 +184,10 @@ class Trainer:
                 return
             if self._due() or (self._epoch_is_whole() and self.checkpoints and self.options.save_every is None):
                 self._save()
+            if self.copies and self.copies.due(self.done):
+                self._copy()
+            if self.paused:
+                return
         seconds, talked = time.perf_counter() - started, session.ledger.seconds - talked
         now = session.ledger.words_by_dimension()
         moved = self._sum({dimension: now[dimension] - words[dimension] for dimension in DIMENSIONS})
@@ -197,6 +244,12 @@ class Trainer:
             layers = frozenset().union(*(region.layers for region in regions))
             whole = f"{len(layers)} of {len(self.session.network.nodes)} layers"
             self._tell(f"step {self.done}: {len(regions)} CUDA graphs, with work of {whole}, are launched from now on")
+
+    def _copy(self) -> None:
+        """Keep what the run has a second time."""
+        if self.copies:
+            self.copies.take(self.progress, self.session.loss_scale)
+            self._tell(self.copies.news())
 
     def _due(self) -> bool:
         """Whether ``--save-every`` asks for a checkpoint now."""

@@ -99,9 +99,8 @@ def job_of(comm):
     from mpi4py import MPI
 
     rank, library = comm.Get_rank(), short_version(MPI.Get_library_version())
-    return SimpleNamespace(
-        comm=comm, rank=rank, size=comm.Get_size(), local_rank=rank, node=0, nodes=1, threads=1, library=library
-    )
+    facts = {"rank": rank, "size": comm.Get_size(), "local_rank": rank, "node": 0, "nodes": 1, "threads": 1}
+    return SimpleNamespace(comm=comm, library=library, joins=False, **facts)
 
 
 def trained(config: RunConfig, comm, signalled=lambda: 0) -> Told:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 Array = Any
@@ -21,6 +22,12 @@ class Work:
         What went wrong in the operation is raised here.
         """
         raise NotImplementedError
+
+    def abandon(self) -> bool:
+        """Whether it has ended, however, now that its communicator is revoked; its arrays are the caller's then."""
+        with suppress(Exception):
+            self.wait()
+        return True
 
 
 class Transport:

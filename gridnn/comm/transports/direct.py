@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from mpi4py import MPI
 
 from gridnn.comm.transports.base import Array, Messages, Transport, Work
 
+ABANDONED = 1.0  # seconds that requests of a revoked communicator have to end
 OPERATIONS = {"sum": MPI.SUM, "max": MPI.MAX}
 
 
@@ -17,6 +19,20 @@ class Requests(Work):
 
     def __init__(self, backend: Any, requests: list[MPI.Request | None], buffers: list[tuple[Any, Array]]) -> None:
         self.backend, self.requests, self.buffers = backend, [one for one in requests if one is not None], buffers
+
+    def abandon(self) -> bool:
+        end = time.monotonic() + ABANDONED
+        for request in self.requests:
+            while time.monotonic() < end:
+                try:
+                    if request.Test():
+                        break
+                except MPI.Exception:
+                    break
+                time.sleep(0.001)
+            else:
+                return False
+        return True
 
     def wait(self) -> None:
         if self.requests:

@@ -1,0 +1,173 @@
+"""What is left of a job when ranks die: MPI's fault tolerance (ULFM, Bland et al. 2013), and nothing of it elsewhere.
+
+A death shows as an error of some call on some ranks. They revoke all communicators, so that nobody waits in one that
+the dead rank was no member of; whoever is left shrinks the job, or starts new ranks in place of the dead ones.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import threading
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, NamedTuple, NoReturn
+
+from mpi4py import MPI
+
+from gridnn.comm.launcher import JOINING, tolerant
+from gridnn.errors import UserError
+
+MENDING = 60.0  # seconds that ranks may take to find each other after a death, and to start new ones
+
+
+class Member(NamedTuple):
+    """A process of a job: what tells it from all others, and its node."""
+
+    identity: str
+    node: str
+
+
+class Survivors:
+    """The ranks of a job over deaths; all ranks make it together.
+
+    Parameters
+    ----------
+    job : Job
+        Its communicator becomes that of the ranks that live.
+    respawn : bool
+        Whether new ranks are started in place of those that died.
+
+    Attributes
+    ----------
+    error : type
+        What any call of MPI raises after a death, whichever its class.
+    communicators : list of Communicator
+        Those of the grids: all that somebody may wait in is revoked after a death.
+    members : list of Member
+        By rank.
+
+    Raises
+    ------
+    UserError
+        If this MPI does not survive the death of a rank.
+    """
+
+    error = MPI.Exception
+
+    def __init__(self, job: Any, respawn: bool = False) -> None:
+        refuse_without_ulfm(job.library, os.environ)
+        self.job, self.respawn = job, respawn
+        self.communicators: list[Any] = []
+        self._kept: list[Any] = []  # what MPI may still write to
+        self._me = Member(uuid.uuid4().hex, MPI.Get_processor_name())
+        self._meet()
+
+    def _meet(self) -> None:
+        self.members: list[Member] = self.job.comm.allgather(self._me)
+        self.agree()
+
+    def share(self, value: Any) -> Any:
+        """The ``value`` of the first rank that has one, on all ranks; None if none has."""
+        having = [rank for rank, has in enumerate(self.job.comm.allgather(value is not None)) if has]
+        return self.job.comm.bcast(value, having[0]) if having else None
+
+    def agree(self) -> None:
+        """Return on all ranks if all of them live and are here; else `error` is raised on all of them."""
+        self.job.comm.Agree(1)
+
+    def mend(self) -> list[str]:
+        """Make the job one of the living; returns who died, as ``rank 3 (node7)``: nobody, if it was another error."""
+        with limited(MENDING, "those who are left do not find each other after a death"):
+            while True:
+                self._revoke()
+                with suppress(self.error):  # another one dies: once more
+                    return self._mended()
+
+    def _mended(self) -> list[str]:
+        comm = self.job.comm.Shrink()
+        self.job.replace(comm)  # so that it is revoked, too, if another one dies
+        comm.Agree(1)
+        living = set(comm.allgather(self._me))
+        died = [rank for rank, member in enumerate(self.members) if member not in living]
+        if died and self.respawn:
+            self._start(comm, self._rank(), died)
+        self.job.settle()
+        told = [f"rank {rank} ({self.members[rank].node})" for rank in died]
+        self._meet()
+        return told
+
+    def _rank(self) -> int:
+        return self.members.index(self._me)
+
+    def _start(self, comm: MPI.Comm, rank: int, died: Sequence[int]) -> None:
+        """Start as many ranks as ``died``, each in the place of one."""
+        info = MPI.Info.Create({"PMIX_ENVAR": f"{JOINING}=1", "wdir": os.getcwd()})
+        command, *arguments = [sys.executable, *sys.orig_argv[1:]]
+        between = comm.Spawn(command, arguments, len(died), info)
+        info.Free()
+        together = between.Merge(False)
+        together.bcast(died)
+        self.job.replace(together.Split(0, rank))
+
+    def _revoke(self) -> None:
+        """Let nobody wait any more, and break off what was started."""
+        for communicator in self.communicators:
+            communicator.revoke()
+        for comm in self.job.communicators:
+            with suppress(self.error):
+                comm.Revoke()
+        for communicator in self.communicators:
+            self._kept += communicator.abandon()
+        self.communicators.clear()
+
+
+def join() -> MPI.Comm:
+    """The communicator of the job whose dead rank this process was started for."""
+    with limited(MENDING, "the ranks that started this one are gone"):
+        together = MPI.Comm.Get_parent().Merge(True)
+        died = together.bcast(None)
+        return together.Split(0, died[together.Get_rank() - (together.Get_size() - len(died))])
+
+
+@contextmanager
+def limited(seconds: float, text: str) -> Iterator[None]:
+    """Inside, where calls of MPI may wait for ever, this process ends after so many seconds, with the ``text``."""
+
+    def end() -> None:
+        print(f"gridnn: {text} ({seconds:g} s): --resume goes on from a checkpoint", file=sys.stderr, flush=True)
+        os._exit(1)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def refuse_without_ulfm(library: str, env: Any) -> None:
+    """Refuse an MPI library, or a job, in which the death of a rank is that of all."""
+    if not library.startswith("Open MPI") or not hasattr(MPI.Comm, "Shrink"):
+        raise UserError(
+            f"--survive needs an MPI whose ranks survive each other (ULFM), but MPI here is {library}: use Open MPI 5 "
+            "and mpi4py 4 (docs/survive.md)"
+        )
+    if not tolerant(env):
+        raise UserError(
+            "--survive needs ranks that survive each other: start them with mpirun --with-ft ulfm (srun and other "
+            "launchers end a job with its first rank)"
+        )
+
+
+def leave(status: int) -> NoReturn:
+    """Exit without MPI_Finalize, which may wait for the dead; the launcher is told that this is no accident."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libpmix.so.2").PMIx_Finalize(None, 0)
+    os._exit(status)
