@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 import pytest
-from launch import HELPERS, clean_environment, gridnn, mpirun_command, run
+from launch import HELPERS, ROOT, clean_environment, gridnn, mpirun_command, run
 
 from gridnn.comm.survivors import refuse_without_ulfm
 from gridnn.errors import UserError
@@ -110,6 +110,18 @@ def test_where_ranks_do_not_survive_it_is_refused():
         refuse_without_ulfm("MPICH 4.3", {})
     done = gridnn(1, "train", "--copy-every", "2")
     assert done.stderr == "gridnn: --copy-every 2 is of --survive: add it, or leave this out\n"
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/survive.md"])
+def test_the_commands_of_the_page(page):
+    lines = re.findall(
+        r"^mpirun (.*) gridnn (train .*--(?:survive|regrid).*)$", (ROOT / page).read_text(), re.MULTILINE
+    )
+    assert len(lines) == 2
+    for launching, command in lines:
+        start = [*mpirun_command(), *launching.split(), sys.executable, "-m", "gridnn"]
+        done = run([*start, *command.split(), "--epochs", "1", "--quiet"], 120, clean_environment())
+        assert done.returncode == 0, done.stderr
 
 
 def test_a_death_without_the_option_is_told(tmp_path):
