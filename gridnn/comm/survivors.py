@@ -62,6 +62,7 @@ class Survivors:
         self.job, self.respawn = job, respawn
         self.communicators: list[Any] = []
         self._kept: list[Any] = []  # what MPI may still write to
+        self._parted = False  # whether the last agreement said that the job is to be mended
         self._me = Member(uuid.uuid4().hex, MPI.Get_processor_name())
         self._meet()
 
@@ -76,7 +77,10 @@ class Survivors:
 
     def agree(self) -> None:
         """Return on all ranks if all of them live and are here; else `error` is raised on all of them."""
-        self.job.comm.Agree(1)
+        self._parted = True
+        if not self.job.comm.Agree(1):
+            raise MPI.Exception(MPI.ERR_REVOKED)  # another one mends the job
+        self._parted = False
 
     def mend(self) -> list[str]:
         """Make the job one of the living; returns who died, as ``rank 3 (node7)``: nobody, if it was another error."""
@@ -87,9 +91,13 @@ class Survivors:
                     return self._mended()
 
     def _mended(self) -> list[str]:
+        if not self._parted:  # others may be waiting in `agree`, which must not be taken for Shrink
+            with suppress(self.error):
+                self.job.comm.Agree(0)
+            self._parted = True
         comm = self.job.comm.Shrink()
         self.job.replace(comm)  # so that it is revoked, too, if another one dies
-        comm.Agree(1)
+        self.agree()
         living = set(comm.allgather(self._me))
         died = [rank for rank, member in enumerate(self.members) if member not in living]
         if died and self.respawn:
