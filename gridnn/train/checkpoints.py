@@ -18,7 +18,9 @@ from gridnn.train.resume import Facts, Progress, changed_options
 
 NAME = re.compile(r"step-(\d{8,})\.safetensors")
 PROBE = "probe-"
-LEFT = re.compile(rf"{NAME.pattern}\.partial|{PROBE}[a-z0-9_]{{8}}")  # what a job leaves that is killed while it writes it
+LEFT = re.compile(
+    rf"{NAME.pattern}\.partial|{PROBE}[a-z0-9_]{{8}}"
+)  # what a job leaves that is killed while it writes it
 KEEP = 3  # checkpoints that remain
 
 
