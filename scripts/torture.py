@@ -29,11 +29,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="gridnn-torture-") as folder:
         campaign = Campaign(Path(folder), options.seed, lambda text: print(text, flush=True))
         tally = campaign.run(options.kills, 60 * options.minutes)
-    for name, lines in (("lost", tally.lost), ("hung", tally.hung), ("left over", tally.left)):
-        print(*(f"{name}: {line}" for line in lines), sep="\n", end="\n" * bool(lines))
+    print(*tally.faults, *(f"left over: {line}" for line in tally.left), sep="\n")
     print(*(f"{count:4d} {what}" for what, count in sorted(tally.kills.items())), sep="\n")
     print(tally)
-    return int(bool(tally.lost or tally.hung))
+    return int(bool(tally.faults))
 
 
 if __name__ == "__main__":

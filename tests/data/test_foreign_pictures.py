@@ -180,7 +180,6 @@ def test_what_cannot_be_read_is_one_line(tmp_path, monkeypatch, batches, kind, d
         raise type(denied)(*denied.args, str(path))
 
     monkeypatch.setattr("os.open", refuse)
-    monkeypatch.setattr("gridnn.data.cifar10.map_bytes", refuse)
     with pytest.raises(UserError, match=rf"{tmp_path}/\S+ cannot be read \({denied.strerror}\): "):
         open_dataset(name, data_dir=tmp_path)
 
@@ -392,3 +391,13 @@ class TestFolders:
         monkeypatch.setattr("gridnn.data.files.os.open", refuse)
         with pytest.raises(UserError, match=r"image 0 \(.*png\) cannot be read \(Permission denied\): mend or remove"):
             read(data.train, [0])
+
+
+@pytest.mark.parametrize("name", ["mnist", "cifar10"])
+def test_a_file_that_is_cut_off_while_a_run_reads_it(tmp_path, name):
+    write_mnist(tmp_path) if name == "mnist" else write_cifar_binary(tmp_path)
+    train = open_dataset(name, data_dir=tmp_path).train
+    path = tmp_path / {"mnist": "train-images-idx3-ubyte", "cifar10": "data_batch_1.bin"}[name]
+    os.truncate(path, 100)
+    with pytest.raises(UserError, match=rf"{path}: samples 0 to 2 cannot be read"):
+        read(train, [0, 2])

@@ -25,16 +25,8 @@ from gridnn.kernels.checksum import checksum
 from gridnn.train.header import read_header
 
 COMMON = (
-    "train",
-    "--model",
-    "mlp",
-    "--dataset",
-    "synthetic",
-    "--dtype",
-    "float64",
-    "--kernels",
-    "reference",
-    "--quiet",
+    *("train", "--model", "mlp", "--dataset", "synthetic", "--dtype", "float64", "--kernels", "reference"),
+    *("--epochs", "100000", "--quiet"),
 )
 # One that does little but save and evaluate, and one whose checkpoints take longer to write than anything else.
 NETWORKS = {
@@ -51,7 +43,7 @@ NETWORKS = {
 GRIDS = ((1, "1x1", "grid"), (2, "2x1", "model"), (2, "1x2", "batch"), (3, "3x1", "model"), (3, "1x3", "grid"))
 MOMENTS = ("start", "work", "work", "leave")
 VICTIMS = ("a rank", "all ranks", "mpirun", "everything")
-START = 3.0  # seconds of a job's start, about
+START, LEAVE = 3.0, 0.2  # seconds of a job's start, and from its last checkpoint to its end, about
 LIMIT = 20.0  # seconds after a kill in which all must have ended
 JOB = 60.0  # seconds that a job may take that is not killed
 CHAIN = 10  # kills, before a run is brought to its end
@@ -70,6 +62,10 @@ class Tally:
     @property
     def count(self) -> int:
         return sum(self.kills.values())
+
+    @property
+    def faults(self) -> list[str]:
+        return [f"{name}: {line}" for name in ("lost", "hung") for line in getattr(self, name)]
 
     def __str__(self) -> str:
         return f"{self.count} kills, {len(self.lost)} lost, {len(self.hung)} hung, {len(self.left)} left over"
@@ -149,7 +145,7 @@ class Run:
             time.sleep(0.005)
         if moment != "start" and time.monotonic() > limit:
             self.tally.hung.append(f"job {self.jobs}: no checkpoint {wanted} after {JOB:g} s")
-        time.sleep(0.4 * (share % 0.5))
+        time.sleep(LEAVE * (2 * share % 1))
 
     def _look(self, where: str, errors: Path, segments: set[Path]) -> None:
         """Write down what the killed job has lost, and what it has left of itself outside its directory."""
@@ -202,7 +198,7 @@ class Campaign:
 
     def run(self, kills: int, seconds: float = float("inf"), networks: tuple[str, ...] = tuple(NETWORKS)) -> Tally:
         """Kill so many jobs, or as many as there is time for."""
-        began, number = time.monotonic(), 0
+        began, number, told = time.monotonic(), 0, 0
         while self.tally.count < kills and time.monotonic() - began < seconds:
             run = Run(self.folder / f"run-{number:03d}", networks[number % len(networks)], self.rng, self.tally)
             goal = min(kills, self.tally.count + CHAIN)
@@ -211,6 +207,9 @@ class Campaign:
             run.finish(self.reference)
             number += 1
             self.tell(f"{time.monotonic() - began:5.0f} s: {self.tally}")
+            for fault in self.tally.faults[told:]:
+                self.tell(fault)
+            told = len(self.tally.faults)
         return self.tally
 
     def reference(self, network: str, steps: int) -> dict[int, float]:
