@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -38,11 +39,11 @@ class SharedFile:
     def __init__(self, comm: Any, path: str, *, write: bool = False, limit: int = LARGEST_PIECE) -> None:
         self.comm, self.limit = comm, limit
         self.bytes_read = self.bytes_written = 0
-        self._mistake: str | None = None
-        self._file = MPI.FILE_NULL
-        mode = MPI.MODE_CREATE | MPI.MODE_RDWR if write else MPI.MODE_RDONLY
-        self._file = self._try(MPI.File.Open, comm, path, mode) or MPI.FILE_NULL
-        self._open = not self.failure()
+        self._file, self._mistake, self._open = MPI.FILE_NULL, _cannot_open(path, write), False
+        if not self.failure():  # Open MPI waits for ever where a file can be opened on some ranks only
+            mode = MPI.MODE_CREATE | MPI.MODE_RDWR if write else MPI.MODE_RDONLY
+            self._file = self._try(MPI.File.Open, comm, path, mode) or MPI.FILE_NULL
+            self._open = not self.failure()
 
     def write(self, region: Region, part: Any) -> None:
         """Write this rank's ``part`` of a tensor, a contiguous host array; None: another rank has the same and does."""
@@ -112,8 +113,18 @@ class SharedFile:
         try:
             return function(*args)
         except MPI.Exception as error:
-            self._mistake = self._mistake or " ".join(error.Get_error_string().splitlines()[0].strip(", ").split())
+            why = " ".join(error.Get_error_string().splitlines()[0].strip(", ").split())
+            self._mistake = self._mistake or f"{function.__name__} failed ({why})"
             return None
+
+
+def _cannot_open(path: str, write: bool) -> str | None:
+    """Why this rank cannot open a file by itself; None if it can."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR if write else os.O_RDONLY, 0o666))
+    except OSError as error:
+        return f"it cannot be opened ({error.strerror})"
+    return None
 
 
 def sum_modulo(comm: Any, numbers: Sequence[int]) -> list[int]:

@@ -55,20 +55,22 @@ class Tally:
     """What came of a campaign: kills by moment and victim, and a line for all that was lost, hung, or is left over."""
 
     kills: dict[str, int] = field(default_factory=dict)
-    lost: list[str] = field(default_factory=list)
-    hung: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
+
+    def lose(self, text: str) -> None:
+        self.faults.append(f"lost: {text}")
+
+    def hang(self, text: str) -> None:
+        self.faults.append(f"hung: {text}")
 
     @property
     def count(self) -> int:
         return sum(self.kills.values())
 
-    @property
-    def faults(self) -> list[str]:
-        return [f"{name}: {line}" for name in ("lost", "hung") for line in getattr(self, name)]
-
     def __str__(self) -> str:
-        return f"{self.count} kills, {len(self.lost)} lost, {len(self.hung)} hung, {len(self.left)} left over"
+        lost = sum(text.startswith("lost") for text in self.faults)
+        return f"{self.count} kills, {lost} lost, {len(self.faults) - lost} hung, {len(self.left)} left over"
 
 
 class Run:
@@ -125,14 +127,14 @@ class Run:
             segments = mapped_segments(process.pid)
             was_killed = strike(process, victim, self.rng)
             if not all_ended(process, LIMIT):
-                self.tally.hung.append(f"{where}: {len(session_members(process.pid))} processes after {LIMIT:g} s")
+                self.tally.hang(f"{where}: {len(session_members(process.pid))} processes after {LIMIT:g} s")
         finally:
             kill(process)
         if was_killed:
             key = f"{moment}: {victim}"
             self.tally.kills[key] = self.tally.kills.get(key, 0) + 1
         elif process.returncode:
-            self.tally.lost.append(f"{where}: ended with status {process.returncode}: {errors.read_text()[-300:]}")
+            self.tally.lose(f"{where}: ended with status {process.returncode}: {errors.read_text()[-300:]}")
         self._look(where, errors, segments)
 
     def _await(self, process: subprocess.Popen, moment: str, first: int, last: int, share: float) -> None:
@@ -144,19 +146,19 @@ class Run:
         while newest(self.directory) < wanted and process.poll() is None and time.monotonic() < limit:
             time.sleep(0.005)
         if moment != "start" and time.monotonic() > limit:
-            self.tally.hung.append(f"job {self.jobs}: no checkpoint {wanted} after {JOB:g} s")
+            self.tally.hang(f"job {self.jobs}: no checkpoint {wanted} after {JOB:g} s")
         time.sleep(LEAVE * (2 * share % 1))
 
     def _look(self, where: str, errors: Path, segments: set[Path]) -> None:
         """Write down what the killed job has lost, and what it has left of itself outside its directory."""
         told, there = max(self._told(), default=0), newest(self.directory)
         if there < told:
-            self.tally.lost.append(f"{where}: checkpoint {told} was told as saved, the newest one is {there}")
+            self.tally.lose(f"{where}: checkpoint {told} was told as saved, the newest one is {there}")
         if there and (why := damage(self.directory / f"step-{there:08d}.safetensors")):
-            self.tally.lost.append(f"{where}: {why}")
+            self.tally.lose(f"{where}: {why}")
         text = errors.read_text()
         if "Traceback" in text or "gridnn: checkpoint" in text or "gridnn: --" in text:
-            self.tally.lost.append(f"{where}: {text[-600:]}")
+            self.tally.lose(f"{where}: {text[-600:]}")
         for path in filter(Path.exists, segments):
             self.tally.left.append(f"{where}: {path}")
             path.unlink()
@@ -172,19 +174,19 @@ class Run:
         try:
             done = gridnn(ranks, *self.options(last), "--grid", grid, "--strategy", strategy, timeout=JOB)
         except TimeoutError as error:
-            self.tally.hung.append(f"{where}: {error}")
+            self.tally.hang(f"{where}: {error}")
             return
         if done.returncode:
-            self.tally.lost.append(f"{where}: status {done.returncode}: {done.stderr}")
+            self.tally.lose(f"{where}: status {done.returncode}: {done.stderr}")
             return
         wanted, found = reference(self.network, last), set()
         for job in range(1, self.jobs + 1):
             for event in events(self.log(job), "step"):
                 found.add(event["step"])
                 if not np.isclose(event["loss"], wanted[event["step"]], rtol=TOLERANCE, atol=0):
-                    self.tally.lost.append(f"{where}: loss {event} of job {job}, but {wanted[event['step']]}")
+                    self.tally.lose(f"{where}: loss {event} of job {job}, but {wanted[event['step']]}")
         if missing := set(range(1, last + 1)) - found:
-            self.tally.lost.append(f"{where}: no losses of the steps {sorted(missing)}")
+            self.tally.lose(f"{where}: no losses of the steps {sorted(missing)}")
         others = [path.name for path in self.directory.iterdir() if path.suffix != ".safetensors"]
         self.tally.left += [f"{where}: {name}" for name in others]
 
@@ -235,7 +237,7 @@ def events(log: Path, kind: str) -> list[dict]:
     return [event for event in map(json.loads, lines) if event["event"] == kind]
 
 
-def damage(path: Path) -> str:
+def damage(path: str | Path) -> str:
     """What is wrong with a checkpoint; nothing if every tensor is what was written."""
     try:
         header = read_header(str(path))

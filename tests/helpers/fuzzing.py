@@ -25,7 +25,8 @@ from types import FrameType
 MEMORY = 2**29  # bytes that a small file may take
 SECONDS = 2.0  # of a processor
 NUMBERS = (0, 1, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**63 - 1, 2**63, 2**64 - 1)
-ALLOWED = re.compile(r"(tempfile\.tif: .*\n)*")  # libtiff has no other way, and Pillow leaves it as it is
+# libtiff has no other way, and Pillow leaves it as it is.
+ALLOWED = re.compile(r"((tempfile\.tif: |\w+Decode|TIFF\w+|_TIFF\w+).*\n)*")
 MARKS = b"\x00\xff\x7f\x80\n\x1b09-.e\"'[]{},:()"
 
 
