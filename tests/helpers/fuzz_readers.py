@@ -17,7 +17,7 @@ from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
-from reading import read
+from reading import python_2_pickle, read
 
 from gridnn.data.datasets import open_dataset
 from gridnn.train.header import CHECKSUM, UNKNOWN
@@ -268,12 +268,16 @@ def packed_again(content: bytes, sound: bytes) -> bytes:
 
 
 def make_cifar(folder: Path, protocol: int | None) -> list[Path]:
+    """The binary version, or the Python version: protocol 1 is how Python 2 wrote it."""
     paths = []
     for name in (*(f"data_batch_{k}" for k in range(1, 6)), "test_batch"):
         paths.append(folder / (name if protocol is not None else f"{name}.bin"))
         content = {b"batch_label": b"x", b"labels": [1, 2], b"data": BYTES[:2]}
         records = np.concatenate([np.array([[1], [2]], np.uint8), BYTES[:2]], axis=1).tobytes()
-        paths[-1].write_bytes(records if protocol is None else pickle.dumps(content, protocol=protocol))
+        old = python_2_pickle(BYTES[:2], np.array([1, 2]))
+        paths[-1].write_bytes(
+            records if protocol is None else old if protocol == 1 else pickle.dumps(content, protocol)
+        )
     return paths[-2:]
 
 
@@ -339,6 +343,7 @@ READERS = {
         partial(make_mnist, packed=True), partial(read_named, "mnist"), packed_again, gzip.decompress
     ),
     "cifar10 binary": Reader(partial(make_cifar, protocol=None), partial(read_named, "cifar10")),
+    "cifar10 pickle 1": Reader(partial(make_cifar, protocol=1), partial(read_named, "cifar10")),
     "cifar10 pickle 2": Reader(partial(make_cifar, protocol=2), partial(read_named, "cifar10")),
     "cifar10 pickle 5": Reader(partial(make_cifar, protocol=5), partial(read_named, "cifar10")),
     "pictures": Reader(make_pictures, read_pictures),
