@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import tempfile
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from mpi4py import MPI
 
 from gridnn.layout.layout import Box, box_shape, box_size
 
+SHARED_BYTES = 2**16
 LARGEST_PIECE = 2**30  # bytes that one call moves: MPI counts them in a C int
 
 
@@ -119,12 +121,15 @@ class SharedFile:
 
 
 def _cannot_open(path: str, write: bool) -> str | None:
-    """Why this rank cannot open a file by itself; None if it can."""
+    """Why this rank cannot open a file by itself, or MPI not share it; None if it can."""
+    place = tempfile.gettempdir()
     try:
         os.close(os.open(path, os.O_CREAT | os.O_RDWR if write else os.O_RDONLY, 0o666))
+        space = os.statvfs(place)
     except OSError as error:
         return f"it cannot be opened ({error.strerror})"
-    return None
+    # Open MPI has a small file there for every file that is open, and waits for ever where it cannot be written
+    return f"no space is left in {place}" if space.f_bavail * space.f_frsize < SHARED_BYTES else None
 
 
 def sum_modulo(comm: Any, numbers: Sequence[int]) -> list[int]:

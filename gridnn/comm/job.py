@@ -23,9 +23,6 @@ FAILED, MISUSED = 1, 2  # exit status: something broke or differs; the user's mi
 AGREEMENT, MISUSE_AGREEMENT = 1.0, 2.5
 # What Slurm, mpirun and CPU limits warn with: a job can ask to end by itself after them.
 HELD = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
-# Open MPI writes a file for the shared pointer of every file that it opens, and hangs where that cannot be written (a
-# full /tmp); this way of keeping such pointers, of which gridnn uses none, writes nothing.
-NO_POINTER_FILES = ("OMPI_MCA_sharedfp", "individual")
 LEAVING = 5.0  # seconds that MPI may take to be left after a signal
 REPEATED = 1.0  # seconds within which launcher and scheduler may both pass the same signal on
 Result = TypeVar("Result")
@@ -64,7 +61,6 @@ class Job:
         check_library(os.environ, self.library)
         check_launcher(os.environ, os.getppid())
         if not MPI.Is_initialized():
-            os.environ.setdefault(*NO_POINTER_FILES)
             MPI.Init_thread(MPI.THREAD_MULTIPLE)
         self.comm = MPI.COMM_WORLD
         self.rank, self.size = self.comm.Get_rank(), self.comm.Get_size()

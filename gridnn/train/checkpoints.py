@@ -18,9 +18,8 @@ from gridnn.train.resume import Facts, Progress, changed_options
 
 NAME = re.compile(r"step-(\d{8,})\.safetensors")
 PROBE = "probe-"
-LEFT = re.compile(
-    rf"{NAME.pattern}\.partial|{PROBE}[a-z0-9_]{{8}}"
-)  # what a job leaves that is killed while it writes it
+# What a job leaves that is killed while it writes; the second is Open MPI's, on several nodes.
+LEFT = re.compile(rf"{NAME.pattern}\.partial(-\d+-\d+\.lock)?|{PROBE}[a-z0-9_]{{8}}")
 KEEP = 3  # checkpoints that remain
 
 

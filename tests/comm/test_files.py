@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -143,3 +144,13 @@ def test_pieces_are_contiguous_and_cover_the_box(most):
         assert inside.flags.c_contiguous
         seen[within(piece, tuple((0, n) for n in SHAPE))] += 1
     assert seen.sum() == box_size(box) and seen.max() == 1
+
+
+def test_a_full_place_of_shared_memory_is_told(tmp_path, monkeypatch):
+    """Open MPI would wait for ever for a file of its own."""
+    from mpi4py import MPI
+
+    monkeypatch.setattr(os, "statvfs", lambda place: SimpleNamespace(f_bavail=3, f_frsize=4096))
+    file = SharedFile(MPI.COMM_SELF, str(tmp_path / "file"), write=True)
+    assert file.failure().startswith("rank 0: no space is left in /")
+    file.close()

@@ -40,13 +40,13 @@ NETWORKS = {
         *("--widths", "1024,1024", "--shape", "24x24x1", "--samples", "40", "--batch", "16"),
     ),
 }
-GRIDS = ((1, "1x1", "grid"), (2, "2x1", "model"), (2, "1x2", "batch"), (3, "3x1", "model"), (3, "1x3", "grid"))
+GRIDS = ((1, "1x1", "grid"), (2, "2x1", "model"), (2, "1x2", "batch"), (3, "3x1", "grid"))
 MOMENTS = ("start", "work", "work", "leave")
 VICTIMS = ("a rank", "all ranks", "mpirun", "everything")
 START, LEAVE = 3.0, 0.2  # seconds of a job's start, and from its last checkpoint to its end, about
 LIMIT = 20.0  # seconds after a kill in which all must have ended
 JOB = 60.0  # seconds that a job may take that is not killed
-CHAIN = 10  # kills, before a run is brought to its end
+CHAIN = 12  # kills, before a run is brought to its end
 TOLERANCE = 1e-10
 
 

@@ -20,7 +20,7 @@
 
 enum { NOTHING, FAIL, SHORT, FLIP };
 
-static struct { char text[256], call[16], pattern[128], action[16]; int first, count, rank, seen; } rule;
+static struct { char text[1024], call[16], pattern[512], action[16]; int first, count, rank, seen; } rule;
 
 static int own_rank(void)
 {
@@ -38,7 +38,7 @@ static int strike(const char *call, const char *path)
         memset(&rule, 0, sizeof rule);
         rule.rank = -1;
         strncpy(rule.text, text, sizeof rule.text - 1);
-        sscanf(text, "%15s %127s %d %d %15s %d", rule.call, rule.pattern, &rule.first, &rule.count, rule.action,
+        sscanf(text, "%15s %511s %d %d %15s %d", rule.call, rule.pattern, &rule.first, &rule.count, rule.action,
                &rule.rank);
     }
     if (strcmp(call, rule.call) || !path || !strstr(path, rule.pattern) || (rule.rank >= 0 && rule.rank != own_rank()))

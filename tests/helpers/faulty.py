@@ -21,7 +21,7 @@ from gridnn.train import trainer as module  # noqa: E402
 from gridnn.train.trainer import Trainer  # noqa: E402
 
 EIO, EINTR, ENOSPC, ESTALE = 5, 4, 28, 116
-PART = ".partial"
+PART = "(checkpoint)"
 # call, pattern, first, how many (0: all that follow), what, rank
 ONCE = {
     "reserving": f"allocate {PART} 1 1 {ENOSPC} 0",
@@ -82,7 +82,7 @@ def body(job: Job) -> None:
         told.notes.clear()
         trainer.progress.done += 1
         ended = None
-        with fault(rule):
+        with fault(rule.replace(PART, f"{folder}/step-")):
             try:
                 trainer._save()
             except UserError as error:

@@ -108,7 +108,8 @@ def test_a_directory_belongs_to_one_run(tmp_path, config, alone):
 
 
 def test_what_killed_runs_left_is_tidied(tmp_path, config, alone):
-    for name in ("probe-abc_1234", "step-00000002.safetensors.partial", "probe-of-mine.txt"):
+    partial = "step-00000002.safetensors.partial"
+    for name in ("probe-abc_1234", partial, f"{partial}-924516353-14735.lock", "probe-of-mine.txt"):
         (tmp_path / name).touch()
     trained(config, alone)
     assert names(tmp_path) == ["probe-of-mine.txt", "step-00000003.safetensors", "step-00000006.safetensors"]
