@@ -8,17 +8,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import mpi4py
+from campaign import damage
+from running import MLP, Told
 
-mpi4py.rc.initialize = False  # as in the command, `run` starts MPI: with its options
-
-from campaign import damage  # noqa: E402
-from running import MLP, Told  # noqa: E402
-
-from gridnn.comm.job import Job, run  # noqa: E402
-from gridnn.errors import UserError  # noqa: E402
-from gridnn.train import trainer as module  # noqa: E402
-from gridnn.train.trainer import Trainer  # noqa: E402
+from gridnn.comm.job import Job, run
+from gridnn.errors import UserError
+from gridnn.train import trainer as module
+from gridnn.train.trainer import Trainer
 
 EIO, EINTR, ENOSPC, ESTALE = 5, 4, 28, 116
 PART = "(checkpoint)"
@@ -87,6 +83,7 @@ def body(job: Job) -> None:
                 trainer._save()
             except UserError as error:
                 ended = str(error)
+        job.comm.Barrier()  # rank 0 has removed what it could not complete
         path = trainer.checkpoints.path(trainer.done)
         others = [one for one in os.listdir(folder) if not one.endswith(".safetensors") and one != "run.lock"]
         wrong = damage(path) if os.path.exists(path) else "it is not there"
