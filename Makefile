@@ -9,6 +9,7 @@ DEMO   ?= --model lenet --dataset digits --batch 32 --epochs 15 --lr 0.05 --sche
 TESTS  ?=
 WORKERS ?= 2
 BENCH  ?=
+TORTURE ?=
 # For GPUs: CUDA=12 or 13, if not the driver's; BACKEND=standin tries the commands where there is none.
 CUDA    ?=
 BACKEND ?= cupy
@@ -30,7 +31,7 @@ export OMPI_ALLOW_RUN_AS_ROOT := 1
 export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test doctest lint docs linkcheck bench-kernels bench-plan test-gpu bench-gpu gpu clean
+.PHONY: help demo test torture doctest lint docs linkcheck bench-kernels bench-plan test-gpu bench-gpu gpu clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 22
@@ -42,6 +43,9 @@ demo: $(USER_STAMP)  ## train LeNet on handwritten digits on 4 ranks, as a 2x2 g
 test: lint doctest  ## check the style and run all tests (TESTS="-k name" for some)
 	$(if $(TESTS),,$(BIN)/python -m pytest -q tests/test_mpi_suites.py)
 	$(BIN)/python -m pytest -m "not mpi" $(if $(TESTS),,--ignore tests/test_mpi_suites.py) -n $(WORKERS) --dist worksteal $(TESTS)
+
+torture: $(DEV_STAMP)  ## kill 300 jobs while they save: nothing may be lost or hang (30 min; TORTURE="--kills N --seed S")
+	$(BIN)/python scripts/torture.py $(TORTURE)
 
 doctest: $(DEV_STAMP)  ## run the examples in the docstrings
 	$(BIN)/python -m pytest -q --doctest-modules --doctest-ignore-import-errors gridnn

@@ -10,8 +10,23 @@ from contextlib import contextmanager
 class UserError(Exception):
     """A mistake of the user's: values and remedy in one text, which is all that is shown of it.
 
-    What is refused of what somebody gave is one; a `ValueError` is a mistake of ours, shown with its traceback.
+    What is refused of what somebody gave is one; a `ValueError` is a mistake of ours, shown with its traceback. The
+    text is one line, whatever it says of a file of somebody else's: what cannot be printed is escaped.
     """
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
+
+
+def printable(text: str) -> str:
+    r"""``text`` in one line, with escapes for what is no printable character.
+
+    Examples
+    --------
+    >>> print(printable("a\n\x1b[2J\udcff"))
+    a\n\x1b[2J\udcff
+    """
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def cause_of(error: BaseException) -> str:

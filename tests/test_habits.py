@@ -54,7 +54,7 @@ def test_a_file_that_is_too_long_is_named(tmp_path):
     assert re.search(r"^part/ +401 lines in +1 files$", done.stdout, re.MULTILINE)
 
 
-@pytest.mark.parametrize("target", ["help", "demo", "test", "doctest", "lint", "docs", "linkcheck", "clean"])
+@pytest.mark.parametrize("target", ["help", "demo", "test", "torture", "doctest", "lint", "docs", "linkcheck", "clean"])
 def test_targets_of_make_are_listed(target):
     done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert re.search(rf"^  make {target} ", done.stdout, re.MULTILINE)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import itertools
 import math
+import os
+import tempfile
 from array import array
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from mpi4py import MPI
 
-from gridnn.layout.layout import Box, box_shape, box_size
+from gridnn.layout.layout import Box, box_shape, box_size, within
 
+SHARED_BYTES = 2**16
 LARGEST_PIECE = 2**30  # bytes that one call moves: MPI counts them in a C int
 
 
@@ -32,28 +38,28 @@ class SharedFile:
     Every method is called by all ranks together. A rank on which a call fails goes on to the next one, as the others
     do, and `failure` tells all of them afterwards: nobody waits for a rank that has given up. With ``write`` the file
     is made (and can be read, too). One MPI call moves ``limit`` bytes at the most, larger parts go in pieces.
-    ``bytes_read`` and ``bytes_written`` are what this rank asked for. With ``alone`` the ranks do not help each other
-    inside MPI-IO, which does not survive the death of one.
+    ``bytes_read`` and ``bytes_written`` are what this rank asked for.
     """
 
-    def __init__(
-        self, comm: Any, path: str, *, write: bool = False, limit: int = LARGEST_PIECE, alone: bool = False
-    ) -> None:
+    def __init__(self, comm: Any, path: str, *, write: bool = False, limit: int = LARGEST_PIECE) -> None:
         self.comm, self.limit = comm, limit
         self.bytes_read = self.bytes_written = 0
-        self._mistake: str | None = None
-        self._file = MPI.FILE_NULL
-        mode = MPI.MODE_CREATE | MPI.MODE_RDWR if write else MPI.MODE_RDONLY
-        self._file = self._try(MPI.File.Open, MPI.COMM_SELF if alone else comm, path, mode) or MPI.FILE_NULL
-        self._open = not self.failure()
+        self._file, self._mistake, self._open = MPI.FILE_NULL, _cannot_open(path, write), False
+        if not self.failure():  # Open MPI waits for ever where a file can be opened on some ranks only
+            self._begin(path, write)
+            self._open = not self.failure()
 
     def write(self, region: Region, part: Any) -> None:
         """Write this rank's ``part`` of a tensor, a contiguous host array; None: another rank has the same and does."""
         self.bytes_written += self._move("Write_all", region, part)
 
-    def read(self, region: Region, part: Any) -> None:
-        """Fill the contiguous host array ``part`` with this rank's part of a tensor; None: it wants nothing of it."""
-        self.bytes_read += self._move("Read_all", region, part)
+    def read(self, region: Region, part: Any, *, together: bool = True) -> None:
+        """Fill the contiguous host array ``part`` with this rank's part of a tensor; None: it wants nothing of it.
+
+        ``together`` is quicker where the parts lie among each other, but Open MPI 5.0 keeps some memory of every such
+        call (64 bytes on every rank, up to 600 on those that read for others): not for what is done again and again.
+        """
+        self.bytes_read += self._move("Read_all" if together else "Read", region, part)
 
     def write_first(self, offset: int, data: bytes) -> None:
         """Let the first rank write ``data`` at ``offset``."""
@@ -80,6 +86,10 @@ class SharedFile:
             self._open = False
             self._try(self._file.Close)
 
+    def _begin(self, path: str, write: bool) -> None:
+        mode = MPI.MODE_CREATE | MPI.MODE_RDWR if write else MPI.MODE_RDONLY
+        self._file = self._try(MPI.File.Open, self.comm, path, mode) or MPI.FILE_NULL
+
     def _move(self, call: str, region: Region, part: Any) -> int:
         """Move ``part`` in pieces that MPI can count; returns its bytes."""
         pieces = [] if part is None else list(_pieces(region.box, max(1, self.limit // region.itemsize)))
@@ -90,16 +100,19 @@ class SharedFile:
         for number in range(most[0]):
             if number < len(pieces):
                 self._move_piece(call, region, pieces[number], part)
-            else:  # the others still have some, and the calls are everybody's
-                self._try(self._file.Set_view, 0, MPI.BYTE, MPI.BYTE)
-                self._try(getattr(self._file, call), [b"" if call == "Write_all" else bytearray(), 0, MPI.BYTE])
+            else:
+                self._move_nothing(call)
         return sum(box_size(piece) * region.itemsize for piece in pieces)
 
+    def _move_nothing(self, call: str) -> None:
+        """While others still have pieces, since the calls are everybody's."""
+        self._try(self._file.Set_view, 0, MPI.BYTE, MPI.BYTE)
+        self._try(getattr(self._file, call), [bytearray(), 0, MPI.BYTE])
+
     def _move_piece(self, call: str, region: Region, piece: Box, part: Any) -> None:
-        inside = tuple(slice(a - base, b - base) for (a, b), (base, _) in zip(piece, region.box, strict=True))
         start, filetype = _filetype(region, piece)
         size, status = box_size(piece) * region.itemsize, MPI.Status()
-        buffer = [part[inside] if inside else part, size, MPI.BYTE]
+        buffer = [_inside(part, piece, region), size, MPI.BYTE]
         self._try(self._file.Set_view, region.offset + start, MPI.BYTE, filetype)
         self._try(getattr(self._file, call), buffer, status)
         if status.Get_count(MPI.BYTE) != size:
@@ -110,9 +123,68 @@ class SharedFile:
         """Call ``function``; what goes wrong is kept for `failure`."""
         try:
             return function(*args)
-        except MPI.Exception as error:
-            self._mistake = self._mistake or " ".join(error.Get_error_string().splitlines()[0].strip(", ").split())
+        except OSError as error:
+            self._mistake = self._mistake or f"{function.__name__.strip('_')} failed ({error.strerror})"
             return None
+        except MPI.Exception as error:
+            why = " ".join(error.Get_error_string().splitlines()[0].strip(", ").split())
+            self._mistake = self._mistake or f"{function.__name__} failed ({why})"
+            return None
+
+
+class IndependentFile(SharedFile):
+    """The same without MPI-IO, which does not survive the death of a rank: each moves its pieces by itself."""
+
+    def write_first(self, offset: int, data: bytes) -> None:
+        if self._open and self.comm.Get_rank() == 0:
+            self._try(self._move_run, "Write_all", memoryview(data), offset)
+
+    def sync(self) -> None:
+        if self._open:
+            self._try(os.fsync, self._file)
+        self.comm.Barrier()
+
+    def close(self) -> None:
+        if self._open:
+            self._open = False
+            self._try(os.close, self._file)
+
+    def _begin(self, path: str, write: bool) -> None:
+        self._file = self._try(os.open, path, os.O_RDWR if write else os.O_RDONLY)
+
+    def _move_nothing(self, call: str) -> None:
+        pass
+
+    def _move_piece(self, call: str, region: Region, piece: Box, part: Any) -> None:
+        memory, (start, run, dims) = memoryview(_inside(part, piece, region).reshape(-1)).cast("B"), _runs(region, piece)
+        places = itertools.product(*(range(0, length * stride, stride) for length, stride in dims))
+        for number, place in enumerate(places):
+            chunk = memory[number * run : (number + 1) * run]
+            self._try(self._move_run, call, chunk, region.offset + start + sum(place))
+
+    def _move_run(self, call: str, memory: memoryview, offset: int) -> None:
+        """Move one run, all of it; on file systems of several nodes the lock keeps it from others' bytes."""
+        with suppress(OSError):
+            fcntl.lockf(self._file, fcntl.LOCK_EX if call == "Write_all" else fcntl.LOCK_SH, len(memory), offset)
+        done = 0
+        while done < len(memory):
+            move = os.pwrite if call == "Write_all" else os.preadv
+            moved = move(self._file, memory[done:] if move is os.pwrite else [memory[done:]], offset + done)
+            if not moved:
+                raise OSError(errno.EIO, f"{done} of {len(memory)} bytes were moved")
+            done += moved
+
+
+def _cannot_open(path: str, write: bool) -> str | None:
+    """Why this rank cannot open a file by itself, or MPI not share it; None if it can."""
+    place = tempfile.gettempdir()
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR if write else os.O_RDONLY, 0o666))
+        space = os.statvfs(place)
+    except OSError as error:
+        return f"it cannot be opened ({error.strerror})"
+    # Open MPI has a small file there for every file that is open, and waits for ever where it cannot be written
+    return f"no space is left in {place}" if space.f_bavail * space.f_frsize < SHARED_BYTES else None
 
 
 def sum_modulo(comm: Any, numbers: Sequence[int]) -> list[int]:
@@ -136,21 +208,31 @@ def _pieces(box: Box, most: int) -> Iterator[Box]:
         yield from _pieces((*box[:axis], (low, high), *box[axis + 1 :]), most)
 
 
+def _inside(part: Any, piece: Box, region: Region) -> Any:
+    """A piece in the memory of this rank's part."""
+    return part[within(piece, region.box)] if piece else part
+
+
+def _runs(region: Region, piece: Box) -> tuple[int, int, list[tuple[int, int]]]:
+    """Where a piece begins in its tensor, a run without gaps, and (count, stride) of the runs: all in bytes."""
+    lengths = box_shape(piece)
+    strides = [math.prod(region.shape[axis + 1 :]) * region.itemsize for axis in range(len(piece))]
+    start = sum(low * stride for (low, _), stride in zip(piece, strides, strict=True))
+    axis, run = len(piece), region.itemsize
+    while axis and (lengths[axis - 1] == 1 or strides[axis - 1] == run):  # these rows follow one another without gaps
+        axis -= 1
+        run *= lengths[axis]
+    return start, run, list(zip(lengths[:axis], strides[:axis], strict=True))
+
+
 def _filetype(region: Region, piece: Box) -> tuple[int, MPI.Datatype]:
     """Where a piece begins in its tensor, in bytes, and the MPI type of its runs.
 
     Made of strided types, whose strides MPI counts in its widest integer, not of a subarray, which has C ints.
     """
-    lengths = box_shape(piece)
-    strides = [math.prod(region.shape[axis + 1 :]) * region.itemsize for axis in range(len(piece))]
-    start = sum(low * stride for (low, _), stride in zip(piece, strides, strict=True))
-    axis = len(piece)
-    run = region.itemsize
-    while axis and (lengths[axis - 1] == 1 or strides[axis - 1] == run):  # these rows follow one another without gaps
-        axis -= 1
-        run *= lengths[axis]
+    start, run, dims = _runs(region, piece)
     filetype = MPI.BYTE.Create_contiguous(run)
-    for length, stride in zip(reversed(lengths[:axis]), reversed(strides[:axis]), strict=True):
+    for length, stride in reversed(dims):
         inner, filetype = filetype, filetype.Create_hvector(length, 1, stride)
         inner.Free()
     return start, filetype.Commit()

@@ -14,7 +14,15 @@ from array import array
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
-from gridnn.comm.launcher import JOINING, check_library, check_ranks, launch, short_version, tolerant
+from gridnn.comm.launcher import (
+    JOINING,
+    check_launcher,
+    check_library,
+    check_ranks,
+    launch,
+    short_version,
+    tolerant,
+)
 from gridnn.comm.threads import affinity, limit_threads, omp_threads, share
 from gridnn.errors import UserError
 
@@ -65,6 +73,7 @@ class Job:
         self.library = short_version(MPI.Get_library_version())
         self.launch = launch(os.environ)
         check_library(os.environ, self.library)
+        check_launcher(os.environ, os.getppid())
         if not MPI.Is_initialized():
             self._initialise()
         self.comm, self._failures = MPI.COMM_WORLD, MPI.COMM_NULL

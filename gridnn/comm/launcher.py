@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from gridnn.errors import UserError
 
@@ -29,6 +30,7 @@ PMI = {"Open MPI": "pmix", "MPICH": "pmi2", "Intel MPI": "pmi2"}
 OWNERS = {"Open MPI": "Open MPI", "Intel": "Intel MPI", "HYDRA": "MPICH"}  # what an mpirun says -> whose it is
 TOLERANT = "OMPI_MCA_mpi_ft_enable"  # set by mpirun --with-ft ulfm
 JOINING = "GRIDNN_JOINING"  # set by a job for the processes that it starts in the place of ranks that died
+MPIRUNS = ("mpirun", "mpiexec", "prterun", "prted", "prte", "orterun", "orted")  # processes that start ranks
 STRANGERS = {(OPEN_MPI, "MPICH"), (OPEN_MPI, "Intel MPI"), (HYDRA, "Open MPI")}
 
 
@@ -106,6 +108,19 @@ def check_library(env: Mapping[str, str], library: str) -> None:
             f"{said.launcher} started {said.size} processes, but MPI here is {name}, which it cannot start: "
             f"use the mpirun that belongs to {name} (mpirun -n {said.size} ...)"
         )
+
+
+def check_launcher(env: Mapping[str, str], parent: int) -> None:
+    """Refuse to go on as an orphan: Open MPI would take a process whose mpirun has been killed for a job of its own.
+
+    ``parent`` is the parent process: a process whose own has ended gets the system's first one, or systemd.
+    """
+    try:
+        name = Path(f"/proc/{parent}/comm").read_text().strip()
+    except OSError:
+        return
+    if launch(env).launcher == OPEN_MPI and (parent == 1 or name == "systemd") and name not in MPIRUNS:
+        raise UserError(f"{OPEN_MPI} has ended, which started this process: start the job again")
 
 
 def check_ranks(env: Mapping[str, str], ranks: int, library: str) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from gridnn.data.base import Data
-from gridnn.data.files import find, map_bytes, missing, open_regular, reading
+from gridnn.data.files import Stretch, find, missing, open_regular, reading
 from gridnn.data.pickles import Call, load_plain
+from gridnn.data.sources import Held, Mapped, Source
 from gridnn.data.stored import Stored
 from gridnn.errors import UserError
 
@@ -54,13 +55,17 @@ def _open(directory: Path) -> Data:
     return Data(_stored("train", parts[:-1]), _stored("test", parts[-1:]), "cifar10")
 
 
-def _stored(part: str, parts: list[tuple[np.ndarray, np.ndarray]]) -> Stored:
-    images = [pixels.reshape(-1, *PLANES).transpose(0, 2, 3, 1) for pixels, _ in parts]  # views
-    labels = [labels for _, labels in parts]
+def _stored(part: str, parts: list[tuple[Source, Source]]) -> Stored:
+    images, labels = ([pair[which] for pair in parts] for which in range(2))
     return Stored(f"cifar10 ({part})", images, labels, CLASSES, scale=1 / 255, mean=MEAN, std=STD)
 
 
-def _map_records(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def _images(pixels: np.ndarray) -> np.ndarray:
+    """A view of the images."""
+    return pixels.reshape(-1, *PLANES).transpose(0, 2, 3, 1)
+
+
+def _map_records(path: Path) -> tuple[Source, Source]:
     """Pixels and labels of a binary file: records of one byte label and 3,072 bytes, channel by channel."""
     size, each = path.stat().st_size, 1 + PIXELS
     if size == 0 or size % each:
@@ -68,11 +73,12 @@ def _map_records(path: Path) -> tuple[np.ndarray, np.ndarray]:
             f"{path} has {size} bytes, but a CIFAR-10 file is n records x {each} bytes "
             f"({size} / {each} = {size / each:.2f}): it is damaged or not the right one; fetch it again"
         )
-    records = map_bytes(path, 0, (size // each, each))
-    return records[:, 1:], records[:, 0]
+    records = Stretch((size // each, each), np.dtype(np.uint8))
+    labels = Mapped(path, records, lambda array: array[:, 0]).all()
+    return Mapped(path, records, lambda array: _images(array[:, 1:])), Held(labels)
 
 
-def _unpickle(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def _unpickle(path: Path) -> tuple[Source, Source]:
     """Pixels and labels of a file of the Python version."""
     with open_regular(path, MOST_BYTES) as file:
         content = file.read(MOST_BYTES)
@@ -81,7 +87,7 @@ def _unpickle(path: Path) -> tuple[np.ndarray, np.ndarray]:
         if type(batch) is not dict or not {b"data", b"labels"} <= set(batch):
             raise pickle.UnpicklingError("it is no dictionary with data and labels")
         labels = _labels(batch[b"labels"])
-        return _pixels(batch[b"data"], len(labels)), labels
+        return Held(_images(_pixels(batch[b"data"], len(labels)))), Held(labels)
     except pickle.UnpicklingError as error:
         raise UserError(f"{path} is no CIFAR-10 batch of the Python version ({error}): fetch it again") from None
 

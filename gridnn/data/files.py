@@ -27,6 +27,7 @@ ERRORS = (
     zlib.error, zipfile.BadZipFile, zipfile.LargeZipFile, tokenize.TokenError, struct.error,
 )  # fmt: skip
 DENIED, AWAY, BUSY = (errno.EACCES, errno.EPERM), (errno.ENOENT, errno.ENOTDIR), (errno.EAGAIN,)
+NPY_VERSIONS, LONGEST_HEADER = ((1, 0), (2, 0), (3, 0)), 10_000  # bytes; NumPy asks for them before it looks
 RATIO = 1040  # deflate makes at the most 1032 bytes of one (zlib's documentation); small files have a little besides
 
 
@@ -143,19 +144,13 @@ def missing(name: str, directory: Path, folders: Sequence[str], names: Sequence[
     )
 
 
-def map_bytes(path: Path, start: int, shape: tuple[int, ...]) -> np.ndarray:
-    """``shape`` bytes of a file from ``start`` on, mapped: only the pages that are used are read."""
-    with open_regular(path) as file, reading(path, remedy="fetch it again"):
-        return np.memmap(file, dtype=np.uint8, mode="r", offset=start, shape=shape)
-
-
-class Npy(NamedTuple):
-    """What the header of a .npy file says, and where the numbers begin."""
+class Stretch(NamedTuple):
+    """An array in a file: what it is, and where its numbers begin."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
-    order: str
-    start: int
+    order: str = "C"
+    start: int = 0
 
     def view(self, file: BinaryIO) -> np.ndarray:
         """The array in an open file, mapped. `ValueError` if the file has become too short for it."""
@@ -163,12 +158,17 @@ class Npy(NamedTuple):
         return np.ndarray(self.shape, self.dtype, buffer, self.start, order=self.order)  # type: ignore[call-overload]
 
 
-def read_header(file: BinaryIO, name: str, size: int) -> Npy:
-    """The header of a .npy file of ``size`` bytes.
+def read_header(file: BinaryIO, name: str, size: int) -> Stretch:
+    """The array of a .npy file of ``size`` bytes, as its header says.
 
     `UserError` if it is of Python objects, `ValueError` if it claims more than the file has.
     """
     version = np.lib.format.read_magic(file)
+    width = 2 if version == (1, 0) else 4
+    length = int.from_bytes(file.read(width), "little")
+    if version not in NPY_VERSIONS or length > LONGEST_HEADER:
+        raise ValueError(f"version {version} with a header of {length:,} bytes")
+    file.seek(-width, os.SEEK_CUR)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, fortran, dtype = read(file)
     start, count = file.tell(), math.prod(shape)
@@ -180,4 +180,4 @@ def read_header(file: BinaryIO, name: str, size: int) -> Npy:
         raise ValueError(
             f"{size} bytes, but {start} + {count} elements x {dtype.itemsize} bytes = {start + count * dtype.itemsize}"
         )
-    return Npy(shape, dtype, "F" if fortran else "C", start)
+    return Stretch(shape, dtype, "F" if fortran else "C", start)

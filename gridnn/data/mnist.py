@@ -12,7 +12,8 @@ from typing import IO
 import numpy as np
 
 from gridnn.data.base import Data, check_labels, check_size
-from gridnn.data.files import find, map_bytes, missing, open_regular, reading
+from gridnn.data.files import Stretch, find, missing, open_regular, reading
+from gridnn.data.sources import Held, Mapped, OneMore, Source
 from gridnn.data.stored import Stored
 from gridnn.errors import UserError
 
@@ -44,13 +45,15 @@ def _open(directory: Path) -> Data:
 
 
 def _stored(part: str, images_path: Path, labels_path: Path) -> Stored:
-    name, labels = f"mnist ({part})", read_idx(labels_path, 1)
+    name, labels = f"mnist ({part})", read_idx(labels_path, 1).all()
     check_labels(labels, np.arange(len(labels)), CLASSES, str(labels_path))
-    images = read_idx(images_path, 3)[..., None]
+    images = OneMore(read_idx(images_path, 3))
+    if images.shape[0] != len(labels):
+        raise UserError(f"{images_path} has {images.shape[0]} images, but {labels_path.name} {len(labels)} labels")
     return Stored(name, [images], [labels], CLASSES, scale=1 / 255, mean=MEAN, std=STD)
 
 
-def read_idx(path: Path, ndim: int) -> np.ndarray:
+def read_idx(path: Path, ndim: int) -> Source:
     """The bytes of an idx file with ``ndim`` dimensions; `UserError` if it is none or incomplete.
 
     Of a packed one no more is unpacked than its header says, and at most `MOST_UNPACKED` bytes.
@@ -59,10 +62,10 @@ def read_idx(path: Path, ndim: int) -> np.ndarray:
         with open_regular(path) as file:
             shape, start = _header(path, file, ndim)
             check_size(path, os.fstat(file.fileno()).st_size, shape[0], math.prod(shape[1:]), "items", start)
-        return map_bytes(path, start, shape)
+        return Mapped(path, Stretch(shape, np.dtype(np.uint8), start=start))
     try:
         with open_regular(path) as packed, gzip.open(packed) as file:
-            return _unpacked(path, file, *_header(path, file, ndim))
+            return Held(_unpacked(path, file, *_header(path, file, ndim)))
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(f"{path} is no complete gzip file ({error}): fetch it again") from None
 

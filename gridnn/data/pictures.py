@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
 SCALED_BY_PILLOW = ("PNG", "PPM")  # their numbers of 32 bits are 0 to 65535
 MOST_PIXELS = 2 * 89_478_485  # what Pillow refuses, too
 MOST_ASPECT = 100
+SILENT = logging.NullHandler()
 BITS, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
 WHITE_IS_ZERO, SIGNED = 0, 2
 
@@ -35,7 +39,7 @@ def decode(path: str | Path, shorter: int) -> Any:
     """
     from PIL import Image, ImageOps
 
-    with open_regular(path) as file, Image.open(file, formats=FORMATS) as image:
+    with open_regular(path) as file, _no_warnings(), Image.open(file, formats=FORMATS) as image:
         size = _bounded(*image.size, shorter)
         image.draft("RGB", (2 * size[0], 2 * size[1]))  # a large JPEG is decoded to 1/2, 1/4 or 1/8 of its size
         image.load()
@@ -44,6 +48,15 @@ def decode(path: str | Path, shorter: int) -> Any:
         if (image.width > image.height) != (size[0] > size[1]):
             size = size[::-1]
         return _eight_bits(image).convert("RGB").resize(size, Image.Resampling.BILINEAR)
+
+
+@contextmanager
+def _no_warnings() -> Iterator[None]:
+    """Inside, Pillow says nothing of damage that it gets over (nor in other threads)."""
+    logging.getLogger("PIL").addHandler(SILENT)  # without any Python prints errors
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        yield
 
 
 def _bounded(width: int, height: int, shorter: int) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gridnn.comm.files import Region, SharedFile, sum_modulo
+from gridnn.comm.files import IndependentFile, Region, SharedFile, sum_modulo
 from gridnn.comm.grid import Grid
 from gridnn.errors import UserError
 from gridnn.kernels.checksum import checksum
@@ -106,7 +106,7 @@ def save(path: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], gri
 
 def _write(path: str, header: Header, tensors: Mapping[str, Tensor], grid: Grid) -> None:
     backend, sums = grid.backend, []
-    file = SharedFile(grid.all.comm, path, write=True, alone=grid.survives)
+    file = _file(grid)(grid.all.comm, path, write=True)
     backend.synchronize()
     for name, tensor in tensors.items():
         box, part = tensor.share(grid) or (tensor.box(grid), None)
@@ -135,7 +135,7 @@ def load(path: str, header: Header, tensors: Mapping[str, Tensor], grid: Grid, w
         On all ranks, if the file holds other tensors than these; `Damaged` if not those that were written.
     """
     _compare(path, header, tensors, with_optimizer)
-    file = SharedFile(grid.all.comm, path, alone=grid.survives)
+    file = _file(grid)(grid.all.comm, path)
     found = _fill(file, header, tensors, grid)
     failure = file.failure()
     file.close()
@@ -171,7 +171,7 @@ def _read_back(file: SharedFile, header: Header, tensors: Mapping[str, Tensor], 
     for name, tensor in tensors.items():
         box, part = tensor.share(grid) or (tensor.box(grid), None)
         buffer = None if part is None else backend.host_empty(part.shape, part.dtype)
-        file.read(_region(header, name, box), buffer)
+        file.read(_region(header, name, box), buffer, together=False)
         sums.append(0 if buffer is None else checksum(backend, backend.asarray(buffer), box, tensor.layout.shape))
     return sum_modulo(grid.all.comm, sums)
 
@@ -202,6 +202,11 @@ def _listed(names: Sequence[str]) -> str:
     names = [name for name in names if not name.startswith("optimizer.")] or names
     more = f", ... ({len(names)} tensors)" if len(names) > LISTED else ""
     return ", ".join(names[:LISTED]) + more
+
+
+def _file(grid: Grid) -> type[SharedFile]:
+    """How the ranks of a grid share a file."""
+    return IndependentFile if grid.survives else SharedFile
 
 
 def _region(header: Header, name: str, box: Box) -> Region:

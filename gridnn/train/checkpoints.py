@@ -17,6 +17,9 @@ from gridnn.train.lock import Lock
 from gridnn.train.resume import Facts, Progress, changed_options, go_on
 
 NAME = re.compile(r"step-(\d{8,})\.safetensors")
+PROBE = "probe-"
+# What a job leaves that is killed while it writes; the second is Open MPI's, on several nodes.
+LEFT = re.compile(rf"{NAME.pattern}\.partial(-\d+-\d+\.lock)?|{PROBE}[a-z0-9_]{{8}}")
 KEEP = 3  # checkpoints that remain
 
 
@@ -50,8 +53,8 @@ class Checkpoints:
 
     def _begin(self) -> None:
         """Own the directory, and look what is there."""
-        self._prepare()
         self.left = self._first_does(self._own)
+        self._check_seen()
         found = self._first_does(self._found)
         if found and not self.config.resume:
             raise UserError(
@@ -136,8 +139,15 @@ class Checkpoints:
             "writer": f"gridnn {_version()}",
         }
 
-    def _prepare(self) -> None:
-        """Make the directory, and find out whether every rank sees what the first one writes there."""
+    def _own(self) -> str:
+        """Make the directory and lock it; whose it was, if that run could not give it back."""
+        with writing("--checkpoint", self.directory):
+            os.makedirs(self.directory, exist_ok=True)
+            self._lock = Lock(self.directory)
+        return self._lock.left
+
+    def _check_seen(self) -> None:
+        """Find out whether every rank sees what the first one writes into the directory, which is locked."""
         probe = self._first_does(self._probe)
         seen = self.grid.all.gather_values((os.path.exists(probe), platform.node()))
         unseen = [node for sees, node in seen if not sees]
@@ -149,11 +159,6 @@ class Checkpoints:
                 "name a directory that all nodes share"
             )
 
-    def _own(self) -> str:
-        """Lock the directory; whose it was, if that run could not give it back."""
-        self._lock = Lock(self.directory)
-        return self._lock.left
-
     def close(self) -> None:
         """Let other runs use the directory."""
         if self._lock:
@@ -161,8 +166,7 @@ class Checkpoints:
 
     def _probe(self) -> str:
         with writing("--checkpoint", self.directory):
-            os.makedirs(self.directory, exist_ok=True)
-            file, path = tempfile.mkstemp(prefix="probe-", dir=self.directory)
+            file, path = tempfile.mkstemp(prefix=PROBE, dir=self.directory)
             os.close(file)
             return path
 
@@ -175,10 +179,9 @@ class Checkpoints:
         return sorted(int(match[1]) for match in matches if match)
 
     def _tidy(self) -> None:
-        """Remove all but the newest checkpoints, and what a job left that was killed while it wrote."""
+        """Remove all but the newest checkpoints, and what jobs left that were killed."""
         old = [self._name(step) for step in self._found()[: -self.keep]]
-        unfinished = [name for name in os.listdir(self.directory) if NAME.fullmatch(name.removesuffix(".partial"))]
-        for name in (*old, *(name for name in unfinished if name.endswith(".partial"))):
+        for name in (*old, *filter(LEFT.fullmatch, os.listdir(self.directory))):
             with contextlib.suppress(OSError):
                 os.remove(os.path.join(self.directory, name))
 

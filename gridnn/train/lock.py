@@ -11,6 +11,7 @@ import time
 from typing import Any
 
 from gridnn.errors import UserError
+from gridnn.records import parse_json, shortened
 
 NAME = "run.lock"
 LONGEST = 4096  # bytes of a lock that is read
@@ -87,8 +88,8 @@ def _mine() -> dict[str, Any]:
 def _described(content: bytes) -> str:
     """Whose a lock is, in words; "" if it says nothing."""
     try:
-        said = json.loads(content)
+        said = {name: shortened(value).strip("'") for name, value in parse_json(NAME, content).items()}
         job = f" of job {said['job']}" if "job" in said else ""
         return f"process {said['process']}{job} on {said['host']}, begun {said['began']}"
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (UserError, AttributeError, KeyError):
         return "an unknown process" if content.strip() else ""

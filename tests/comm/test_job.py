@@ -135,3 +135,15 @@ def test_a_signal_to_one_rank_ends_the_others_too():
     assert process.returncode == 143
     assert (out + err).count("gridnn: rank 1 of 3: stopped by SIGTERM") == 1
     assert "Traceback" not in out + err
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_while_mpi_is_left_changes_nothing(ranks, number):
+    """All is done by then: the status is that of the job, and MPI is not asked for anything any more."""
+    start = [*mpirun_command(), "-n", "2"] if ranks == 2 else []
+    with waiting([*start, *ENDING, "leaving slowly"], ranks) as (process, printed):
+        for line in printed:
+            os.kill(int(line.split()[1]), number)
+        out, err = process.communicate(timeout=15)
+    assert (process.returncode, out, err) == (0, "", "")

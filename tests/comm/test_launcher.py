@@ -1,8 +1,10 @@
 """What the launcher says in the environment."""
 
+import os
+
 import pytest
 
-from gridnn.comm.launcher import check_library, check_ranks, launch, short_version, vendor
+from gridnn.comm.launcher import check_launcher, check_library, check_ranks, launch, short_version, vendor
 from gridnn.comm.threads import omp_threads
 from gridnn.errors import UserError
 
@@ -117,3 +119,16 @@ def test_vendor():
 def test_threads_of_the_environment(text, threads):
     assert omp_threads({"OMP_NUM_THREADS": text}) == threads
     assert omp_threads({}) is None
+
+
+def test_an_orphan_of_mpirun_is_refused(monkeypatch):
+    mpirun = {"OMPI_COMM_WORLD_SIZE": "1", "OMPI_COMM_WORLD_RANK": "0"}
+    monkeypatch.setattr("pathlib.Path.read_text", lambda path: "systemd\n")
+    for parent in (1, 4711):
+        with pytest.raises(UserError, match="mpirun has ended, which started this process"):
+            check_launcher(mpirun, parent)
+    check_launcher({}, 1)  # started by hand
+    monkeypatch.setattr("pathlib.Path.read_text", lambda path: "prterun\n")
+    check_launcher(mpirun, 1)  # as the first process of a container
+    monkeypatch.undo()
+    check_launcher(mpirun, os.getpid())

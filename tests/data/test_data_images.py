@@ -6,7 +6,7 @@ import struct
 
 import numpy as np
 import pytest
-from reading import IMAGE_BOXES, check_boxes, read
+from reading import IMAGE_BOXES, check_boxes, python_2_pickle, read
 
 from gridnn.data.datasets import open_dataset
 from gridnn.errors import UserError
@@ -22,28 +22,6 @@ def write_cifar_binary(folder, records=4):
         rows = np.concatenate([classes[:, None], images.reshape(records, -1)], axis=1)
         (folder / f"{name}.bin").write_bytes(rows.tobytes())
     return pixels.transpose(0, 1, 3, 4, 2), labels
-
-
-def python_2_pickle(pixels, labels):
-    """What Python 2 wrote: its strings become bytes."""
-
-    def text(value):
-        return b"T" + struct.pack("<i", len(value)) + value
-
-    def integer(value):
-        return b"J" + struct.pack("<i", value)
-
-    def class_(module, name):
-        return b"c" + module + b"\n" + name + b"\n"
-
-    array = class_(b"numpy.core.multiarray", b"_reconstruct") + class_(b"numpy", b"ndarray")
-    array += integer(0) + b"\x85" + text(b"b") + b"\x87R"
-    dtype = class_(b"numpy", b"dtype") + text(b"u1") + integer(0) + integer(1) + b"\x87R"
-    dtype += b"(" + integer(3) + text(b"|") + b"NNN" + integer(-1) + integer(-1) + integer(0) + b"tb"
-    shape = b"".join(integer(size) for size in pixels.shape) + b"\x86"
-    array += b"(" + integer(1) + shape + dtype + b"\x89" + text(pixels.tobytes()) + b"tb"
-    numbers = b"](" + b"".join(integer(int(label)) for label in labels) + b"e"
-    return b"\x80\x02}(" + text(b"data") + array + text(b"labels") + numbers + b"u."
 
 
 CIFAR_NAMES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
@@ -172,7 +150,7 @@ class TestMnist:
             (lambda c: b"", "has 0 bytes, but the header of an idx file has 16"),
             (lambda c: b"\0\0\x0b" + c[3:], "starts with 00 00 0b 03, but .* with 00 00 08 03"),
             (lambda c: idx(np.zeros((0, 28, 28), np.uint8)), "holds no items"),
-            (lambda c: idx(np.zeros((5, 28, 28), np.uint8)), "5 samples, but 6 targets"),
+            (lambda c: idx(np.zeros((5, 28, 28), np.uint8)), r"5 images, but train-labels-idx1-ubyte\S* 6 labels"),
         ],
     )
     @pytest.mark.parametrize("packed", [False, True])

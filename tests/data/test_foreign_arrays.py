@@ -14,7 +14,7 @@ import pytest
 from reading import read
 
 from gridnn.data.datasets import open_dataset
-from gridnn.data.files import find, map_bytes, open_regular, reading
+from gridnn.data.files import find, open_regular, reading
 from gridnn.data.labels import advise_labels
 from gridnn.data.sources import Mapped
 from gridnn.errors import UserError
@@ -40,17 +40,6 @@ def write_npz(path, members, **options):
         for name, content in members.items():
             archive.writestr(f"{name}.npy", content)
     return str(path)
-
-
-def open_or_refuse(path):
-    """Whether the data set is read; what is raised otherwise is the user's to know, in one line."""
-    try:
-        data = open_dataset(str(path))
-        read(data.train, range(len(data.train)))
-    except UserError as error:
-        assert Path(path).name in str(error) and "\n" not in str(error)
-        return False
-    return True
 
 
 class TestReading:
@@ -87,9 +76,8 @@ class TestReading:
                 open_regular(path)
         with pytest.raises(UserError, match=r"pipe.npz: it is a pipe"):
             open_dataset(str(tmp_path / "pipe.npz"))
-        for use in (lambda path: map_bytes(path, 0, (4,)), Mapped):
-            with pytest.raises(UserError, match=r"pipe.npz: it is a pipe"):
-                use(tmp_path / "pipe.npz")
+        with pytest.raises(UserError, match=r"pipe.npz: it is a pipe"):
+            Mapped(tmp_path / "pipe.npz")
 
     def test_a_directory_that_may_not_be_entered(self, tmp_path, monkeypatch):
         def refuse(self):
@@ -109,15 +97,6 @@ class TestReading:
 
 
 class TestNpz:
-    @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-    def test_any_byte_may_be_wrong(self, tmp_path, save):
-        path = tmp_path / "data.npz"
-        save(path, x=X, y=Y)
-        content = path.read_bytes()
-        for place in [*range(0, 300, 3), *range(300, len(content), 97), *range(len(content) - 150, len(content), 3)]:
-            path.write_bytes(content[:place] + bytes([content[place] ^ 0xA5]) + content[place + 1 :])
-            open_or_refuse(path)
-
     @pytest.mark.parametrize(
         ("x", "message"),
         [
@@ -168,16 +147,17 @@ class TestNpy:
         np.save(tmp_path / "y.npy", Y)
         return tmp_path
 
-    def test_any_byte_of_the_header_may_be_wrong(self, folder):
-        path = folder / "x.npy"
-        content = path.read_bytes()
-        for place in range(128):
-            for flip in (1, 0xA5):
-                path.write_bytes(content[:place] + bytes([content[place] ^ flip]) + content[place + 1 :])
-                try:
-                    open_dataset(str(folder))
-                except UserError as error:
-                    assert "\n" not in str(error)
+    def test_a_header_that_claims_to_be_long(self, folder):
+        (folder / "x.npy").write_bytes(b"\x93NUMPY\x02\x00" + (2**31).to_bytes(4, "little") + bytes(2000))
+        with pytest.raises(
+            UserError, match=r"x.npy is no .* \(version \(2, 0\) with a header of 2,147,483,648 bytes\)"
+        ):
+            open_dataset(str(folder))
+
+    def test_more_labels_of_no_bytes_than_there_is_memory(self, folder):
+        (folder / "y.npy").write_bytes(npy_bytes(Y[:0], (2**50, 0)))
+        with pytest.raises(UserError, match="labels must be integers in one dimension"):
+            open_dataset(str(folder))
 
     def test_a_header_that_claims_too_much(self, folder):
         (folder / "x.npy").write_bytes(npy_bytes(X, (2**40, 8)))

@@ -17,6 +17,22 @@ def wait_for_nobody(job: Job) -> None:
     job.comm.recv(source=(job.rank + 1) % job.size, tag=99)
 
 
+class SlowEnd:
+    """MPI that says when it is to be left, and takes its time before and after."""
+
+    def __init__(self, job: Job) -> None:
+        self.job, self.known = job, job._mpi
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.known, name)
+
+    def Finalize(self) -> None:
+        print("pid", os.getpid(), "rank", self.job.rank, flush=True)
+        time.sleep(1.0)
+        self.known.Finalize()
+        time.sleep(0.5)
+
+
 def body(job: Job) -> int | None:
     how = sys.argv[1]
     if how == "status":
@@ -43,6 +59,9 @@ def body(job: Job) -> int | None:
         return None
     if how == "held signals":
         return hold(job)
+    if how == "leaving slowly":
+        job._mpi = SlowEnd(job)
+        return None
     print("pid", os.getpid(), "rank", job.rank, flush=True)
     wait_for_nobody(job)
     return None

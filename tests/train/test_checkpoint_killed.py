@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import functools
-import json
-import os
-import random
-import signal
+import re
 import sys
-import time
 
 import pytest
 from killed import EVERY, STAGES
-from launch import HELPERS, gridnn, mpirun, mpirun_command, session_members, waiting
+from launch import HELPERS, ROOT, clean_environment, mpirun, run
 from running import MLP, Told, same, trained
-
-from gridnn.train.header import read_header
 
 
 @pytest.fixture
@@ -50,43 +44,10 @@ def test_killed_at_every_stage_of_writing(tmp_path, alone, stage):
     assert not any(path.name.endswith(".partial") for path in tmp_path.iterdir())
 
 
-WIDE = ("train", "--model", "mlp", "--widths", "1024,1024", "--dataset", "synthetic", "--shape", "24x24x1", "--quiet")
-RUN = (*WIDE, "--samples", "40", "--batch", "16", "--dtype", "float64", "--epochs", "1000", "--kernels", "reference")
-
-
-def losses(log) -> dict[int, float]:
-    events = [json.loads(line) for line in log.read_text().splitlines()]
-    return {event["step"]: event["loss"] for event in events if event["event"] == "step"}
-
-
 def test_killed_at_any_time(tmp_path):
-    """A job that does little but write 27 MB after every step is killed again and again, and still gets on."""
-    directory, log = tmp_path / "checkpoints", tmp_path / "log.jsonl"
-    options = (*RUN, "--checkpoint", str(directory), "--save-every", "1", "--resume", "--log", str(log))
-    rng, reached = random.Random(1), 0
-    for _ in range(3):
-        command = [*mpirun_command(), "-n", "2", sys.executable, "-m", "gridnn", *options]
-        with waiting(command, 0) as (process, _):
-            before = newest(directory)
-            while newest(directory) < before + 2 and process.poll() is None:
-                time.sleep(0.01)
-            time.sleep(rng.uniform(0, 0.3))
-            for pid in session_members(process.pid):
-                os.kill(pid, signal.SIGKILL)
-            _, err = process.communicate(timeout=10)
-        assert "gridnn:" not in err
-        assert newest(directory) >= reached + 2
-        reached = newest(directory)
-        read_header(str(directory / f"step-{reached:08d}.safetensors"))
-    last = reached + 2
-    assert gridnn(1, *options, "--steps", str(last)).returncode == 0
-    reference = tmp_path / "reference.jsonl"
-    assert gridnn(1, *RUN, "--steps", str(last), "--log", str(reference)).returncode == 0
-    assert list(losses(reference)) == sorted(losses(log)) == list(range(1, last + 1))
-    assert [losses(log)[step] for step in range(1, last + 1)] == pytest.approx([*losses(reference).values()], rel=1e-9)
-
-
-def newest(directory) -> int:
-    """The number of the newest checkpoint; 0 if there is none."""
-    names = [path.name for path in directory.glob("step-*.safetensors")] if directory.exists() else []
-    return max((int(name[5:13]) for name in names), default=0)
+    """The beginning of what `make torture` does: jobs are killed again and again, and still get on."""
+    torture = [sys.executable, str(ROOT / "scripts" / "torture.py"), "--kills", "3", "--seed", "6"]
+    done = run(torture, 110, clean_environment(TMPDIR=str(tmp_path)))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"^3 kills, 0 lost, 0 hung, \d+ left over$", done.stdout, re.MULTILINE)
+    assert not [line for line in done.stdout.splitlines() if line.startswith("left over") and "/dev/shm/" not in line]

@@ -107,6 +107,22 @@ def test_a_directory_belongs_to_one_run(tmp_path, config, alone):
     assert "run.lock" not in names(tmp_path)
 
 
+def test_what_killed_runs_left_is_tidied(tmp_path, config, alone):
+    partial = "step-00000002.safetensors.partial"
+    for name in ("probe-abc_1234", partial, f"{partial}-924516353-14735.lock", "probe-of-mine.txt"):
+        (tmp_path / name).touch()
+    trained(config, alone)
+    assert names(tmp_path) == ["probe-of-mine.txt", "step-00000003.safetensors", "step-00000006.safetensors"]
+
+
+def test_a_lock_is_told_in_one_line(tmp_path):
+    content = {"host": "node\n\x1b[2J" + 1000 * "x", "process": [1], "began": None}
+    (tmp_path / "run.lock").write_text(json.dumps(content))
+    lock = Lock(str(tmp_path))
+    assert lock.left.startswith(r"process [1] on node\n\x1b[2Jxxx") and lock.left.isprintable() and len(lock.left) < 200
+    lock.release()
+
+
 @pytest.mark.parametrize("content", [b"", b"[]", b"\x00\xff", b'{"host": 1}', b"[" * 4000])
 def test_a_lock_may_hold_anything(tmp_path, content):
     (tmp_path / "run.lock").write_bytes(content)
