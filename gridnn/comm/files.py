@@ -156,7 +156,8 @@ class IndependentFile(SharedFile):
         pass
 
     def _move_piece(self, call: str, region: Region, piece: Box, part: Any) -> None:
-        memory, (start, run, dims) = memoryview(_inside(part, piece, region).reshape(-1)).cast("B"), _runs(region, piece)
+        memory = memoryview(_inside(part, piece, region).reshape(-1)).cast("B")
+        start, run, dims = _runs(region, piece)
         places = itertools.product(*(range(0, length * stride, stride) for length, stride in dims))
         for number, place in enumerate(places):
             chunk = memory[number * run : (number + 1) * run]
