@@ -47,6 +47,7 @@ START, LEAVE = 3.0, 0.2  # seconds of a job's start, and from its last checkpoin
 LIMIT = 20.0  # seconds after a kill in which all must have ended
 JOB = 60.0  # seconds that a job may take that is not killed
 CHAIN = 12  # kills, before a run is brought to its end
+SURVIVORS = 2  # jobs between two runs whose ranks die, but not all of them
 TOLERANCE = 1e-10
 
 
@@ -192,10 +193,14 @@ class Run:
 
 
 class Campaign:
-    """Runs that are killed, one after the other, in a folder; ``tell`` hears how far it is."""
+    """Runs that are killed, one after the other, in a folder; ``tell`` hears how far it is.
 
-    def __init__(self, folder: Path, seed: int, tell: Callable[[str], None] = lambda text: None) -> None:
+    Between two of them come jobs of which only some ranks die: ``outlive(folder, rng, tally, reference)``.
+    """
+
+    def __init__(self, folder: Path, seed: int, tell: Callable[[str], None], outlive: Callable[..., None]) -> None:
         self.folder, self.rng, self.tell, self.tally = folder, random.Random(seed), tell, Tally()
+        self.outlive = outlive
         self._references: dict[str, dict[int, float]] = {}
 
     def run(self, kills: int, seconds: float = float("inf"), networks: tuple[str, ...] = tuple(NETWORKS)) -> Tally:
@@ -207,6 +212,8 @@ class Campaign:
             while self.tally.count < goal and time.monotonic() - began < seconds:
                 run.kill_once()
             run.finish(self.reference)
+            for job in range(SURVIVORS if self.tally.count < kills else 0):
+                self.outlive(self.folder / f"survivors-{number:03d}-{job}", self.rng, self.tally, self.reference)
             number += 1
             self.tell(f"{time.monotonic() - began:5.0f} s: {self.tally}")
             for fault in self.tally.faults[told:]:
