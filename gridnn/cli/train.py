@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from typing import Annotated
 
@@ -69,3 +70,4 @@ def prepare(job: Job, config: RunConfig) -> None:
     job.check_ranks()
     config.validate()
     job.use_threads(config.device.threads)
+    job.watch(config.device.stall_warn or math.inf, config.device.stall_exit or math.inf)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import platform
 import signal
 import sys
 import threading
@@ -13,11 +15,15 @@ from array import array
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
+from gridnn.comm.flight import Flight, name_job
 from gridnn.comm.launcher import check_library, check_ranks, launch, short_version
+from gridnn.comm.recorder import Recorder
+from gridnn.comm.sightings import Board, Place
 from gridnn.comm.threads import affinity, limit_threads, omp_threads, share
+from gridnn.comm.watcher import Watcher
 from gridnn.errors import UserError
 
-FAILED, MISUSED = 1, 2  # exit status: something broke or differs; the user's mistake
+FAILED, MISUSED, STALLED = 1, 2, 3  # exit status: something broke or differs; the user's mistake; --stall-exit
 # Seconds in which all ranks must fail for it to count as one failure of all. Mistakes are found while ranks read data
 # and import modules, some of them late on busy cores; a defect must end the job at once.
 AGREEMENT, MISUSE_AGREEMENT = 1.0, 2.5
@@ -47,6 +53,8 @@ class Job:
         BLAS threads of this rank.
     library : str
         The name and version of the MPI library.
+    recorder : Recorder
+        What this rank does.
 
     Raises
     ------
@@ -66,6 +74,9 @@ class Job:
         self._failures = self.comm.Dup()  # of its own: a failing rank cannot meet somebody's training message
         self._answers: list[tuple[array, array]] = []
         self._holding, self._held = False, {}  # whether signals are held, and when which of them came first
+        self.recorder = Recorder()
+        self._watcher: Watcher | None = None
+        self._flight: Flight | None = None
         self._ending, self._status = threading.Lock(), 0  # taken by whoever ends this process; after it no MPI
         node = self.comm.Split_type(MPI.COMM_TYPE_SHARED)
         self.local_rank, self.local_size = node.Get_rank(), node.Get_size()
@@ -85,6 +96,49 @@ class Job:
         """Refuse processes that do not see each other (`launcher.check_ranks`)."""
         check_ranks(os.environ, self.size, self.library)
 
+    def watch(self, warn: float = math.inf, end: float = math.inf) -> None:
+        """Record what this rank does, and look after ranks that wait too long (`Watcher`); all ranks call it.
+
+        It may be called again when ``comm`` is another one.
+        """
+        if self._watcher:
+            self._watcher.stop()
+        name = self.comm.bcast(name_job() if self.rank == 0 else None)
+        if not self.recorder.path:
+            self.recorder = Recorder(name, self.rank)
+        places = self.comm.allgather(Place(platform.node(), self.node, self.recorder.path, os.getpid()))
+        board = Board(places, self.rank, self.recorder)
+        apart = len({one.node_id for one in places}) > 1 or not all(one.path for one in places)
+        asks = apart and self._mpi.Query_thread() == self._mpi.THREAD_MULTIPLE
+        self._flight = Flight(name, board)
+        self._watcher = Watcher(
+            board,
+            self._flight,
+            lambda text: self._say(text, True),
+            self._stall,
+            warn=warn,
+            end=end,
+            comm=self.comm.Dup() if asks else None,
+        )
+
+    def _stall(self, text: str) -> None:
+        """End the job that stands still; called by the watcher."""
+        if self._ending.acquire(blocking=False):
+            self._say(text, True)
+            self._abort(STALLED)
+
+    def _leave(self, failed: bool = True) -> None:
+        """Nobody is to be told any more what this rank does; of a job that has ``failed``, nor any of its node."""
+        if self._watcher:
+            self._watcher.stop()
+        if self._flight and failed:
+            self._flight.board.clear()
+        self.recorder.close()
+
+    def _record(self, reason: str) -> None:
+        if self._flight:
+            self._flight.write(reason)
+
     def use_threads(self, threads: int | None = None) -> None:
         """Give the BLAS ``threads`` threads on this rank; None: OMP_NUM_THREADS, or its share of its node's cores."""
         self.threads = threads or self.threads
@@ -93,7 +147,8 @@ class Job:
     def overload(self) -> str | None:
         """A warning if a node has more threads than cores (on all ranks, which all ask)."""
         load = (self.threads * self.local_size / self.cores, self.local_size, self.threads, self.cores)
-        worst, ranks, threads, cores = max(self.comm.allgather(load))
+        with self.recorder.waiting("comparing threads with cores"):
+            worst, ranks, threads, cores = max(self.comm.allgather(load))
         if worst <= 1:
             return None
         return (
@@ -109,7 +164,8 @@ class Job:
                 result = function()
             except UserError as error:
                 mistake = str(error)
-        mistake = self.comm.bcast(mistake)
+        with self.recorder.waiting("hearing from rank 0"):
+            mistake = self.comm.bcast(mistake)
         if mistake is not None:
             raise UserError(mistake)
         return result
@@ -141,11 +197,13 @@ class Job:
         if self.speaks or not together:
             self._say(text, together)
         if not (together and status == MISUSED):
+            self._record(f"rank {self.rank} failed: {text.splitlines()[-1]}")
             self._abort(status, wait=bool(together) and not self.speaks)
 
     def end(self, status: int) -> NoReturn:
         """Leave MPI and exit."""
         sys.stdout.flush()
+        self._leave(failed=False)
         if status:
             self._agree(status)  # launchers end a job at its first bad exit: not before rank 0 has spoken
             # even if MPI cannot be left: messages of the failed step may be under way
@@ -163,6 +221,7 @@ class Job:
 
     def _abort(self, status: int, wait: bool = False) -> NoReturn:
         sys.stdout.flush()
+        self._leave()
         if self.size > 1:
             time.sleep(2.0 if wait else 0.1)  # for the launcher to have read what was said
             self.comm.Abort(status)
@@ -176,8 +235,14 @@ class Job:
             if not self._ending.acquire(blocking=False):  # all is done, and MPI is being left
                 time.sleep(LEAVING)
                 os._exit(self._status)
+            self._tell_signal(number)
+            self._leave()
             self._stopped(number)
         self._held.setdefault(number, now)
+        self._tell_signal(number)
+
+    def _tell_signal(self, number: int) -> None:
+        self._record(f"{signal.Signals(number).name} reached rank {self.rank}")
 
     def _stopped(self, number: int) -> NoReturn:
         """End after a signal, from the thread that waits for them."""

@@ -1,0 +1,242 @@
+"""The flight recorder's files: what every rank did last, written when a job stalls, is signalled or dies."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shlex
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gridnn.comm.sightings import LEFT, RUNS, Board, Sighting
+from gridnn.errors import UserError
+from gridnn.records import read_json, real, shortened, whole
+
+OPERATIONS, ALTOGETHER = 1000, 100_000  # the most of one rank, and of all ranks of a job
+KEPT = 8  # jobs
+PATIENCE = 0.8  # seconds that writing may take: Open MPI's mpirun kills a second after its SIGTERM
+EVENT = 30.0  # seconds in which what is written is of one event: a launcher's signals follow a death
+JOB = re.compile(r"\d{8}-\d{6}-[\w.-]{1,80}")
+RANK = re.compile(r"rank-(\d{1,7})\.json")
+SUMMARY = "job.json"
+LONGEST = 2000  # letters of a text that is read
+
+
+def name_job() -> str:
+    """A name for this job, which sorts by time; told to all ranks by one of them."""
+    node = re.sub(r"[^\w.-]", "", os.uname().nodename)[:60]
+    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{node}-{os.getpid()}"
+
+
+def folders() -> list[Path]:
+    """Where records are written, and searched: the user's folder of state, or if that cannot be the temporary one."""
+    state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    return [Path(state, "gridnn"), Path(tempfile.gettempdir(), f"gridnn-{os.geteuid()}")]
+
+
+class Flight:
+    """Writes the records of a job; ``board`` has them."""
+
+    def __init__(self, job: str, board: Board) -> None:
+        self.job, self.board, self._lock = job, board, threading.Lock()
+        self.folder: Path | None = None
+
+    def write(
+        self, reason: str, everyone: bool = False, seen: Sequence[Sighting] = (), patience: float = PATIENCE
+    ) -> Path | None:
+        """Write this rank's record, and of its node those that cannot write their own, or ``everyone``'s.
+
+        It takes ``patience`` seconds at the most, and raises nothing.
+
+        Returns
+        -------
+        path or None
+            The folder; None if nothing could be written in time.
+        """
+        thread = threading.Thread(target=self._write, args=(reason, everyone, seen), daemon=True)
+        thread.start()
+        thread.join(patience)
+        return self.folder
+
+    def _write(self, reason: str, everyone: bool, seen: Sequence[Sighting]) -> None:
+        with contextlib.suppress(Exception), self._lock:
+            self.folder = self.folder or self._make()
+            self._summarise(reason, seen)
+            for rank in [self.board.rank, *(other for other in self.board.here if other != self.board.rank)]:
+                one = self.board.look(rank)
+                if one.state == LEFT or (rank != self.board.rank and one.state == RUNS and not everyone):
+                    continue
+                if not _is_new(path := self.folder / f"rank-{rank}.json"):
+                    _replace(path, self._described(one))
+
+    def _described(self, one: Sighting) -> dict[str, Any]:
+        record = self.board.record(one.rank)
+        most = min(OPERATIONS, max(10, ALTOGETHER // len(self.board.places)))
+        operations = record.operations(most) if record else []
+        return {**_facts(one), "operations": operations}
+
+    def _make(self) -> Path:
+        for folder in folders():
+            try:
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                if not _is_own(folder):
+                    continue
+                (folder / self.job).mkdir(mode=0o700, exist_ok=True)
+            except OSError:
+                continue
+            for old in _jobs(folder)[KEPT:]:
+                shutil.rmtree(old, ignore_errors=True)
+            return folder / self.job
+        raise OSError
+
+    def _summarise(self, reason: str, seen: Sequence[Sighting]) -> None:
+        """Why, and what was seen of all ranks."""
+        if not _is_new(path := self.folder / SUMMARY):
+            about = {"reason": reason[:LONGEST], "when": time.time(), "command": shlex.join(sys.argv)[:LONGEST]}
+            _replace(path, {**about, "ranks": len(self.board.places), "seen": [_facts(one) for one in seen]})
+
+
+def _facts(one: Sighting) -> dict[str, Any]:
+    about = {"rank": one.rank, "node": one.node, "state": one.state, "where": one.where, "doing": one.doing}
+    return {**about, "waits": one.waits, "seconds": round(one.seconds, 3)}
+
+
+def _replace(path: Path, data: Any) -> None:
+    partial = path.with_name(f"{path.name}.{os.getpid()}")
+    partial.write_text(json.dumps(data))
+    os.replace(partial, path)
+
+
+def _is_new(path: Path) -> bool:
+    """Whether a file was written for this end of the job: the first one to write knows best what was before it."""
+    return path.exists() and abs(time.time() - path.stat().st_mtime) < EVENT
+
+
+def _is_own(folder: Path) -> bool:
+    """Whether it is a folder of this user's, and no link of somebody else to one."""
+    return folder.is_dir() and not folder.is_symlink() and folder.stat().st_uid == os.geteuid()
+
+
+def _jobs(folder: Path) -> list[Path]:
+    """The folders of jobs, the newest first."""
+    found: Iterable[Path] = folder.iterdir() if folder.is_dir() and _is_own(folder) else ()
+    return sorted((one for one in found if JOB.fullmatch(one.name) and _is_own(one)), reverse=True)
+
+
+# -- reading ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Flown:
+    """What the records of a job say.
+
+    Attributes
+    ----------
+    folder, reason, when, command, ranks
+        Where they are, why and when (seconds since 1970) they were written, of which command, and of how many ranks.
+    seen : dict of int to Sighting
+        What is known of the ranks.
+    operations : dict of int to list of (step, seconds, text)
+        The last ones of those ranks that wrote, or whose node did.
+    """
+
+    folder: Path
+    reason: str
+    when: float
+    command: str
+    ranks: int
+    seen: dict[int, Sighting]
+    operations: dict[int, list[tuple[int, float, str]]]
+
+
+def last_flown(places: Sequence[Path] | None = None) -> Flown:
+    """The newest records of this user on this node.
+
+    Raises
+    ------
+    UserError
+        If there are none, or they are damaged: the text names the file.
+    """
+    places = folders() if places is None else places
+    newest = sorted((job for folder in places for job in _jobs(folder)), key=lambda job: job.name)
+    if not newest:
+        raise UserError(f"no job has left a record in {' or '.join(map(str, places))}: none has stalled or died here")
+    folder = newest[-1]
+    about = _Checked(folder / SUMMARY)
+    seen = {one.rank: one for one in map(_sighting, about.items("seen"))}
+    operations = {}
+    for path in sorted(path for path in folder.iterdir() if RANK.fullmatch(path.name)):
+        read = _Checked(path)
+        one = _sighting(read)
+        seen[one.rank], operations[one.rank] = one, read.operations()
+    facts = about.text("reason"), about.real("when"), about.text("command"), about.whole("ranks", low=1)
+    return Flown(folder, *facts, dict(sorted(seen.items())), operations)
+
+
+class _Checked:
+    """An object of a JSON file that somebody may have changed."""
+
+    def __init__(self, path: Path, data: Any = None) -> None:
+        self.path = path
+        self.data = read_json("record", path) if data is None else data
+        if not isinstance(self.data, dict):
+            raise UserError(f"record {path}: it is no object")
+
+    def _get(self, name: str, check: Any, *args: Any) -> Any:
+        try:
+            return check(name, self.data.get(name), *args)
+        except UserError as error:
+            raise UserError(f"record {self.path}: {error}; remove {self.path.parent}") from error
+
+    def whole(self, name: str, low: int = 0) -> int:
+        return self._get(name, whole, low)
+
+    def real(self, name: str) -> float:
+        return self._get(name, real, 0.0)
+
+    def text(self, name: str) -> str:
+        return self._get(name, _text)
+
+    def list(self, name: str) -> list[Any]:
+        return self._get(name, _list)
+
+    def items(self, name: str) -> list[_Checked]:
+        return [_Checked(self.path, {} if one is None else one) for one in self.list(name)]
+
+    def operations(self) -> list[tuple[int, float, str]]:
+        """The rows under "operations"."""
+        rows = [self._get("operations", lambda _, __, row=row: _row(row)) for row in self.list("operations")]
+        return [(whole("step", step), real("seconds", age, 0.0), _text("operation", text)) for step, age, text in rows]
+
+
+def _sighting(read: _Checked) -> Sighting:
+    texts = read.text("state"), bool(read.data.get("waits")), read.text("where"), read.text("doing")
+    return Sighting(read.whole("rank"), read.text("node"), *texts, read.real("seconds"))
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str) or len(value) > LONGEST or not value.isprintable():
+        raise UserError(f'"{name}" is {shortened(value)}, but must be a line of text')
+    return value
+
+
+def _list(name: str, value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise UserError(f'"{name}" is {shortened(value)}, but must be a list')
+    return value
+
+
+def _row(value: Any) -> tuple[int, float, str]:
+    if not isinstance(value, list) or len(value) != 3:
+        raise UserError(f'"operations" has {shortened(value)}, but must have [step, seconds, text]')
+    step, age, text = value
+    return whole("step", step), real("seconds", age, 0.0), _text("operation", text)
