@@ -26,7 +26,8 @@ def show_last(operations: int, out: Console) -> None:
 
 
 def _ranks(flown: Flown) -> object:
-    rows = table(f"the {flown.ranks} ranks", ("rank", "node", "state", "what it did", "where"), ("for",))
+    title = f"{flown.ranks} rank{'s' * (flown.ranks > 1)}"
+    rows = table(title, ("rank", "node", "state", "what it did", "where"), ("for",))
     for rank, one in flown.seen.items():
         state = one.state or ("waits" if one.waits else "works")
         rows.add_row(str(rank), one.node, state, one.doing, one.where, duration(one.seconds))

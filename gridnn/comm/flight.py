@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -177,7 +177,8 @@ def last_flown(places: Sequence[Path] | None = None) -> Flown:
     for path in sorted(path for path in folder.iterdir() if RANK.fullmatch(path.name)):
         read = _Checked(path)
         one = _sighting(read)
-        seen[one.rank], operations[one.rank] = one, read.operations()
+        known = seen.get(one.rank, one)  # one that was stopped writes when it is woken to be ended
+        seen[one.rank], operations[one.rank] = replace(one, state=one.state or known.state), read.operations()
     facts = about.text("reason"), about.real("when"), about.text("command"), about.whole("ranks", low=1)
     return Flown(folder, *facts, dict(sorted(seen.items())), operations)
 

@@ -130,7 +130,7 @@ class Job:
     def _leave(self, failed: bool = True) -> None:
         """Nobody is to be told any more what this rank does; of a job that has ``failed``, nor any of its node."""
         if self._watcher:
-            self._watcher.stop()
+            self._watcher.stop(finished=not failed)
         if self._flight and failed:
             self._flight.board.clear()
         self.recorder.close()

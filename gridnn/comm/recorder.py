@@ -170,7 +170,7 @@ class Recorder:
         return Stage(self, text, kind)
 
     def waiting(self, text: str | None = None) -> Stage:
-        """A context in which the main thread waits for other ranks, in the stage under way or that of ``text``."""
+        """A context in which the main thread waits for other ranks; without a ``text`` for values of theirs."""
         return Stage(self, text, WAITS)
 
     @contextlib.contextmanager
@@ -183,11 +183,9 @@ class Recorder:
         finally:
             self.cells[Cell.READING] = 0
 
-    def _write_stage(self, text: str | None, kind: int) -> None:
-        cells = self.cells
-        if text is not None:
-            self.text = text
-            self._write(0, text)
+    def _write_stage(self, text: str, kind: int) -> None:
+        cells, self.text = self.cells, text
+        self._write(0, text)
         cells[Cell.KIND], cells[Cell.BEGUN] = kind, time.monotonic_ns()
         cells[Cell.INSIDE] = 0
         cells[Cell.STAGE] += 1
@@ -223,10 +221,10 @@ class Stage:
     def __enter__(self) -> None:
         recorder = self._recorder
         self._before = recorder.text, recorder.cells[Cell.KIND], recorder.cells[Cell.INSIDE]
-        recorder._write_stage(self._text, self._kind)
+        recorder._write_stage(self._text or f"{recorder.text}, exchanging values", self._kind)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None or issubclass(kind, UserError):  # which is told by its text, or made good
             text, stage, inside = self._before
-            self._recorder._write_stage(text if self._text is not None else None, stage)
+            self._recorder._write_stage(text, stage)
             self._recorder.cells[Cell.INSIDE] = inside

@@ -115,7 +115,7 @@ class Record:
         inside = bool(entry and cells[Cell.INSIDE])
         where, doing, waits, began = self._pass(entry) if inside else self._stage()
         begun = max(cells[Cell.SINCE], began)
-        progress = (cells[Cell.PASSES], entry.place if inside and entry else 1 << 30)
+        progress = (cells[Cell.PASSES], entry.place if entry else 0)
         seconds = max(0.0, (time.monotonic_ns() - begun) / 1e9)
         reads = not inside and cells[Cell.KIND] == READS
         return Sighting(rank, node, RUNS, waits, where, doing, seconds, progress, reads)

@@ -68,11 +68,14 @@ class Watcher:
         self._thread = threading.Thread(target=self._watch, name="gridnn-watcher", daemon=True)
         self._thread.start()
 
-    def stop(self) -> None:
-        """End the thread: afterwards it calls nothing of MPI."""
+    def stop(self, finished: bool = False) -> None:
+        """End the thread: afterwards it calls nothing of MPI. Where the job has ``finished``, so has a stall."""
         self._stop.set()
         if threading.current_thread() is not self._thread:
             self._thread.join(PATIENCE)
+        if finished and self._told:
+            self.board.recorder.beat()
+            self._tell_end()
 
     def _watch(self) -> None:
         while not self._stop.wait(self.tick):
@@ -82,6 +85,8 @@ class Watcher:
     def _look(self) -> None:
         recorder = self.board.recorder
         recorder.beat()
+        if recorder.path and not os.path.exists(recorder.path):
+            return  # another rank is ending the job
         self._answer()
         since = recorder.since
         if self._told and self._told[1] != since:
@@ -130,7 +135,8 @@ class Watcher:
         (own, since), self._told = self._told, None
         seconds = (self.board.recorder.since - since) / 1e9
         self._say(f"{own.where}: went on after {seconds:.0f} s")
-        self._ask(WENT_ON, "")
+        if not self._stop.is_set():
+            self._ask(WENT_ON, "")
         if self._claim >= 0:
             os.close(self._claim)
             self._claim = -1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial, wraps
 from typing import Any
@@ -283,7 +284,7 @@ class Runner:
         UserError
             If the loss is not finite; on all ranks.
         """
-        with self.grid.recorder.waiting("waiting for the device" if self.grid.backend.device else None):
+        with self.grid.recorder.waiting("waiting for the device") if self.grid.backend.device else nullcontext():
             loss, right, asking = (float(value) for value in self.grid.backend.to_host(self._result))
         self.ledger.settle()  # what the device has measured: it has come to here
         loss, right, self.asked = loss / count, right / count, asking % OVERFLOW > 0

@@ -6,6 +6,7 @@ import ctypes
 import math
 import os
 import platform
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from gridnn.comm.job import Job, run
 from gridnn.layers.linear import Linear
 from gridnn.models.mlp import mlp
 from gridnn.network import Network
+from gridnn.records import fingerprint
 from gridnn.train.trainer import Trainer
 
 HOW, WHO = sys.argv[1], int(sys.argv[2])
@@ -61,21 +63,28 @@ def prepare(job: Job, trainer: Trainer) -> None:
         hang(Linear, "forward", now, lambda: ctypes.PyDLL(None).sleep(int(SECONDS)))
     if HOW == "mismatch":
         hang(Linear, "forward", now, lambda: session.grid.all.gather_values(1))
+    if HOW == "fails":
+        hang(Linear, "forward", now, lambda: 1 // 0)
+    if HOW in ("killed", "node stopped"):
+        number = signal.SIGKILL if HOW == "killed" else signal.SIGSTOP
+        hang(Linear, "forward", now, lambda: os.kill(os.getpid(), number))
 
 
 def body(job: Job) -> None:
-    if HOW == "nodes":
+    if HOW in ("nodes", "node stopped"):
         job.node = job.rank  # as if each rank had a node for itself
         platform.node = lambda: f"n{job.rank}"
-    job.watch(WARN or math.inf, END or math.inf)
-    config = CONFIG.replaced(model=f"{__file__}:sleepy", widths=MLP.model.widths) if HOW == "model" else CONFIG
-    if HOW == "model":
-        config = config.replaced(widths="128,128")
-    trainer = Trainer(config, job)
+    if HOW != "unwatched":
+        job.watch(WARN or math.inf, END or math.inf)
+    own = {"model": f"{__file__}:sleepy", "widths": "128,128"} if HOW == "model" else {}
+    trainer = Trainer(CONFIG.replaced(**own), job)
     if job.rank == WHO:
         prepare(job, trainer)
     trainer.train()
-    print(f"rank {job.rank}: {trainer.done} steps, {job._watcher.sent} messages", flush=True)
+    rows = trainer.session.ledger.rows.items()
+    calls = sorted((*key, tally.words, tally.messages, tally.calls) for key, tally in rows)
+    sent = job._watcher.sent if job._watcher else 0
+    print(f"rank {job.rank}: {trainer.done} steps, {sent} messages, ledger {fingerprint(calls)}", flush=True)
 
 
 if __name__ == "__main__":
