@@ -13,7 +13,6 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from enum import IntEnum
 from typing import Any, NamedTuple
 
 from gridnn.errors import UserError
@@ -29,7 +28,7 @@ MOST_BYTES = 4 << 20  # of all descriptions
 BUSY, WAITS, READS = 0, 1, 2  # what a stage is: work of this rank, a wait for others, a wait for its own reader
 
 
-class Cell(IntEnum):
+class Cell:
     """The numbers at the start of the memory; times are nanoseconds of `time.monotonic_ns`, equal on a node."""
 
     VERSION = 0
@@ -173,26 +172,21 @@ class Recorder:
         """A context in which the main thread waits for other ranks; without a ``text`` for values of theirs."""
         return Stage(self, text, WAITS)
 
-    @contextlib.contextmanager
-    def reading(self, text: str) -> Any:
-        """A context in which the reader, mostly a thread of its own, reads what ``text`` says."""
-        self._write(1, text)
-        self.cells[Cell.READING] = time.monotonic_ns()
-        try:
-            yield
-        finally:
-            self.cells[Cell.READING] = 0
+    def reads(self, text: str) -> None:
+        """From now on the reader, mostly a thread of its own, reads what ``text`` says; "": nothing."""
+        if text:
+            self._write(TEXTS + LONGEST, text)
+        self.cells[Cell.READING] = time.monotonic_ns() if text else 0
 
     def _write_stage(self, text: str, kind: int) -> None:
         cells, self.text = self.cells, text
-        self._write(0, text)
-        cells[Cell.KIND], cells[Cell.BEGUN] = kind, time.monotonic_ns()
-        cells[Cell.INSIDE] = 0
+        self._write(TEXTS, text)
+        cells[Cell.KIND], cells[Cell.BEGUN], cells[Cell.INSIDE] = kind, time.monotonic_ns(), 0
         cells[Cell.STAGE] += 1
 
-    def _write(self, place: int, text: str) -> None:
-        start = TEXTS + place * LONGEST
-        self._bytes[start : start + LONGEST] = text.encode(errors="replace")[:LONGEST].ljust(LONGEST, b"\0")
+    def _write(self, start: int, text: str) -> None:
+        said = text.encode(errors="replace")[: LONGEST - 1] + b"\0"
+        self._bytes[start : start + len(said)] = said
 
     # -- the watcher's -----------------------------------------------------------------------------------------
 

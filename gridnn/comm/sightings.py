@@ -136,7 +136,7 @@ class Record:
 
     def _text(self, place: int) -> str:
         start = TEXTS + place * LONGEST
-        return self._data[start : start + LONGEST].rstrip(b"\0").decode(errors="replace")
+        return self._data[start : start + LONGEST].partition(b"\0")[0].decode(errors="replace")
 
     def _schedule(self, number: int) -> tuple[str, list[Note]]:
         """The kind of a schedule and the notes of its operations; none of one that is not described."""

@@ -142,9 +142,10 @@ class Watcher:
             self._claim = -1
 
     def _end_job(self, own: Sighting) -> None:
-        line = tell(own, self._everyone(own, LOOK))
-        seen = self._everyone(own, WRITE, line)
+        seen = self._everyone(own, LOOK)
+        line = tell(own, seen)
         folder = self.flight.write(line, everyone=True, seen=seen, patience=LONGER)
+        self._everyone(own, WRITE, line)
         where = f"; gridnn check --last shows what all ranks did ({folder})" if folder else ""
         self._leave(f"{line}; --stall-exit {self.end:g} ends the job{where}")
 

@@ -117,8 +117,11 @@ class Reader:
         self._coming = self._thread.submit(self._read, batch, self._places(schedule, batch))
 
     def _read(self, batch: Batch, places: Places) -> Read:
-        with self.recorder.reading(f"reading {batch.name}"):
+        self.recorder.reads(f"reading {batch.name}")
+        try:
             return self._read_into(batch, places)
+        finally:
+            self.recorder.reads("")
 
     @QUIET
     def _read_into(self, batch: Batch, places: Places) -> Read:

@@ -90,16 +90,14 @@ def test_what_failed_remains(made):
 
 
 def test_the_reader_is_seen_where_it_is_waited_for(made):
-    with made.reading("reading batch 13"):
-        assert seen(made).doing == "setting up"
-        with made.doing("waiting for batch 13", READS):
-            one = seen(made)
-            assert (one.where, one.doing, one.waits, one.reads) == (
-                "waiting for batch 13",
-                "reading batch 13",
-                False,
-                True,
-            )
+    made.reads("reading batch 13")
+    assert seen(made).doing == "setting up"
+    with made.doing("waiting for batch 13", READS):
+        one = seen(made)
+        assert (one.where, one.doing) == ("waiting for batch 13", "reading batch 13")
+        assert (one.waits, one.reads) == (False, True)
+        made.reads("")
+        assert seen(made).doing == "waiting for batch 13"
 
 
 def test_the_last_operations_follow_from_the_passes(made):

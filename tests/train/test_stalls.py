@@ -22,14 +22,20 @@ def stalling(how: str, rank: int, *limits: float, ranks: int = 3, status: int = 
     """The lines of gridnn of a run of which ``rank`` hangs; ``limits``: --stall-warn, --stall-exit, and how long."""
     done = mpirun(ranks, sys.executable, str(HELPERS / "stalling.py"), how, rank, *limits, **options)
     assert done.returncode == status, done.stdout + done.stderr
-    assert not records()
     return [line for line in done.stderr.splitlines() if line.startswith("gridnn: ")], sorted(done.stdout.splitlines())
 
 
-def records() -> list[str]:
-    """The records of ranks of stalling.py, or of gridnn, that are left on this node."""
-    pids = [name.rpartition(".")[2] for name in os.listdir("/dev/shm") if name.startswith("gridnn-record.")]
-    return [pid for pid in pids if not Path("/proc", pid).exists()]
+def records() -> set[str]:
+    """The records of jobs that have ended on this node."""
+    names = {name for name in os.listdir("/dev/shm") if name.startswith("gridnn-record.")}
+    return {name for name in names if not Path("/proc", name.rpartition(".")[2]).exists()}
+
+
+@pytest.fixture(autouse=True)
+def _no_records_are_left():
+    before = records()
+    yield
+    assert records() <= before
 
 
 @pytest.fixture
@@ -126,7 +132,6 @@ def test_a_rank_that_is_stopped(state, rank):
     text = shown(state, "--operations", "4")
     assert re.search(rf"^{rank} +{NODE} +stopped ", text, re.MULTILINE)
     assert text.count("the last operations of rank") == 3
-    assert not records()
 
 
 # -- what remains of a job that dies -----------------------------------------------------------------------------
@@ -142,7 +147,6 @@ def test_a_death_leaves_the_records_of_all(state, how, rank, state_of):
     assert f"the last operations of rank {rank}\n" in text
     why = "rank 2 failed: ZeroDivisionError: integer division" if how == "fails" else "SIGTERM reached rank "
     assert why in text
-    assert not records()
 
 
 def test_a_held_signal_leaves_records_and_a_mistake_none(state, tmp_path):
