@@ -12,10 +12,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from gridnn.comm.sightings import LEFT, RUNS, Board, Sighting
 from gridnn.errors import UserError
@@ -29,6 +29,7 @@ JOB = re.compile(r"\d{8}-\d{6}-[\w.-]{1,80}")
 RANK = re.compile(r"rank-(\d{1,7})\.json")
 SUMMARY = "job.json"
 LONGEST = 2000  # letters of a text that is read
+Result = TypeVar("Result")
 
 
 def name_job() -> str:
@@ -171,73 +172,60 @@ def last_flown(places: Sequence[Path] | None = None) -> Flown:
     if not newest:
         raise UserError(f"no job has left a record in {' or '.join(map(str, places))}: none has stalled or died here")
     folder = newest[-1]
-    about = _Checked(folder / SUMMARY)
-    seen = {one.rank: one for one in map(_sighting, about.items("seen"))}
-    operations = {}
+    facts, noted = _read(folder / SUMMARY, _summary)
+    seen, operations = {one.rank: one for one in noted}, {}
     for path in sorted(path for path in folder.iterdir() if RANK.fullmatch(path.name)):
-        read = _Checked(path)
-        one = _sighting(read)
+        one, operations_of_it = _read(path, lambda data: (_sighting(data), _list("operations", data, _operation)))
         known = seen.get(one.rank, one)  # one that was stopped writes when it is woken to be ended
-        seen[one.rank], operations[one.rank] = replace(one, state=one.state or known.state), read.operations()
-    facts = about.text("reason"), about.real("when"), about.text("command"), about.whole("ranks", low=1)
+        seen[one.rank], operations[one.rank] = replace(one, state=one.state or known.state), operations_of_it
     return Flown(folder, *facts, dict(sorted(seen.items())), operations)
 
 
-class _Checked:
-    """An object of a JSON file that somebody may have changed."""
-
-    def __init__(self, path: Path, data: Any = None) -> None:
-        self.path = path
-        self.data = read_json("record", path) if data is None else data
-        if not isinstance(self.data, dict):
-            raise UserError(f"record {path}: it is no object")
-
-    def _get(self, name: str, check: Any, *args: Any) -> Any:
-        try:
-            return check(name, self.data.get(name), *args)
-        except UserError as error:
-            raise UserError(f"record {self.path}: {error}; remove {self.path.parent}") from error
-
-    def whole(self, name: str, low: int = 0) -> int:
-        return self._get(name, whole, low)
-
-    def real(self, name: str) -> float:
-        return self._get(name, real, 0.0)
-
-    def text(self, name: str) -> str:
-        return self._get(name, _text)
-
-    def list(self, name: str) -> list[Any]:
-        return self._get(name, _list)
-
-    def items(self, name: str) -> list[_Checked]:
-        return [_Checked(self.path, {} if one is None else one) for one in self.list(name)]
-
-    def operations(self) -> list[tuple[int, float, str]]:
-        """The rows under "operations"."""
-        rows = [self._get("operations", lambda _, __, row=row: _row(row)) for row in self.list("operations")]
-        return [(whole("step", step), real("seconds", age, 0.0), _text("operation", text)) for step, age, text in rows]
+def _read(path: Path, make: Callable[[dict[str, Any]], Result]) -> Result:
+    """What ``make`` makes of the object in a file that somebody may have changed."""
+    data = read_json("record", path)
+    try:
+        return make(_object(data))
+    except UserError as error:
+        raise UserError(f"record {path}: {error}; remove {path.parent}") from error
 
 
-def _sighting(read: _Checked) -> Sighting:
-    texts = read.text("state"), bool(read.data.get("waits")), read.text("where"), read.text("doing")
-    return Sighting(read.whole("rank"), read.text("node"), *texts, read.real("seconds"))
+def _summary(data: dict[str, Any]) -> tuple[tuple[str, float, str, int], list[Sighting]]:
+    said = (
+        _text("reason", data.get("reason")),
+        real("when", data.get("when"), 0.0),
+        _text("command", data.get("command")),
+    )
+    return (*said, whole("ranks", data.get("ranks"), 1)), _list("seen", data, lambda one: _sighting(_object(one)))
+
+
+def _sighting(data: dict[str, Any]) -> Sighting:
+    state, where, doing = (_text(name, data.get(name)) for name in ("state", "where", "doing"))
+    rank, node = whole("rank", data.get("rank")), _text("node", data.get("node"))
+    seconds = real("seconds", data.get("seconds"), 0.0)
+    return Sighting(rank, node, state, bool(data.get("waits")), where, doing, seconds)
+
+
+def _operation(value: Any) -> tuple[int, float, str]:
+    if not isinstance(value, list) or len(value) != 3:
+        raise UserError(f'"operations" has {shortened(value)}, but must have [step, seconds, text]')
+    return whole("step", value[0]), real("seconds", value[1], 0.0), _text("operation", value[2])
+
+
+def _object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise UserError(f"{shortened(value)} is no object")
+    return value
+
+
+def _list(name: str, data: dict[str, Any], make: Callable[[Any], Result]) -> list[Result]:
+    value = data.get(name)
+    if not isinstance(value, list):
+        raise UserError(f'"{name}" is {shortened(value)}, but must be a list')
+    return [make(one) for one in value]
 
 
 def _text(name: str, value: Any) -> str:
     if not isinstance(value, str) or len(value) > LONGEST or not value.isprintable():
         raise UserError(f'"{name}" is {shortened(value)}, but must be a line of text')
     return value
-
-
-def _list(name: str, value: Any) -> list[Any]:
-    if not isinstance(value, list):
-        raise UserError(f'"{name}" is {shortened(value)}, but must be a list')
-    return value
-
-
-def _row(value: Any) -> tuple[int, float, str]:
-    if not isinstance(value, list) or len(value) != 3:
-        raise UserError(f'"operations" has {shortened(value)}, but must have [step, seconds, text]')
-    step, age, text = value
-    return whole("step", step), real("seconds", age, 0.0), _text("operation", text)

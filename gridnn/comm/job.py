@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import math
 import os
 import platform
@@ -111,6 +112,7 @@ class Job:
         apart = len({one.node_id for one in places}) > 1 or not all(one.path for one in places)
         asks = apart and self._mpi.Query_thread() == self._mpi.THREAD_MULTIPLE
         self._flight = Flight(name, board)
+        atexit.register(self._leave, failed=False)  # of programs that only import gridnn, before MPI is left
         self._watcher = Watcher(
             board,
             self._flight,

@@ -303,7 +303,7 @@ class DeviceOptions:
         None, "BLAS threads per rank; default: OMP_NUM_THREADS, or its share of the cores", COUNT
     )
     stall_warn: float = STALLS.field(
-        60.0, "seconds that a rank may wait before a line says for whom, and what that rank does; 0: for ever", SECONDS
+        60.0, "seconds that a rank waits before one line says for whom, and what that rank does; 0: never", SECONDS
     )
     stall_exit: float | None = STALLS.field(
         None,
