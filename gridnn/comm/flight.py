@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from gridnn.comm.sightings import LEFT, RUNS, Board, Sighting
+from gridnn.comm.peers import LEFT, RUNS, Peers, RankState
 from gridnn.errors import UserError
 from gridnn.records import read_json, real, shortened, whole
 
@@ -44,15 +44,15 @@ def folders() -> list[Path]:
     return [Path(state, "gridnn"), Path(tempfile.gettempdir(), f"gridnn-{os.geteuid()}")]
 
 
-class Flight:
-    """Writes the records of a job; ``board`` has them."""
+class RecordWriter:
+    """Writes the records of a job; ``peers`` has them."""
 
-    def __init__(self, job: str, board: Board) -> None:
-        self.job, self.board, self._lock = job, board, threading.Lock()
+    def __init__(self, job: str, peers: Peers) -> None:
+        self.job, self.peers, self._lock = job, peers, threading.Lock()
         self.folder: Path | None = None
 
     def write(
-        self, reason: str, everyone: bool = False, seen: Sequence[Sighting] = (), patience: float = PATIENCE
+        self, reason: str, everyone: bool = False, seen: Sequence[RankState] = (), patience: float = PATIENCE
     ) -> Path | None:
         """Write this rank's record, and of its node those that cannot write their own, or ``everyone``'s.
 
@@ -64,24 +64,25 @@ class Flight:
             The folder; None if nothing could be written in time.
         """
         thread = threading.Thread(target=self._write, args=(reason, everyone, seen), daemon=True)
-        thread.start()
-        thread.join(patience)
+        with contextlib.suppress(RuntimeError):  # no thread can be started any more
+            thread.start()
+            thread.join(patience)
         return self.folder
 
-    def _write(self, reason: str, everyone: bool, seen: Sequence[Sighting]) -> None:
+    def _write(self, reason: str, everyone: bool, seen: Sequence[RankState]) -> None:
         with contextlib.suppress(Exception), self._lock:
             self.folder = self.folder or self._make()
             self._summarise(reason, seen)
-            for rank in [self.board.rank, *(other for other in self.board.here if other != self.board.rank)]:
-                one = self.board.look(rank)
-                if one.state == LEFT or (rank != self.board.rank and one.state == RUNS and not everyone):
+            for rank in [self.peers.rank, *(other for other in self.peers.here if other != self.peers.rank)]:
+                one = self.peers.look(rank)
+                if one.state == LEFT or (rank != self.peers.rank and one.state == RUNS and not everyone):
                     continue
                 if not _is_new(path := self.folder / f"rank-{rank}.json"):
                     _replace(path, self._described(one))
 
-    def _described(self, one: Sighting) -> dict[str, Any]:
-        record = self.board.record(one.rank)
-        most = min(OPERATIONS, max(10, ALTOGETHER // len(self.board.places)))
+    def _described(self, one: RankState) -> dict[str, Any]:
+        record = self.peers.record(one.rank)
+        most = min(OPERATIONS, max(10, ALTOGETHER // len(self.peers.places)))
         operations = record.operations(most) if record else []
         return {**_facts(one), "operations": operations}
 
@@ -99,22 +100,31 @@ class Flight:
             return folder / self.job
         raise OSError
 
-    def _summarise(self, reason: str, seen: Sequence[Sighting]) -> None:
+    def _summarise(self, reason: str, seen: Sequence[RankState]) -> None:
         """Why, and what was seen of all ranks."""
         if not _is_new(path := self.folder / SUMMARY):
-            about = {"reason": reason[:LONGEST], "when": time.time(), "command": shlex.join(sys.argv)[:LONGEST]}
-            _replace(path, {**about, "ranks": len(self.board.places), "seen": [_facts(one) for one in seen]})
+            about = {"reason": reason, "when": time.time(), "command": shlex.join(sys.argv)}
+            _replace(path, {**about, "ranks": len(self.peers.places), "seen": [_facts(one) for one in seen]})
 
 
-def _facts(one: Sighting) -> dict[str, Any]:
+def _facts(one: RankState) -> dict[str, Any]:
     about = {"rank": one.rank, "node": one.node, "state": one.state, "where": one.where, "doing": one.doing}
     return {**about, "waits": one.waits, "seconds": round(one.seconds, 3)}
 
 
 def _replace(path: Path, data: Any) -> None:
     partial = path.with_name(f"{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(data))
+    partial.write_text(json.dumps(_printable(data)))
     os.replace(partial, path)
+
+
+def _printable(data: Any) -> Any:
+    """Plain data with texts that are lines: names are the user's, and a message may be anything."""
+    if isinstance(data, str):
+        return "".join(letter if letter.isprintable() else " " for letter in data[:LONGEST])
+    if isinstance(data, dict):
+        return {key: _printable(value) for key, value in data.items()}
+    return [_printable(value) for value in data] if isinstance(data, list | tuple) else data
 
 
 def _is_new(path: Path) -> bool:
@@ -137,14 +147,14 @@ def _jobs(folder: Path) -> list[Path]:
 
 
 @dataclass(frozen=True)
-class Flown:
+class JobRecord:
     """What the records of a job say.
 
     Attributes
     ----------
     folder, reason, when, command, ranks
         Where they are, why and when (seconds since 1970) they were written, of which command, and of how many ranks.
-    seen : dict of int to Sighting
+    seen : dict of int to RankState
         What is known of the ranks.
     operations : dict of int to list of (step, seconds, text)
         The last ones of those ranks that wrote, or whose node did.
@@ -155,11 +165,11 @@ class Flown:
     when: float
     command: str
     ranks: int
-    seen: dict[int, Sighting]
+    seen: dict[int, RankState]
     operations: dict[int, list[tuple[int, float, str]]]
 
 
-def last_flown(places: Sequence[Path] | None = None) -> Flown:
+def last_job_record(places: Sequence[Path] | None = None) -> JobRecord:
     """The newest records of this user on this node.
 
     Raises
@@ -175,10 +185,10 @@ def last_flown(places: Sequence[Path] | None = None) -> Flown:
     facts, noted = _read(folder / SUMMARY, _summary)
     seen, operations = {one.rank: one for one in noted}, {}
     for path in sorted(path for path in folder.iterdir() if RANK.fullmatch(path.name)):
-        one, operations_of_it = _read(path, lambda data: (_sighting(data), _list("operations", data, _operation)))
+        one, operations_of_it = _read(path, lambda data: (_rank_state(data), _list("operations", data, _operation)))
         known = seen.get(one.rank, one)  # one that was stopped writes when it is woken to be ended
         seen[one.rank], operations[one.rank] = replace(one, state=one.state or known.state), operations_of_it
-    return Flown(folder, *facts, dict(sorted(seen.items())), operations)
+    return JobRecord(folder, *facts, dict(sorted(seen.items())), operations)
 
 
 def _read(path: Path, make: Callable[[dict[str, Any]], Result]) -> Result:
@@ -190,20 +200,20 @@ def _read(path: Path, make: Callable[[dict[str, Any]], Result]) -> Result:
         raise UserError(f"record {path}: {error}; remove {path.parent}") from error
 
 
-def _summary(data: dict[str, Any]) -> tuple[tuple[str, float, str, int], list[Sighting]]:
+def _summary(data: dict[str, Any]) -> tuple[tuple[str, float, str, int], list[RankState]]:
     said = (
         _text("reason", data.get("reason")),
         real("when", data.get("when"), 0.0),
         _text("command", data.get("command")),
     )
-    return (*said, whole("ranks", data.get("ranks"), 1)), _list("seen", data, lambda one: _sighting(_object(one)))
+    return (*said, whole("ranks", data.get("ranks"), 1)), _list("seen", data, lambda one: _rank_state(_object(one)))
 
 
-def _sighting(data: dict[str, Any]) -> Sighting:
+def _rank_state(data: dict[str, Any]) -> RankState:
     state, where, doing = (_text(name, data.get(name)) for name in ("state", "where", "doing"))
     rank, node = whole("rank", data.get("rank")), _text("node", data.get("node"))
     seconds = real("seconds", data.get("seconds"), 0.0)
-    return Sighting(rank, node, state, bool(data.get("waits")), where, doing, seconds)
+    return RankState(rank, node, state, bool(data.get("waits")), where, doing, seconds)
 
 
 def _operation(value: Any) -> tuple[int, float, str]:

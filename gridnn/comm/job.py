@@ -16,10 +16,10 @@ from array import array
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
-from gridnn.comm.flight import Flight, name_job
+from gridnn.comm.flight import RecordWriter, name_job
 from gridnn.comm.launcher import check_library, check_ranks, launch, short_version
+from gridnn.comm.peers import Peers, Place
 from gridnn.comm.recorder import Recorder
-from gridnn.comm.sightings import Board, Place
 from gridnn.comm.threads import affinity, limit_threads, omp_threads, share
 from gridnn.comm.watcher import Watcher
 from gridnn.errors import UserError
@@ -77,7 +77,7 @@ class Job:
         self._holding, self._held = False, {}  # whether signals are held, and when which of them came first
         self.recorder = Recorder()
         self._watcher: Watcher | None = None
-        self._flight: Flight | None = None
+        self._writer: RecordWriter | None = None
         self._ending, self._status = threading.Lock(), 0  # taken by whoever ends this process; after it no MPI
         node = self.comm.Split_type(MPI.COMM_TYPE_SHARED)
         self.local_rank, self.local_size = node.Get_rank(), node.Get_size()
@@ -108,14 +108,14 @@ class Job:
         if not self.recorder.path:
             self.recorder = Recorder(name, self.rank)
         places = self.comm.allgather(Place(platform.node(), self.node, self.recorder.path, os.getpid()))
-        board = Board(places, self.rank, self.recorder)
+        peers = Peers(places, self.rank, self.recorder)
         apart = len({one.node_id for one in places}) > 1 or not all(one.path for one in places)
         asks = apart and self._mpi.Query_thread() == self._mpi.THREAD_MULTIPLE
-        self._flight = Flight(name, board)
+        self._writer = RecordWriter(name, peers)
         atexit.register(self._leave, failed=False)  # of programs that only import gridnn, before MPI is left
         self._watcher = Watcher(
-            board,
-            self._flight,
+            peers,
+            self._writer,
             lambda text: self._say(text, True),
             self._stall,
             warn=warn,
@@ -133,13 +133,13 @@ class Job:
         """Nobody is to be told any more what this rank does; of a job that has ``failed``, nor any of its node."""
         if self._watcher:
             self._watcher.stop(finished=not failed)
-        if self._flight and failed:
-            self._flight.board.clear()
+        if self._writer and failed:
+            self._writer.peers.clear()
         self.recorder.close()
 
     def _record(self, reason: str) -> None:
-        if self._flight:
-            self._flight.write(reason)
+        if self._writer:
+            self._writer.write(reason)
 
     def use_threads(self, threads: int | None = None) -> None:
         """Give the BLAS ``threads`` threads on this rank; None: OMP_NUM_THREADS, or its share of its node's cores."""

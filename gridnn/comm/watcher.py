@@ -15,14 +15,15 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from gridnn.comm.flight import Flight
-from gridnn.comm.sightings import RUNS, Board, Sighting, tell
+from gridnn.comm.flight import RecordWriter
+from gridnn.comm.peers import RUNS, Peers, RankState, tell
 
 QUESTION, ANSWER = 1, 2  # tags
 LOOK, WRITE, WENT_ON = "look", "write", "went on"  # questions
 TICK = 1.0  # seconds between two looks, at the most
 PATIENCE = 2.0  # seconds in which others must answer
 LONGER = 5.0  # seconds that writing may take before a job is ended that stands still anyway
+GRACE = 15.0  # seconds after which another rank ends a job, if the one that should has not
 POLL = 0.02  # seconds between two looks for answers
 
 
@@ -31,9 +32,9 @@ class Watcher:
 
     Parameters
     ----------
-    board : Board
+    peers : Peers
         Where the ranks are, for those that ``comm`` has.
-    flight : Flight
+    writer : RecordWriter
         Writes the records.
     say : callable
         Prints a line.
@@ -47,8 +48,8 @@ class Watcher:
 
     def __init__(
         self,
-        board: Board,
-        flight: Flight,
+        peers: Peers,
+        writer: RecordWriter,
         say: Callable[[str], None],
         leave: Callable[[str], None],
         *,
@@ -56,12 +57,12 @@ class Watcher:
         end: float = math.inf,
         comm: Any = None,
     ) -> None:
-        self.board, self.flight, self.comm = board, flight, comm
+        self.peers, self.writer, self.comm = peers, writer, comm
         self.warn, self.end, self._say, self._leave = warn, end, say, leave
         self.tick = max(0.05, min(TICK, warn / 4, end / 4))
         self.sent = 0  # messages
         self._sends: list[Any] = []
-        self._told: tuple[Sighting, int] | None = None  # what was told last, until it goes on; since when it waited
+        self._told: tuple[RankState, int] | None = None  # what was told last, until it goes on; since when it waited
         self._asked = 0  # when another rank has told of a stall that goes on; 0: none
         self._claim = -1  # the locked file by which one rank of a node speaks
         self._stop = threading.Event()
@@ -74,7 +75,7 @@ class Watcher:
         if threading.current_thread() is not self._thread:
             self._thread.join(PATIENCE)
         if finished and self._told:
-            self.board.recorder.beat()
+            self.peers.recorder.beat()
             self._tell_end()
 
     def _watch(self) -> None:
@@ -83,7 +84,7 @@ class Watcher:
                 self._look()
 
     def _look(self) -> None:
-        recorder = self.board.recorder
+        recorder = self.peers.recorder
         recorder.beat()
         if recorder.path and not os.path.exists(recorder.path):
             return  # another rank is ending the job
@@ -93,9 +94,9 @@ class Watcher:
             self._tell_end()
         if time.monotonic_ns() - since < 1e9 * (min(self.warn, self.end) - self.tick):
             return
-        own = self.board.look(self.board.rank)
-        waited = own.seconds if own.waits or (own.reads and len(self.board.places) == 1) else 0.0
-        late = self.end + (self.board.order + 1) * 2 * PATIENCE  # if the one that speaks does not
+        own = self.peers.look(self.peers.rank)
+        waited = own.seconds if own.waits or (own.reads and len(self.peers.places) == 1) else 0.0
+        late = self.end + GRACE * (self.peers.order + 1)  # if the one that speaks does not
         if waited >= self.end and (waited >= late or self._speaks(waited, self.end)):
             self._end_job(own)
         elif waited >= self.warn and not self._told and not self._asked and self._speaks(waited, self.warn):
@@ -104,18 +105,18 @@ class Watcher:
 
     def _speaks(self, waited: float, limit: float) -> bool:
         """Whether this rank is the one that tells: the first of its node, and not before the nodes before it could."""
-        if self._asked or waited < limit + 2 * self.tick * self.board.order:
+        if self._asked or waited < limit + 2 * self.tick * self.peers.order:
             return False
-        before = (self.board.look(rank) for rank in self.board.here if rank < self.board.rank)
+        before = (self.peers.look(rank) for rank in self.peers.here if rank < self.peers.rank)
         if any(one.waits and one.state == RUNS and one.seconds >= limit for one in before):
             return False
         return self._claim >= 0 or self._claimed()
 
     def _claimed(self) -> bool:
         """Take the lock of the node, which is on the first record that is there; True also where there are no locks."""
-        for rank in self.board.here:
+        for rank in self.peers.here:
             try:
-                file = os.open(self.board.places[rank].path, os.O_RDONLY | os.O_CLOEXEC)
+                file = os.open(self.peers.places[rank].path, os.O_RDONLY | os.O_CLOEXEC)
             except OSError:
                 continue
             try:
@@ -133,7 +134,7 @@ class Watcher:
     def _tell_end(self) -> None:
         """What was told has come to its end."""
         (own, since), self._told = self._told, None
-        seconds = (self.board.recorder.since - since) / 1e9
+        seconds = (self.peers.recorder.since - since) / 1e9
         self._say(f"{own.where}: went on after {seconds:.0f} s")
         if not self._stop.is_set():
             self._ask(WENT_ON, "")
@@ -141,22 +142,22 @@ class Watcher:
             os.close(self._claim)
             self._claim = -1
 
-    def _end_job(self, own: Sighting) -> None:
+    def _end_job(self, own: RankState) -> None:
         seen = self._everyone(own, LOOK)
         line = tell(own, seen)
-        folder = self.flight.write(line, everyone=True, seen=seen, patience=LONGER)
+        folder = self.writer.write(line, everyone=True, seen=seen, patience=LONGER)
         self._everyone(own, WRITE, line)
         where = f"; gridnn check --last shows what all ranks did ({folder})" if folder else ""
         self._leave(f"{line}; --stall-exit {self.end:g} ends the job{where}")
 
     # -- other nodes -------------------------------------------------------------------------------------------
 
-    def _everyone(self, own: Sighting, question: str, reason: str = "") -> list[Sighting]:
+    def _everyone(self, own: RankState, question: str, reason: str = "") -> list[RankState]:
         """What all ranks do; those of other nodes are asked, and `PATIENCE` seconds waited for."""
-        found = {rank: self.board.look(rank) for rank in self.board.here} | {own.rank: own}
+        found = {rank: self.peers.look(rank) for rank in self.peers.here} | {own.rank: own}
         self._ask(question, reason)
         told, until = set(), time.monotonic() + PATIENCE
-        while self.comm and len(told) < len(self.board.away) and time.monotonic() < until and not self._stop.is_set():
+        while self.comm and len(told) < len(self.peers.away) and time.monotonic() < until and not self._stop.is_set():
             self._answer()
             if self.comm.iprobe(tag=ANSWER):
                 rank, answered, seen = self.comm.recv(tag=ANSWER)
@@ -165,11 +166,11 @@ class Watcher:
                     found.update((one.rank, one) for one in seen if one.rank == rank or one.rank not in told)
             else:
                 time.sleep(POLL)
-        return [found.get(rank) or self.board.unseen(rank) for rank in range(len(self.board.places))]
+        return [found.get(rank) or self.peers.unseen(rank) for rank in range(len(self.peers.places))]
 
     def _ask(self, question: str, reason: str) -> None:
-        for rank in self.board.away if self.comm else ():
-            self._send((self.board.rank, question, reason), rank, QUESTION)
+        for rank in self.peers.away if self.comm else ():
+            self._send((self.peers.rank, question, reason), rank, QUESTION)
 
     def _answer(self) -> None:
         """Answer what the watchers of other nodes ask."""
@@ -179,10 +180,10 @@ class Watcher:
             if question == WENT_ON:
                 continue
             if question == WRITE:
-                self.flight.write(reason)
-            seen = [self.board.look(other) for other in self.board.here]
-            mine = [one for one in seen if one.rank == self.board.rank or one.state != RUNS]
-            self._send((self.board.rank, question, mine), rank, ANSWER)
+                self.writer.write(reason)
+            seen = [self.peers.look(other) for other in self.peers.here]
+            mine = [one for one in seen if one.rank == self.peers.rank or one.state != RUNS]
+            self._send((self.peers.rank, question, mine), rank, ANSWER)
         self._sends = [send for send in self._sends if not send.Test()] if self._sends else []
 
     def _send(self, message: Any, rank: int, tag: int) -> None:

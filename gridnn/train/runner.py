@@ -284,7 +284,8 @@ class Runner:
         UserError
             If the loss is not finite; on all ranks.
         """
-        with self.grid.recorder.waiting("waiting for the device") if self.grid.backend.device else nullcontext():
+        device = self.grid.backend.device
+        with self.grid.recorder.waiting(f"waiting for the device {self._when}") if device else nullcontext():
             loss, right, asking = (float(value) for value in self.grid.backend.to_host(self._result))
         self.ledger.settle()  # what the device has measured: it has come to here
         loss, right, self.asked = loss / count, right / count, asking % OVERFLOW > 0

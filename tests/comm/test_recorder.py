@@ -11,9 +11,9 @@ import time
 import pytest
 
 from gridnn.comm import flight, recorder
-from gridnn.comm.flight import Flight, last_flown, name_job
+from gridnn.comm.flight import RecordWriter, last_job_record, name_job
+from gridnn.comm.peers import ENDED, LEFT, SILENT, STOPPED, Peers, Place, RankState, Record, missing, tell
 from gridnn.comm.recorder import PASSES, READS, Cell, Note, Recorder
-from gridnn.comm.sightings import ENDED, LEFT, QUIETS, STOPPED, Board, Place, Record, Sighting, missing, tell
 from gridnn.errors import UserError
 
 NOTES = [Note("", "load", False), Note("fc1", "all-reduce on the row", True), Note("fc1", "forward", False)]
@@ -26,11 +26,11 @@ def made():
     one.close()
 
 
-def seen(one: Recorder) -> Sighting:
+def seen(one: Recorder) -> RankState:
     with open(one.path, "rb") as file:
         data = file.read()
     assert data == one.read()
-    return Record(data).sighting(3, "x")
+    return Record(data).state_of(3, "x")
 
 
 def run_pass(one: Recorder, number: int, step: int, upto: int) -> None:
@@ -136,7 +136,7 @@ def test_without_a_place_it_is_kept_in_memory(monkeypatch):
     one = Recorder(job, 0)
     assert one.path == "" and one.describe("training", lambda: NOTES) == -1
     run_pass(one, -1, 3, 2)
-    assert Record(one.read()).sighting(0, "x").where == "step 3, operation 1"
+    assert Record(one.read()).state_of(0, "x").where == "step 3, operation 1"
     assert not [name for name in os.listdir("/dev/shm") if job in name]
 
 
@@ -172,11 +172,11 @@ def test_a_place_costs_next_to_nothing(made):
 
 def waiter(rank, seconds=60.0, place=5, state=""):
     where = "step 12, layer fc1, all-reduce on the row"
-    return Sighting(rank, "x", state, True, where, "in fc1, all-reduce on the row of step 12", seconds, (12, place))
+    return RankState(rank, "x", state, True, where, "in fc1, all-reduce on the row of step 12", seconds, (12, place))
 
 
 def worker(rank, state="", doing="reading batch 13", seconds=61.0):
-    return Sighting(rank, "y", state, False, "", doing, seconds, (12, 0))
+    return RankState(rank, "y", state, False, "", doing, seconds, (12, 0))
 
 
 def test_the_line_of_the_issue():
@@ -192,9 +192,9 @@ def test_the_line_of_the_issue():
         (worker(1, STOPPED), "rank 1 (node y), stopped by a signal, last seen reading batch 13 (for 61 s)"),
         (waiter(1, state=STOPPED), "rank 1 (node x), stopped by a signal, last seen in fc1, all-reduce on the row"),
         (waiter(1, state=ENDED), "rank 1 (node x), whose process has ended, last seen in fc1"),
-        (worker(1, QUIETS), "rank 1 (node y), not answering (in native code), last seen reading batch 13 (for 61 s)"),
-        (Sighting(1, "z", LEFT), "rank 1 (node z), which has left the run"),
-        (Sighting(1, "z"), "rank 1 (node z), not answering (stopped, or its node is gone)"),
+        (worker(1, SILENT), "rank 1 (node y), not answering (in native code), last seen reading batch 13 (for 61 s)"),
+        (RankState(1, "z", LEFT), "rank 1 (node z), which has left the run"),
+        (RankState(1, "z"), "rank 1 (node z), not answering (stopped, or its node is gone)"),
     ],
 )
 def test_what_is_said_of_a_rank(one, words):
@@ -215,20 +215,20 @@ def test_a_rank_is_looked_at(made):
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     try:
         places = [Place("x", 0, made.path, os.getpid()), Place("x", 0, made.path, child.pid), Place("y", 2, "", 1)]
-        board = Board(places, 0, made)
-        assert (board.here, board.away, board.order) == ([0, 1], [2], 0)
-        assert board.look(1).state == ""
+        peers = Peers(places, 0, made)
+        assert (peers.here, peers.away, peers.order) == ([0, 1], [2], 0)
+        assert peers.look(1).state == ""
         made.cells[Cell.BEAT] -= 10 * 10**9
-        assert (board.look(0).state, board.look(1).state) == ("", QUIETS)
+        assert (peers.look(0).state, peers.look(1).state) == ("", SILENT)
         os.kill(child.pid, 19)
         time.sleep(0.1)
-        assert board.look(1).state == STOPPED
+        assert peers.look(1).state == STOPPED
     finally:
         child.kill()
         child.communicate()
-    assert board.look(1).state == ENDED
+    assert peers.look(1).state == ENDED
     made.close()
-    assert board.look(1).state == ENDED
+    assert peers.look(1).state == ENDED
 
 
 # -- the files ---------------------------------------------------------------------------------------------------
@@ -240,16 +240,16 @@ def state(tmp_path, monkeypatch):
     return tmp_path / "gridnn"
 
 
-def written(made, job="20260101-000000-x-1", reason="SIGTERM reached rank 0") -> Flight:
+def written(made, job="20260101-000000-x-1", reason="SIGTERM reached rank 0") -> RecordWriter:
     run_pass(made, made.describe("training", lambda: NOTES), 5, 2)
-    one = Flight(job, Board([Place("x", 0, made.path, os.getpid())], 0, made))
+    one = RecordWriter(job, Peers([Place("x", 0, made.path, os.getpid())], 0, made))
     assert one.write(reason).name == job
     return one
 
 
 def test_a_job_is_read_back(made, state):
     written(made)
-    found = last_flown()
+    found = last_job_record()
     assert (found.reason, found.ranks) == ("SIGTERM reached rank 0", 1)
     assert found.seen[0].where == "step 5, layer fc1, all-reduce on the row"
     assert [(step, text) for step, _, text in found.operations[0]] == [(5, "load"), (5, "fc1, all-reduce on the row")]
@@ -260,7 +260,15 @@ def test_the_first_to_write_knows_best(made, state):
     one = written(made)
     made.end()
     one.write("something else")
-    assert (last_flown().reason, last_flown().seen[0].waits) == ("SIGTERM reached rank 0", True)
+    assert (last_job_record().reason, last_job_record().seen[0].waits) == ("SIGTERM reached rank 0", True)
+
+
+def test_strange_texts_are_read_back(made, state):
+    with made.doing("making the network (a\tb\x1b[2J\udc80.py:net)"):
+        written(made, reason="ValueError: a\n\tb" + "x" * 5000)
+        made.end()
+    found = last_job_record()
+    assert found.reason.startswith("ValueError: a  bxxx") and len(found.reason) == flight.LONGEST
 
 
 def test_few_jobs_are_kept_and_nothing_else_is_touched(made, state):
@@ -276,20 +284,20 @@ def test_a_folder_that_cannot_be_written(made, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
     monkeypatch.setattr(flight.tempfile, "gettempdir", lambda: str(tmp_path))
     written(made)
-    assert last_flown().folder.parent == tmp_path / f"gridnn-{os.geteuid()}"
+    assert last_job_record().folder.parent == tmp_path / f"gridnn-{os.geteuid()}"
 
 
 def test_no_place_at_all_is_no_failure(made, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
     monkeypatch.setattr(flight.tempfile, "gettempdir", lambda: str(tmp_path / "file"))
-    assert Flight("20260101-000000-x-1", Board([Place("x", 0, "", 1)], 0, made)).write("why") is None
+    assert RecordWriter("20260101-000000-x-1", Peers([Place("x", 0, "", 1)], 0, made)).write("why") is None
 
 
 def test_a_writer_that_hangs_is_not_waited_for(made, state, monkeypatch):
-    monkeypatch.setattr(Flight, "_write", lambda *_: time.sleep(5))
+    monkeypatch.setattr(RecordWriter, "_write", lambda *_: time.sleep(5))
     start = time.monotonic()
-    Flight("20260101-000000-x-1", Board([Place("x", 0, "", 1)], 0, made)).write("why")
+    RecordWriter("20260101-000000-x-1", Peers([Place("x", 0, "", 1)], 0, made)).write("why")
     assert time.monotonic() - start < 2
 
 
@@ -316,17 +324,17 @@ def test_damaged_records_are_refused_by_name(made, state, name, damage):
     assert damage(text) != text
     (folder / name).write_text(damage(text))
     with pytest.raises(UserError, match=rf"^record {folder / name}: ") as refused:
-        last_flown()
+        last_job_record()
     assert "\n" not in str(refused.value)
 
 
 def test_without_a_record(state):
     with pytest.raises(UserError, match="no job has left a record in "):
-        last_flown()
+        last_job_record()
     state.mkdir()
     job = state / "20260101-000000-x-1"
     job.mkdir()
     with pytest.raises(UserError, match=r"job\.json: No such file"):
-        last_flown()
+        last_job_record()
     (job / "job.json").write_text(json.dumps({"reason": "a", "when": 1, "command": "b", "ranks": 2, "seen": []}))
-    assert last_flown().seen == {}
+    assert last_job_record().seen == {}

@@ -12,17 +12,19 @@ import pytest
 from launch import HELPERS, gone, gridnn, mpirun, mpirun_command, waiting
 from test_signals import RUN, pid_of
 
-from gridnn.comm.flight import last_flown
+from gridnn.comm.flight import last_job_record
 
 NODE = os.uname().nodename
 SUM = "step 3, layer fc1, all-reduce of gradients on the row"
 
 
-def stalling(how: str, rank: int, *limits: float, ranks: int = 3, status: int = 0, **options):
-    """The lines of gridnn of a run of which ``rank`` hangs; ``limits``: --stall-warn, --stall-exit, and how long."""
+def stalling(how: str, rank: int, *limits: float, ranks: int = 3, status: int = 0, told: int = 2, **options):
+    """The ``told`` lines of gridnn of a run of which ``rank`` hangs; ``limits``: --stall-warn, --stall-exit, and how long."""
     done = mpirun(ranks, sys.executable, str(HELPERS / "stalling.py"), how, rank, *limits, **options)
     assert done.returncode == status, done.stdout + done.stderr
-    return [line for line in done.stderr.splitlines() if line.startswith("gridnn: ")], sorted(done.stdout.splitlines())
+    lines = [line for line in done.stderr.splitlines() if line.startswith("gridnn: ")]
+    assert len(lines) == told, done.stderr
+    return lines, sorted(done.stdout.splitlines())
 
 
 def records() -> set[str]:
@@ -79,10 +81,11 @@ def test_a_model_file_that_loops_on_one_rank():
 def test_ranks_that_wait_for_each_other(state):
     (told, last), _ = stalling("mismatch", 1, 1, 2, 0, status=3, env=state)
     behind = rf"rank 1 \(node {NODE}\), last seen making step 3, exchanging values"
-    said = rf"gridnn: {SUM}: waiting \d s for others, and so do all 3 ranks; the farthest behind is {behind} \(for"
+    where = f"({SUM}|making step 3, exchanging values)"  # whoever was the first to wait
+    said = rf"gridnn: {where}: waiting \d s for others, and so do all 3 ranks; the farthest behind is {behind} \(for"
     assert re.match(said, told) and re.match(said, last)
     assert "; --stall-exit 2 ends the job; gridnn check --last shows what all ranks did (" in last
-    assert str(last_flown([Path(state["XDG_STATE_HOME"], "gridnn")]).folder) in last
+    assert str(last_job_record([Path(state["XDG_STATE_HOME"], "gridnn")]).folder) in last
 
 
 def test_ranks_of_other_nodes_are_asked(state):
@@ -91,7 +94,7 @@ def test_ranks_of_other_nodes_are_asked(state):
     who = r"rank 0 \(node n0\), not answering \(stopped, or its node is gone\)"
     assert re.fullmatch(rf"gridnn: {SUM}: waiting \d s for {who}", told)
     assert re.match(rf"gridnn: {SUM}: waiting \d s for {who}; --stall-exit 3 ends the job; ", last)
-    found = last_flown([Path(state["XDG_STATE_HOME"], "gridnn")])
+    found = last_job_record([Path(state["XDG_STATE_HOME"], "gridnn")])
     assert [(one.node, one.state) for one in found.seen.values()] == [("n0", "not reached"), ("n1", ""), ("n2", "")]
     assert {1, 2} <= set(found.operations)
 
@@ -100,14 +103,14 @@ def test_ranks_of_other_nodes_answer():
     lines, out = stalling("nodes", 1, 1, 0, 5)
     who = r"rank 1 \(node n1\), last seen in fc1, forward of step 3"
     assert re.fullmatch(rf"gridnn: {SUM}: waiting 1 s for {who} \(for [12] s\)", lines[0])
-    assert len(lines) == 2 and "went on after" in lines[1]
+    assert "went on after" in lines[1]
     assert sum(int(re.search(r"(\d+) messages", line)[1]) for line in out) <= 6  # two questions and answers, two ends
 
 
 def test_a_run_that_does_not_stall_sends_nothing():
-    lines, watched = stalling("nodes", 0, 60, 0, 0)
-    assert lines == [] and all(", 0 messages, " in line for line in watched)
-    assert stalling("unwatched", 0, 0, 0, 0) == ([], watched)  # and the ledgers are equal
+    _, watched = stalling("nodes", 0, 60, 0, 0, told=0)
+    assert all(", 0 messages, " in line for line in watched)
+    assert stalling("unwatched", 0, 0, 0, 0, told=0) == ([], watched)  # and the ledgers are equal
 
 
 def test_one_rank_that_waits_for_its_data(state):
@@ -132,6 +135,12 @@ def test_a_rank_that_is_stopped(state, rank):
     text = shown(state, "--operations", "4")
     assert re.search(rf"^{rank} +{NODE} +stopped ", text, re.MULTILINE)
     assert text.count("the last operations of rank") == 3
+
+
+def test_a_program_of_ones_own_may_be_watched():
+    code = "import gridnn as gn, os; job = gn.init(); job.watch(60); print(os.path.exists(job.recorder.path))"
+    done = mpirun(2, sys.executable, "-c", code)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "True\n" * 2, "")  # and nothing is left: see above
 
 
 # -- what remains of a job that dies -----------------------------------------------------------------------------

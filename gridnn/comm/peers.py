@@ -30,7 +30,7 @@ from gridnn.comm.recorder import (
 )
 
 QUIET = 3.0  # seconds after which a watcher that has not looked is not answering
-RUNS, STOPPED, QUIETS, ENDED, LEFT, UNSEEN = "", "stopped", "not answering", "ended", "has left", "not reached"
+RUNS, STOPPED, SILENT, ENDED, LEFT, UNSEEN = "", "stopped", "not answering", "ended", "has left", "not reached"
 
 
 class Place(NamedTuple):
@@ -43,7 +43,7 @@ class Place(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Sighting:
+class RankState:
     """What a rank was seen doing.
 
     Attributes
@@ -109,7 +109,7 @@ class Record:
                 found.append((entry.step, age, ", ".join(filter(None, note[:2]))))
         return found[::-1]
 
-    def sighting(self, rank: int, node: str) -> Sighting:
+    def state_of(self, rank: int, node: str) -> RankState:
         """What the rank was doing."""
         cells, entry = self.cells, next(self.passes(), None)
         inside = bool(entry and cells[Cell.INSIDE])
@@ -118,7 +118,7 @@ class Record:
         progress = (cells[Cell.PASSES], entry.place if entry else 0)
         seconds = max(0.0, (time.monotonic_ns() - begun) / 1e9)
         reads = not inside and cells[Cell.KIND] == READS
-        return Sighting(rank, node, RUNS, waits, where, doing, seconds, progress, reads)
+        return RankState(rank, node, RUNS, waits, where, doing, seconds, progress, reads)
 
     def _pass(self, entry: Entry) -> tuple[str, str, bool, int]:
         kind, notes = self._schedule(entry.schedule)
@@ -150,7 +150,7 @@ class Record:
         return self._known[number]
 
 
-class Board:
+class Peers:
     """The places of all ranks of a job, and the records of those on the node of rank ``rank``."""
 
     def __init__(self, places: Sequence[Place], rank: int, recorder: Recorder) -> None:
@@ -170,12 +170,12 @@ class Board:
         except (OSError, ValueError):
             return None
 
-    def look(self, rank: int) -> Sighting:
+    def look(self, rank: int) -> RankState:
         """What a rank of this node does."""
         place, record = self.places[rank], self.record(rank)
         if record is None:
-            return Sighting(rank, place.node, LEFT if _process(place.pid) else ENDED)
-        seen = record.sighting(rank, place.node)
+            return RankState(rank, place.node, LEFT if _process(place.pid) else ENDED)
+        seen = record.state_of(rank, place.node)
         if rank == self.rank:
             return seen
         process = _process(place.pid)
@@ -184,7 +184,7 @@ class Board:
         if process in ("T", "t"):
             return replace(seen, state=STOPPED)
         quiet = (time.monotonic_ns() - record.cells[Cell.BEAT]) / 1e9
-        return replace(seen, state=QUIETS) if quiet > QUIET else seen
+        return replace(seen, state=SILENT) if quiet > QUIET else seen
 
     def clear(self) -> None:
         """Remove the records of this node: the job is being ended, and some ranks cannot remove their own."""
@@ -192,9 +192,9 @@ class Board:
             with contextlib.suppress(OSError):
                 os.remove(self.places[rank].path)
 
-    def unseen(self, rank: int) -> Sighting:
+    def unseen(self, rank: int) -> RankState:
         """A rank of another node that has not answered."""
-        return Sighting(rank, self.places[rank].node)
+        return RankState(rank, self.places[rank].node)
 
 
 def _process(pid: int) -> str:
@@ -205,12 +205,12 @@ def _process(pid: int) -> str:
         return "" if os.path.isdir("/proc/self") else "?"
 
 
-def missing(seen: Sequence[Sighting]) -> list[Sighting]:
+def missing(seen: Sequence[RankState]) -> list[RankState]:
     """Who is waited for: the ranks that do not wait themselves, or cannot do anything."""
-    return [one for one in seen if not one.waits or one.state not in (RUNS, QUIETS)]
+    return [one for one in seen if not one.waits or one.state not in (RUNS, SILENT)]
 
 
-def tell(own: Sighting, seen: Sequence[Sighting], named: int = 4) -> str:
+def tell(own: RankState, seen: Sequence[RankState], named: int = 4) -> str:
     """One line: where this rank waits, how long, and for whom; ``seen`` are all ranks."""
     begin = f"{own.where}: waiting {own.seconds:.0f} s for"
     if own.reads:
@@ -223,10 +223,10 @@ def tell(own: Sighting, seen: Sequence[Sighting], named: int = 4) -> str:
     return f"{begin} {'; '.join(map(_named, found[:named]))}{more}"
 
 
-def _named(one: Sighting) -> str:
+def _named(one: RankState) -> str:
     states: dict[str, Any] = {
         STOPPED: "stopped by a signal",
-        QUIETS: "not answering (in native code)",
+        SILENT: "not answering (in native code)",
         ENDED: "whose process has ended",
         LEFT: "which has left the run",
         UNSEEN: "not answering (stopped, or its node is gone)",
