@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -187,10 +188,14 @@ class Peers:
         return replace(seen, state=SILENT) if quiet > QUIET else seen
 
     def clear(self) -> None:
-        """Remove the records of this node: the job is being ended, and some ranks cannot remove their own."""
-        for rank in self.here:
+        """Remove the records of this node, whose ranks learn of it: the job is being ended, and some cannot do it."""
+        paths = [self.places[rank].path for rank in self.here]
+        for path in paths:
+            with contextlib.suppress(OSError), open(path, "r+b", buffering=0) as file:
+                os.pwrite(file.fileno(), b"\1", 8 * Cell.ENDING + (sys.byteorder == "big") * 7)
+        for path in paths:
             with contextlib.suppress(OSError):
-                os.remove(self.places[rank].path)
+                os.remove(path)
 
     def unseen(self, rank: int) -> RankState:
         """A rank of another node that has not answered."""

@@ -42,6 +42,7 @@ class Cell:
     BEGUN = 8  # when the stage began
     READING = 9  # when the reader began to read; 0: it does not
     SCHEDULES = 10  # described so far
+    ENDING = 11  # whether a rank of the node is ending the job
 
 
 class Entry(NamedTuple):

@@ -17,6 +17,7 @@ from typing import Any
 
 from gridnn.comm.flight import RecordWriter
 from gridnn.comm.peers import RUNS, Peers, RankState, tell
+from gridnn.comm.recorder import Cell
 
 QUESTION, ANSWER = 1, 2  # tags
 LOOK, WRITE, WENT_ON = "look", "write", "went on"  # questions
@@ -86,8 +87,8 @@ class Watcher:
     def _look(self) -> None:
         recorder = self.peers.recorder
         recorder.beat()
-        if recorder.path and not os.path.exists(recorder.path):
-            return  # another rank is ending the job
+        if recorder.cells[Cell.ENDING]:
+            return
         self._answer()
         since = recorder.since
         if self._told and self._told[1] != since:
@@ -100,8 +101,10 @@ class Watcher:
         if waited >= self.end and (waited >= late or self._speaks(waited, self.end)):
             self._end_job(own)
         elif waited >= self.warn and not self._told and not self._asked and self._speaks(waited, self.warn):
-            self._told = own, since
-            self._say(tell(own, self._everyone(own, LOOK)))
+            line = tell(own, self._everyone(own, LOOK))
+            if not recorder.cells[Cell.ENDING]:
+                self._told = own, since
+                self._say(line)
 
     def _speaks(self, waited: float, limit: float) -> bool:
         """Whether this rank is the one that tells: the first of its node, and not before the nodes before it could."""
@@ -147,6 +150,8 @@ class Watcher:
         line = tell(own, seen)
         folder = self.writer.write(line, everyone=True, seen=seen, patience=LONGER)
         self._everyone(own, WRITE, line)
+        if self.peers.recorder.cells[Cell.ENDING]:
+            return
         where = f"; gridnn check --last shows what all ranks did ({folder})" if folder else ""
         self._leave(f"{line}; --stall-exit {self.end:g} ends the job{where}")
 

@@ -231,6 +231,13 @@ def test_a_rank_is_looked_at(made):
     assert peers.look(1).state == ENDED
 
 
+def test_records_that_are_cleared_say_so(made):
+    other = Recorder(name_job(), 1)
+    Peers([Place("x", 0, one.path, os.getpid()) for one in (made, other)], 0, made).clear()
+    assert not os.path.exists(made.path) and not os.path.exists(other.path)
+    assert made.cells[Cell.ENDING] == other.cells[Cell.ENDING] == 1
+
+
 # -- the files ---------------------------------------------------------------------------------------------------
 
 
