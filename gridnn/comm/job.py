@@ -204,8 +204,8 @@ class Job:
 
     def end(self, status: int) -> NoReturn:
         """Leave MPI and exit."""
-        sys.stdout.flush()
         self._leave(failed=False)
+        sys.stdout.flush()
         if status:
             self._agree(status)  # launchers end a job at its first bad exit: not before rank 0 has spoken
             # even if MPI cannot be left: messages of the failed step may be under way
@@ -222,8 +222,8 @@ class Job:
         print(f"gridnn: {by}{text}", file=sys.stderr, flush=True)
 
     def _abort(self, status: int, wait: bool = False) -> NoReturn:
-        sys.stdout.flush()
         self._leave()
+        sys.stdout.flush()
         if self.size > 1:
             time.sleep(2.0 if wait else 0.1)  # for the launcher to have read what was said
             self.comm.Abort(status)
