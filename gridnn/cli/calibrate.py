@@ -141,7 +141,9 @@ def _overhead(job: Job, grid: Any, kernels: str) -> float:
     from gridnn.train.config import RunConfig
     from gridnn.train.session import Session
 
-    alone = SimpleNamespace(comm=job.comm.Split(job.rank, 0), size=1, local_rank=job.local_rank, node=job.node)
+    alone = SimpleNamespace(
+        comm=job.comm.Split(job.rank, 0), size=1, local_rank=job.local_rank, node=job.node, recorder=job.recorder
+    )
     session = Session(RunConfig.of(**TINY, batch=4, samples=4, strategy="batch", grid="1x1", kernels=kernels), alone)
     batch, times = session.grid.backend.xp.arange(4), []
     grid.all.gather_values(None)  # all start together

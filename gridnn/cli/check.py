@@ -9,14 +9,16 @@ import shutil
 import time
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
-from gridnn.cli.console import console
+from gridnn.cli.check_last import show_last
+from gridnn.cli.console import console, refusing
 from gridnn.comm.job import FAILED, Job, run
-from gridnn.comm.launcher import mpirun_owner, vendor
+from gridnn.comm.launcher import launch, mpirun_owner, vendor
 from gridnn.comm.segments import stale_segments
 from gridnn.comm.threads import Blas, affinity, libraries, limit_threads
 from gridnn.errors import UserError
@@ -42,9 +44,19 @@ class Place(NamedTuple):
     speed: float
 
 
-def check() -> None:
+Last = Annotated[bool, typer.Option("--last", help="instead, what the ranks did of the last job that stalled or died")]
+Operations = Annotated[int, typer.Option("--operations", metavar="N", min=0, help="with --last: of every rank")]
+
+
+def check(last: Last = False, operations: Operations = 0) -> None:
     """Show MPI, launcher, ranks, cores, threads, BLAS and GPUs, and what is wrong with each remedy."""
-    run(_check)
+    if not last and not operations:
+        run(_check)
+    with refusing():
+        if not last:
+            raise UserError(f"--operations {operations} is of --last: add it")
+        if not launch(os.environ).rank:
+            show_last(operations, console())
 
 
 def _check(job: Job) -> int:

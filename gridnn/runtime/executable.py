@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -31,11 +31,13 @@ from gridnn.program.schedule import (
 from gridnn.runtime.capture import Capture
 from gridnn.runtime.context import LayerContext, Pass
 from gridnn.runtime.memory import Memory
+from gridnn.runtime.notes import notes
 from gridnn.runtime.parameters import Parameters, join_groups
 from gridnn.runtime.trace import Trace
 
 Array = Any
 Call = Callable[[], Any]
+Numbered = Iterable[tuple[int, Call]]
 Filler = Callable[[Sequence[Array], Array | None], None]
 
 
@@ -86,6 +88,8 @@ class Executable:
         self._capture = Capture(grid.backend.device.recorder()) if capture else None
         self._arrays: dict[str, Array] = {}
         self._calls: list[Call] = []
+        self._numbered: list[tuple[int, Call]] = []  # with the number of their operation
+        self._described = grid.recorder.describe(schedule.kind, lambda: notes(schedule))
         self._ending: list[Call] = []  # what follows the update
         self._before_sum = before_sum
         self._generation = -1
@@ -113,22 +117,37 @@ class Executable:
             Where the seconds of every operation go; nothing is launched as a graph then.
         """
         self._start(fill, step, number, scale)
+        recorder = self.grid.recorder
+        recorder.begin(self._described, step, number)
         if trace:
-            trace.run(self.schedule, self._calls, step, number)
+            trace.run(self.schedule, self._placed(self._numbered), step, number)
         elif self._capture:
-            self._capture.run(self.schedule.operations[: len(self._calls)], self._calls)
+            self._capture.run(self.schedule.operations[: len(self._calls)], self._numbered, self._each)
         else:
-            for call in self._calls:
-                call()
+            self._each(self._numbered)
+        recorder.end()
 
     def finish(self, update: Call, trace: Trace | None = None) -> None:
         """Run what is left of the last pass of a batch: ``update``, which changes the parameters, and what follows."""
-        calls = [update, *self._ending]
+        calls = enumerate([update, *self._ending], len(self._calls))
+        self.grid.recorder.go_on()
         if trace:
-            trace.finish(calls)
-            return
-        for call in calls:
+            trace.finish(self._placed(calls))
+        else:
+            self._each(calls)
+        self.grid.recorder.end()
+
+    def _each(self, numbered: Numbered) -> None:
+        """Do calls; the number of the one under way is where others see it (`Recorder`)."""
+        cells, at = self.grid.recorder.cells, self.grid.recorder.at
+        for cells[at], call in numbered:
             call()
+
+    def _placed(self, numbered: Numbered) -> Iterator[Call]:
+        """Calls whose numbers are seen likewise, for somebody else to do."""
+        cells, at = self.grid.recorder.cells, self.grid.recorder.at
+        for cells[at], call in numbered:
+            yield call
 
     def _start(self, fill: Filler, step: int, number: int, scale: float) -> None:
         self._fill = fill
@@ -251,6 +270,7 @@ class Executable:
                 calls = self._ending
             else:
                 calls.append(self._call(operation))
+        self._numbered = list(enumerate(self._calls))
 
     def _call(self, operation: Operation) -> Call:
         xp, kernels = self.grid.backend.xp, self.grid.backend.kernels

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -71,15 +71,15 @@ class Trace:
             device.wait(self._zero)
             self._host = time.perf_counter()
 
-    def run(self, schedule: Schedule, calls: Sequence[Call], step: int, number: int) -> None:
+    def run(self, schedule: Schedule, calls: Iterable[Call], step: int, number: int) -> None:
         """Run a pass, operation by operation."""
         self.passes.append(TracedPass(step, number, schedule, self._timed(calls)))
 
-    def finish(self, calls: Sequence[Call]) -> None:
+    def finish(self, calls: Iterable[Call]) -> None:
         """Run the update of the last pass, and what follows."""
         self.passes[-1].ending = self._timed(calls)
 
-    def _timed(self, calls: Sequence[Call]) -> list[Any]:
+    def _timed(self, calls: Iterable[Call]) -> list[Any]:
         stamps = [self._stamp()]
         for call in calls:
             call()

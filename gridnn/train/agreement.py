@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from itertools import zip_longest
 from typing import Any, TypeVar
 
@@ -16,8 +17,8 @@ from gridnn.train.setup import PreparedRun
 Result = TypeVar("Result")
 
 
-def collective_check(comm: Any, make: Callable[[], Result]) -> Result:
-    """What ``make`` returns on this rank; all ranks of ``comm`` call it.
+def collective_check(comm: Any, make: Callable[[], Result], waiting: Any = None) -> Result:
+    """What ``make`` returns on this rank; all ranks of ``comm`` call it, and wait for each other within ``waiting``.
 
     Raises
     ------
@@ -29,7 +30,8 @@ def collective_check(comm: Any, make: Callable[[], Result]) -> Result:
         result = make()
     except UserError as error:
         mistake = str(error)
-    mistakes = comm.allgather(mistake)
+    with waiting or nullcontext():
+        mistakes = comm.allgather(mistake)
     wrong = [(rank, text) for rank, text in enumerate(mistakes) if text is not None]
     if not wrong:
         return result

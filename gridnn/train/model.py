@@ -89,7 +89,8 @@ class Model:
         network.loss  # noqa: B018 (refuses a network without one)
         shape, device = plan.grid, backend.device
         transports = Transports.choose("auto", self._job, device, shape) if device else None
-        options = {"order": shape.order, "backend": backend, "transports": transports}
+        recorder = self._job.recorder
+        options = {"order": shape.order, "backend": backend, "transports": transports, "recorder": recorder}
         grid = Grid(self._job.comm, shape.rows, shape.cols, **options)
         return Runner(Program(network, plan, shape.size), grid, **self._options)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from gridnn.comm.recorder import READS, Recorder
 from gridnn.data.base import Dataset
 from gridnn.errors import UserError
 from gridnn.kernels.backend import Backend
@@ -37,6 +38,11 @@ class Batch:
     data: Dataset
     indices: np.ndarray
     step: int = 0
+
+    @property
+    def name(self) -> str:
+        """What it is called: a batch to train with has the number of its step."""
+        return f"batch {self.step}" if self.step else "a batch to evaluate"
 
     def same(self, other: Batch) -> bool:
         """Whether both read the same numbers."""
@@ -79,8 +85,9 @@ class Reader:
         The first thing that could not be read.
     """
 
-    def __init__(self, backend: Backend, dtype: str) -> None:
+    def __init__(self, backend: Backend, dtype: str, recorder: Recorder | None = None) -> None:
         self.backend, self.dtype, self.mistake = backend, dtype, None
+        self.recorder = recorder or Recorder()
         self._buffers: dict[tuple, HostBuffer | StagingBuffer] = {}
         self._thread: ThreadPoolExecutor | None = None
         self._coming: Future[Read] | None = None
@@ -88,9 +95,10 @@ class Reader:
     def read(self, schedule: Schedule, batch: Batch) -> Filler:
         """What fills the input arrays of ``schedule``, and its targets, with this rank's part of ``batch``."""
         coming, self._coming = self._coming, None
-        read = coming.result() if coming else None
-        if read is None or not read.batch.same(batch):
-            read = self._read(batch, self._places(schedule, batch))
+        with self.recorder.doing(f"waiting for {batch.name}", READS):
+            read = coming.result() if coming else None
+            if read is None or not read.batch.same(batch):
+                read = self._read(batch, self._places(schedule, batch))
         self.mistake = self.mistake or read.mistake
 
         def fill(inputs: Sequence[Array], target: Array | None) -> None:
@@ -113,8 +121,15 @@ class Reader:
         if self._thread is not None:
             self._thread.shutdown(wait=False, cancel_futures=True)
 
-    @QUIET
     def _read(self, batch: Batch, places: Places) -> Read:
+        self.recorder.reads(f"reading {batch.name}")
+        try:
+            return self._read_into(batch, places)
+        finally:
+            self.recorder.reads("")
+
+    @QUIET
+    def _read_into(self, batch: Batch, places: Places) -> Read:
         data, mistake = batch.data, None
         try:
             for buffer, part in zip(places.inputs, places.parts, strict=True):

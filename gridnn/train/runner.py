@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial, wraps
 from typing import Any
@@ -104,7 +105,7 @@ class Runner:
         self.trace: Trace | None = None
         self._when = ""
         self._last: tuple[Executable, Batch] | None = None  # what ran last
-        self.reader = Reader(backend, self.parameters.wide)
+        self.reader = Reader(backend, self.parameters.wide, grid.recorder)
 
     @property
     def ledger(self) -> Ledger:
@@ -185,9 +186,10 @@ class Runner:
         batches = [Batch(data, part, step) for part in self.parts(indices)]
         after = None if upcoming is None else Batch(data, self.parts(upcoming)[0], step + 1)
         self._when = f"at step {step}"
-        for number, (executable, fill) in enumerate(self._passes(batches, "training", after)):
-            executable.run(fill, step=step, number=number, scale=scale, trace=self.trace)
-        means = self._means(len(indices))
+        with self.grid.recorder.doing(f"making step {step}"):
+            for number, (executable, fill) in enumerate(self._passes(batches, "training", after)):
+                executable.run(fill, step=step, number=number, scale=scale, trace=self.trace)
+            means = self._means(len(indices))
         if self.loss_scale:
             if not self.finite and self.loss_scale.least:
                 raise UserError(self._overflows(step))
@@ -246,12 +248,13 @@ class Runner:
         whole = (np.arange(start, min(start + size, len(data))) for start in range(0, len(data), size))
         batches = [Batch(data, part) for one in whole for part in self.parts(one)]
         try:
-            for number, (executable, fill) in enumerate(self._passes(batches, "evaluation"), 1):
-                executable.run(fill, trace=self.trace)
-                if self.asking and number < len(batches) and any(self.grid.all.gather_values(self.asking())):
-                    self.asked = True
-                    return math.nan, math.nan
-            return self._means(len(data))
+            with self.grid.recorder.doing("evaluating"):
+                for number, (executable, fill) in enumerate(self._passes(batches, "evaluation"), 1):
+                    executable.run(fill, trace=self.trace)
+                    if self.asking and number < len(batches) and any(self.grid.all.gather_values(self.asking())):
+                        self.asked = True
+                        return math.nan, math.nan
+                return self._means(len(data))
         finally:
             self.ledger.evaluating = False
 
@@ -281,7 +284,9 @@ class Runner:
         UserError
             If the loss is not finite; on all ranks.
         """
-        loss, right, asking = (float(value) for value in self.grid.backend.to_host(self._result))
+        device = self.grid.backend.device
+        with self.grid.recorder.waiting(f"waiting for the device {self._when}") if device else nullcontext():
+            loss, right, asking = (float(value) for value in self.grid.backend.to_host(self._result))
         self.ledger.settle()  # what the device has measured: it has come to here
         loss, right, self.asked = loss / count, right / count, asking % OVERFLOW > 0
         self.finite = asking < OVERFLOW
@@ -294,9 +299,10 @@ class Runner:
         if mistakes:
             return mistakes[0]
         executable, batch = self._last
-        layer = executable.first_non_finite(
-            self.reader.read(executable.schedule, batch)
-        )  # None where an earlier part of the data was the bad one
+        with self.grid.recorder.waiting("looking for the first output that is not finite"):
+            layer = executable.first_non_finite(
+                self.reader.read(executable.schedule, batch)
+            )  # None where an earlier part of the data was the bad one
         where = f"; the first output that is not finite is that of layer {layer!r}" if layer else ""
         return f"the loss is {loss} {self._when}{where}: {self.remedy}"
 

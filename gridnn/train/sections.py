@@ -33,6 +33,7 @@ PROBABILITY = Range(0, math.nextafter(1, 0), "a probability, 0 <= p < 1", "P")
 MOMENTUM = Range(0, math.nextafter(1, 0), "a factor, 0 <= m < 1", "X")
 NOT_NEGATIVE = Range(0, math.inf, "a finite number, 0 or more", "X")
 POSITIVE = Range(math.ulp(0), math.inf, "a finite number above 0", "X")
+SECONDS, SOME_SECONDS = replace(NOT_NEGATIVE, metavar="S"), replace(POSITIVE, metavar="S")
 PARTS, PIXELS = replace(COUNT, metavar="K"), replace(COUNT, metavar="PIXELS")
 
 # What options have in common.
@@ -51,6 +52,7 @@ SGD = replace(TRAINING, needs=("optimizer", ("sgd",)))
 CHECKPOINTS = Option(panel="Checkpoints", command="train", resume=FREE)
 SURVIVAL = replace(CHECKPOINTS, panel="Survival and change")
 MACHINE = Option(panel="Machine", resume=FREE)
+STALLS = replace(MACHINE, panel="Stalls", command="audit")
 ON_GPU = replace(MACHINE, needs=("backend", ("cupy",)))
 ON_CPU = replace(MACHINE, needs=("backend", ("numpy",)))
 WEIGHTS = replace(NETWORK, needs=("model", TORCHVISION), command="audit", resume=FREE)
@@ -324,6 +326,14 @@ class DeviceOptions:
     )
     threads: int | None = MACHINE.field(
         None, "BLAS threads per rank; default: OMP_NUM_THREADS, or its share of the cores", COUNT
+    )
+    stall_warn: float = STALLS.field(
+        60.0, "seconds that a rank waits before one line says for whom, and what that rank does; 0: never", SECONDS
+    )
+    stall_exit: float | None = STALLS.field(
+        None,
+        "seconds after which such a job ends, with status 3; gridnn check --last: what its ranks did",
+        SOME_SECONDS,
     )
 
     def check(self) -> None:

@@ -69,23 +69,30 @@ class Session(Runner):
     ) -> None:
         self.config, device = config, config.device
         options = {"dtype": device.dtype, "local_rank": job.local_rank, "tf32": device.tf32, "conv": device.conv}
-        backend = collective_check(job.comm, lambda: get_backend(device.backend, device.kernels, **options))
-        self.notes = shared_devices(job, backend)
-        self.made = prepare_run(config, job.size, before and before.data)
+        recorder = job.recorder
+        with recorder.doing(f"setting up {device.backend}"):
+            backend = collective_check(
+                job.comm, lambda: get_backend(device.backend, device.kernels, **options), recorder.waiting()
+            )
+        with recorder.waiting("comparing devices"):
+            self.notes = shared_devices(job, backend)
+        self.made = prepare_run(config, job.size, before and before.data, recorder.doing)
         self.data, _, plan, self.batch, program = self.made
         self.notes += self.data.notes
         shape = plan.grid
         self.transports = Transports.choose(device.transport, job, backend.device, shape) if backend.device else None
-        options = {"order": shape.order, "backend": backend, "transports": self.transports}
+        options = {"order": shape.order, "backend": backend, "transports": self.transports, "recorder": recorder}
         options |= {"communicators": survivors and survivors.communicators, "ledger": before and before.ledger}
         grid = Grid(job.comm, shape.rows, shape.cols, **options)
-        refuse_differences(self.made, grid)
+        with recorder.doing("comparing networks"):
+            refuse_differences(self.made, grid)
         options = {"dtype": device.dtype, "capture": device.graphs}
         options |= {"seed": config.train.seed, "accumulate": config.train.accumulate}
         super().__init__(program, grid, asking=asking, **options)
         self.remedy = f"lower --lr {config.train.lr}, or use --clip or --warmup"
         if config.model.weights:
-            fill_weights(self.parameters, program, config.model.model, config.model.weights)
+            with recorder.doing("reading weights"):
+                fill_weights(self.parameters, program, config.model.model, config.model.weights)
             self.parameters.refresh()
 
     @property

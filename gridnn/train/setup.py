@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 from gridnn.cost.machines import load_machine
@@ -26,6 +28,8 @@ from gridnn.train.sections import DataOptions, ModelOptions, PlanOptions, TrainO
 from gridnn.train.weights import check_weights
 from gridnn.units import ITEMSIZES
 
+Doing = Callable[[str], AbstractContextManager]
+
 
 class PreparedRun(NamedTuple):
     """What a run is made of. ``program`` is that of the smallest pass of a full batch of ``batch`` samples.
@@ -45,8 +49,10 @@ class PreparedRun(NamedTuple):
         return self.program if known else Program(self.network, self.plan, samples)
 
 
-def prepare_run(config: RunConfig, ranks: int, data: Data | None = None) -> PreparedRun:
+def prepare_run(config: RunConfig, ranks: int, data: Data | None = None, doing: Doing = nullcontext) -> PreparedRun:
     """Open the data, if they are not open, and make network, plan and program for ``ranks`` ranks.
+
+    Each is done within ``doing`` what it is.
 
     Raises
     ------
@@ -56,11 +62,14 @@ def prepare_run(config: RunConfig, ranks: int, data: Data | None = None) -> Prep
     if config.data.dataset is None:
         data, batch, network = None, config.train.batch, _published(config)
     else:
-        data = data or _open(config.data, config.train.seed)
+        with doing(f"opening the data ({config.data.dataset})"):
+            data = data or _open(config.data, config.train.seed)
         batch = min(config.train.batch, len(data.train))
-        network = _network(config, data.train)
+        with doing(f"making the network ({config.model.model})"):
+            network = _network(config, data.train)
     try:
-        plan = _plan(config, network, ranks, batch)
+        with doing("planning"):
+            plan = _plan(config, network, ranks, batch)
     except UserError as error:
         if batch == config.train.batch:
             raise

@@ -99,7 +99,8 @@ class Trainer:
         self.copies: Copies | None = None
         if self.checkpoints and self.options.resume and not goes_on:
             try:
-                self.notes += self.checkpoints.resume(self.progress)
+                with job.recorder.waiting("reading the checkpoint"):
+                    self.notes += self.checkpoints.resume(self.progress)
             except BaseException:
                 self.checkpoints.close()
                 raise
@@ -134,6 +135,10 @@ class Trainer:
         UserError
             If the loss is not finite, or a checkpoint cannot be written.
         """
+        with self.job.recorder.doing("training"):
+            self._train()
+
+    def _train(self) -> None:
         if self.reporter:
             self.reporter.started(self.session.resolved, self._summary())
         try:
@@ -260,7 +265,8 @@ class Trainer:
         started = time.perf_counter()
         for attempt in range(TRIES):
             try:
-                path = self.checkpoints.save(self.progress)
+                with self.job.recorder.waiting(f"saving the checkpoint of step {self.done}"):
+                    path = self.checkpoints.save(self.progress)
                 break
             except UserError as error:
                 mistake = error
@@ -304,7 +310,8 @@ class Trainer:
 
     def _clip(self) -> None:
         """Scale the gradient so that its norm over all ranks is at most ``--clip``."""
-        norm = self.session.parameters.norm(CLIP)
+        with self.job.recorder.waiting(f"clipping the gradient of step {self.done + 1}"):
+            norm = self.session.parameters.norm(CLIP)
         if norm > self.options.clip:
             self.session.parameters.gradients *= self.options.clip / norm
 

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +32,10 @@ OVERSUBSCRIBED = {
 }
 
 
+# Where jobs that die leave their records.
+STATE = {"XDG_STATE_HOME": str(Path(tempfile.gettempdir(), f"gridnn-tests-state-{os.getuid()}"))}
+
+
 def mpirun_command() -> list[str]:
     """The mpirun beside this Python, unless the variable MPIRUN names another."""
     beside = BIN / "mpirun"
@@ -40,7 +45,7 @@ def mpirun_command() -> list[str]:
 def clean_environment(**changes: str) -> dict[str, str]:
     """This process's environment without what a launcher (or an MPI initialised in this process) put there."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(LAUNCHER_VARIABLES)}
-    return {**kept, **OVERSUBSCRIBED, **changes}
+    return {**kept, **OVERSUBSCRIBED, **STATE, **changes}
 
 
 def run(command: list[str], timeout: float, env: dict[str, str]) -> subprocess.CompletedProcess:
@@ -124,10 +129,13 @@ def gone(session: int, seconds: float = 3.0) -> bool:
 
 
 @contextlib.contextmanager
-def waiting(command: list[str], lines: int = 1) -> Iterator[tuple[subprocess.Popen, list[str]]]:
+def waiting(
+    command: list[str], lines: int = 1, env: dict[str, str] | None = None
+) -> Iterator[tuple[subprocess.Popen, list[str]]]:
     """``command`` in a session of its own, once it has printed ``lines`` lines; with these."""
+    made = clean_environment(**(env or {}))
     options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, env=clean_environment(), cwd=ROOT, start_new_session=True, **options) as process:
+    with subprocess.Popen(command, env=made, cwd=ROOT, start_new_session=True, **options) as process:
         try:
             printed = [process.stdout.readline() for _ in range(lines)]
             assert all(printed), process.stderr.read()

@@ -12,6 +12,7 @@ from backends import backend_name, transport_name
 
 from gridnn import layers as L
 from gridnn.comm.launcher import short_version
+from gridnn.comm.recorder import Recorder
 from gridnn.network import Network
 from gridnn.train.config import RunConfig
 from gridnn.train.trainer import Trainer
@@ -100,7 +101,7 @@ def job_of(comm):
 
     rank, library = comm.Get_rank(), short_version(MPI.Get_library_version())
     facts = {"rank": rank, "size": comm.Get_size(), "local_rank": rank, "node": 0, "nodes": 1, "threads": 1}
-    return SimpleNamespace(comm=comm, library=library, joins=False, **facts)
+    return SimpleNamespace(comm=comm, library=library, joins=False, recorder=Recorder(), **facts)
 
 
 def trained(config: RunConfig, comm, signalled=lambda: 0) -> Told:
