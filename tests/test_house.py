@@ -37,7 +37,11 @@ FLOORS = (
     "cli/",
     "__main__",
 )
-MPI = ("comm/transports/", "comm/files.py", "comm/survivors.py", "comm/job.py", "cli/check.py")
+MPI = (
+    "comm/transports/",
+    *(f"comm/{file}.py" for file in ("files", "job", "ranks", "survivors")),
+    "cli/check.py",
+)
 HOST_DATA = (
     "kernels/",
     "data/",

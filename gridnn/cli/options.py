@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable
+from itertools import zip_longest
 from typing import Annotated, Any, get_type_hints
 
 import typer
@@ -53,7 +54,7 @@ class Command(TyperCommand):
 def _completed(args: list[str]) -> list[str]:
     """The arguments, with the values of those options that may stand alone."""
     made: list[str] = []
-    for one, following in zip(args, [*args[1:], None], strict=True):
+    for one, following in zip_longest(args, args[1:]):
         made.append(one)
         if one in ALONE and (following is None or following.startswith("-")):
             made.append(ALONE[one])
