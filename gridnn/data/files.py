@@ -100,15 +100,45 @@ def open_regular(path: str | Path, most: int | None = None) -> BinaryIO:
 
 def check_memory(what: str, size: int) -> None:
     """Refuse ``size`` bytes that are more than what the system has left, before they are asked for."""
-    try:
-        left = re.search(r"^MemAvailable:\s*(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
-    except OSError:
-        left = None
-    if left and size > 1024 * int(left[1]):
+    left = memory_left()
+    if size > left:
         raise UserError(
-            f"{what} takes {size:,} bytes of memory, but {1024 * int(left[1]):,} are left: write .npy files or HDF5, "
-            "of which a rank reads its part; if it should be smaller, the file is damaged"
+            f"{what} takes {size:,} bytes of memory, but {left:,} are left: write .npy files or HDF5, of which a rank "
+            "reads its part; if it should be smaller, the file is damaged"
         )
+
+
+def memory_left(root: Path = Path("/")) -> float:
+    """The bytes that this process may still take: of the node, and of the cgroups of its job; inf if none says so."""
+    left = [1024 * size for size in _numbers(root / "proc/meminfo", r"^MemAvailable:\s*(\d+) kB")]
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        _, controllers, path = (*line.split(":", 2), "", "")[:3]
+        if path and controllers in ("", "memory"):
+            place = Path("sys/fs/cgroup", controllers, path.strip("/"))
+            left += [_left_in(root / folder) for folder in (place, *place.parents) if len(folder.parts) > 2]
+    return min(left, default=math.inf)
+
+
+def _left_in(folder: Path) -> float:
+    """What a cgroup of the second or the first version has left; its page cache counts as free."""
+    for names in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
+        sizes = [size for name in names for size in _numbers(folder / name, r"^(\d+)$")]
+        if len(sizes) == 2:
+            cached = _numbers(folder / "memory.stat", r"^(?:file|total_cache) (\d+)$")
+            return max(0, sizes[0] - sizes[1] + sum(cached))
+    return math.inf
+
+
+def _numbers(path: Path, pattern: str) -> list[int]:
+    return [int(digits) for digits in re.findall(pattern, _text(path), re.MULTILINE)]
+
+
+def _text(path: Path) -> str:
+    """A file of the kernel's; "" if there is none."""
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
 
 
 def check_unpacked(what: str, size: int, packed: int) -> None:

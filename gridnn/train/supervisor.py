@@ -146,14 +146,16 @@ class Supervisor:
 
     def _recovered(self, error: BaseException) -> Trainer:
         """A trainer on the ranks that live, which goes on from the newest copy; ``error`` if nobody has died."""
-        began = time.perf_counter()
+        began, died = time.perf_counter(), []
         while True:
-            died = self.survivors.mend()
-            if not died:
+            more = self.survivors.mend()
+            if not more:
                 raise error
+            died += more
             try:
                 trainer = self._restored(died)
-            except self._died:
+            except self._died as another:
+                error = another
                 continue
             trainer.notes[-1] += f" ({time.perf_counter() - began:.1f} s)"
             return trainer
@@ -165,6 +167,8 @@ class Supervisor:
         mine = self.copies.last
         moment = self.survivors.share(mine.moment if mine else None)
         config, ranks = (moment.config, moment.places) if moment else (self.config, self.ranks)
+        if self.survivors.share(self.kept and True):  # else not even the directory of the checkpoints was looked at
+            config = _continued(config)
 
         def bring(trainer: Trainer) -> None:
             if moment and restore(mine, moment, trainer.tensors, trainer.session.grid):
@@ -175,13 +179,14 @@ class Supervisor:
             else:
                 told = "no copy is whole and there is no checkpoint, so the run begins again"
             told += f"; goes on with {self.job.size} ranks as {trainer.session.plan.grid}"
+            if trainer.options.regrid != config.train.regrid:
+                told += f", without --regrid {config.train.regrid}, which is for {ranks}"
             trainer.notes.append(f"{', '.join(died)} died: {told}")
 
         return self._make(self._fitting(config, ranks), True, bring)
 
     def _fitting(self, config: RunConfig, ranks: int) -> RunConfig:
         """The configuration of so many ``ranks`` on those that there are: with a grid, and a strategy that has one."""
-        config = _continued(config)
         if self.job.size == ranks:
             return config
         config = config.replaced(grid="auto", plan=None, group=None, strategy=config.plan.divider, regrid=None)

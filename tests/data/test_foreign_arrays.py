@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import math
 import os
 import re
 import zipfile
@@ -14,7 +15,7 @@ import pytest
 from reading import read
 
 from gridnn.data.datasets import open_dataset
-from gridnn.data.files import find, open_regular, reading
+from gridnn.data.files import find, memory_left, open_regular, reading
 from gridnn.data.labels import advise_labels
 from gridnn.data.sources import Mapped
 from gridnn.errors import UserError
@@ -261,3 +262,25 @@ def test_channels_first(tmp_path, shape, note):
     np.savez(tmp_path / "data.npz", x=np.zeros((12, *shape), "u1"), y=Y)
     notes = open_dataset(str(tmp_path / "data.npz")).notes
     assert len(notes) == (note is not None) and all(re.search(note, text) for text in notes)
+
+
+def test_what_the_cgroup_of_a_job_has_left_counts(tmp_path):
+    """Of both versions, with the limit on a folder above; what is cached is free."""
+
+    def write(name: str, text: str) -> None:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+
+    assert memory_left(tmp_path) == math.inf
+    write("proc/meminfo", "MemTotal: 9 kB\nMemAvailable:    1000 kB\n")
+    write("proc/self/cgroup", "0::/job_7/step_0\n")
+    assert memory_left(tmp_path) == 1_024_000
+    write("sys/fs/cgroup/job_7/step_0/memory.max", "max\n")
+    write("sys/fs/cgroup/job_7/memory.max", "700000\n")
+    write("sys/fs/cgroup/job_7/memory.current", "600000\n")
+    write("sys/fs/cgroup/job_7/memory.stat", "anon 5\nfile 250000\n")
+    assert memory_left(tmp_path) == 350_000
+    write("proc/self/cgroup", "9:memory:/slurm/job_8\n0::/\n")
+    write("sys/fs/cgroup/memory/slurm/job_8/memory.limit_in_bytes", "800000\n")
+    write("sys/fs/cgroup/memory/slurm/job_8/memory.usage_in_bytes", "900000\n")
+    assert memory_left(tmp_path) == 0
