@@ -9,8 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from gridnn.comm.ledger import PHASES, Where
-from gridnn.comm.threads import libraries
+from gridnn.comm.ledger import Where
 from gridnn.cost.machine import Machine
 from gridnn.data.order import batches, epoch_order
 from gridnn.errors import UserError
@@ -20,17 +19,16 @@ from gridnn.train.checkpoint import Tensor
 from gridnn.train.checkpoints import Checkpoints
 from gridnn.train.config import RunConfig
 from gridnn.train.copies import Copies
-from gridnn.train.report import Moved, Reporter, Summary
+from gridnn.train.report import Reporter
 from gridnn.train.resume import Progress
 from gridnn.train.schedules import make_schedule
-from gridnn.train.sections import HALVES
 from gridnn.train.session import Inherited, Session
 from gridnn.train.setup import check_passes, make_optimizer
+from gridnn.train.summary import moved, summary, warnings
 from gridnn.train.tracing import Tracer, price_runner
 
 CLIP = Where("(clip)", "update")
 TRIES, PAUSE = 3, 0.5  # how often a checkpoint is tried, and seconds between
-LISTED = 10  # classes whose names are shown
 FAILURES = 3  # checkpoints one after the other that cannot be written: the run ends
 
 
@@ -91,7 +89,7 @@ class Trainer:
         self.schedule = make_schedule(self.options, self.steps_per_epoch, self.total)
         self.optimizer = make_optimizer(self.options).start(self.session.parameters)
         self.tracer: Tracer | None = None
-        self.progress, self.notes = Progress(), [*self.session.notes, *self._warnings()]
+        self.progress, self.notes = Progress(), [*self.session.notes, *warnings(self.session)]
         self._unsaved = 0  # checkpoints one after the other that could not be written
         self.checkpoints = Checkpoints(self.session, self.optimizer) if self.options.checkpoint else None
         if self.checkpoints and self.checkpoints.left:
@@ -140,7 +138,7 @@ class Trainer:
 
     def _train(self) -> None:
         if self.reporter:
-            self.reporter.started(self.session.resolved, self._summary())
+            self.reporter.started(self.session.resolved, summary(self.session, self.job, self.total))
         try:
             self._tell(*self.notes)
             if self._finished():
@@ -156,7 +154,7 @@ class Trainer:
                 self._save(last=True)
             if self.session.asked:
                 self._tell(self._why_stopped())
-            rows = self._moved()
+            rows = moved(self.session)
             if self.copies:
                 self.copies.agree()  # so that nobody leaves whom the others still need
             if self.reporter:
@@ -291,19 +289,6 @@ class Trainer:
             "the same command with --resume goes on from there"
         )
 
-    def _warnings(self) -> list[str]:
-        """What is to be told of the options before the first step."""
-        notes, dtype, asked = [], self.config.device.dtype, self.options.batch
-        if self.session.batch < asked:
-            notes.append(
-                f"--batch {asked}: the data set has {self.samples} samples to train with, so a batch has as many"
-            )
-        if self.config.device.backend == "numpy" and dtype in HALVES:
-            notes.append(
-                f"--dtype {dtype} with --backend numpy computes in float32 and rounds: for tests, it saves no time"
-            )
-        return notes
-
     def _tell(self, *notes: str | None) -> None:
         for text in filter(None, notes if self.reporter else ()):
             self.reporter.note(text)
@@ -321,54 +306,3 @@ class Trainer:
         for rank in self.session.grid.all.gather_values(counts):
             total.update(rank)
         return dict(total)
-
-    def _moved(self) -> list[Moved]:
-        """The ledgers of all ranks in one table."""
-        mine = [(key.dimension, key.phase, t.words, t.messages, t.seconds) for key, t in self.session.ledger.steps()]
-        everyone = [row for rank in self.session.grid.all.gather_values(mine) for row in rank]
-        rows = []
-        for dimension in DIMENSIONS:
-            for phase in PHASES:
-                found = [row[2:] for row in everyone if row[:2] == (dimension, phase) and row[2]]
-                if found:
-                    words, messages, seconds = (sum(values) for values in zip(*found, strict=True))
-                    rows.append(Moved(dimension, phase, words, messages, seconds / self.job.size))
-        return rows
-
-    def _precision(self) -> dict[str, str]:
-        """What the header says of numbers that are not kept, or not multiplied, as the activations are."""
-        facts = {}
-        if self.config.device.dtype in HALVES:
-            facts["weights"] = f"float32, {self.config.device.dtype} in products"
-        if self.session.loss_scale:
-            facts["loss-scale"] = f"dynamic, now {self.session.loss_scale.value:g}"
-        if self.config.device.tf32:
-            facts["products"] = "TF32"
-        return facts
-
-    def _classes(self) -> dict[str, str]:
-        """How many classes there are, and their names."""
-        count, names = self.session.data.train.classes, self.session.data.class_names
-        shown = ", ".join(names[:LISTED]) + ", ..." * (len(names) > LISTED)
-        return {"classes": f"{count:,} ({shown})" if names else f"{count:,}"} if count else {}
-
-    def _summary(self) -> Summary:
-        session, job = self.session, self.job
-        rows, columns = session.plan.divided()
-        facts = {
-            "ranks": job.size,
-            "nodes": job.nodes,
-            "threads": job.threads,
-            "mpi": job.library,
-            **session.grid.backend.facts(),
-            **({"transport": str(session.transports)} if session.transports else {}),
-            "kernels": session.grid.backend.kernels.described(self.config.device.dtype),
-            "blas": "; ".join(map(str, libraries())) or "unknown",
-            **self._precision(),
-            "parameters": session.network.parameter_count,
-            **self._classes(),
-            "train-samples": self.samples,
-            "test-samples": len(session.data.test),
-            "steps-per-epoch": self.steps_per_epoch,
-        }
-        return Summary(session.plan.grid, rows, columns, self.total, self.options.epochs, facts)

@@ -11,7 +11,7 @@ from gridnn.cli.main import main
 from gridnn.comm.files import SharedFile
 from gridnn.comm.launcher import JOINING
 from gridnn.comm.survivors import Survivors
-from gridnn.train import supervisor
+from gridnn.train import supervisor, trainer
 from gridnn.train.copies import Copies
 from gridnn.train.runner import Runner
 from gridnn.train.session import Session
@@ -26,7 +26,7 @@ PLACES = {
     "evaluating": (Runner, "evaluate_on"),
     "mending": (Survivors, "mend"),
     "restoring": (supervisor, "restore"),
-    "leaving": (Trainer, "_moved"),
+    "leaving": (trainer, "moved"),
 }
 
 if __name__ == "__main__":
