@@ -33,9 +33,9 @@ class Pending:
         self._started.discard(self)
         del self._works, self._finish  # and with them the buffers
 
-    def abandon(self) -> bool:
+    def abandon(self, until: float) -> bool:
         """Whether all of it has ended, however, now that its communicator is revoked: the arrays are free of it."""
-        ended = [work.abandon() for work in self._works]
+        ended = [work.abandon(until) for work in self._works]
         return all(ended)
 
 
@@ -185,9 +185,9 @@ class Communicator:
         with suppress(Exception):  # where another member has done so
             self.comm.Revoke()
 
-    def abandon(self) -> list[Pending]:
-        """End what was started, after `revoke`; gives what cannot be ended, and whose arrays must stay therefore."""
-        return [pending for pending in self._started if not pending.abandon()]
+    def abandon(self, until: float) -> list[Pending]:
+        """End what was started, after `revoke`; gives what has not ended by ``until``, and whose arrays must stay."""
+        return [pending for pending in self._started if not pending.abandon(until)]
 
     # -- helpers ---------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""One file that all ranks write or read together, each its boxes of global tensors: MPI-IO, and nothing else here."""
+"""One file that all ranks write or read together, each its boxes of global tensors: by MPI-IO, or each by itself."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import os
 import tempfile
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,6 +86,9 @@ class SharedFile:
             self._open = False
             self._try(self._file.Close)
 
+    def drop(self) -> None:
+        """Give up, where not all ranks do: MPI cannot close it."""
+
     def _begin(self, path: str, write: bool) -> None:
         mode = MPI.MODE_CREATE | MPI.MODE_RDWR if write else MPI.MODE_RDONLY
         self._file = self._try(MPI.File.Open, self.comm, path, mode) or MPI.FILE_NULL
@@ -149,6 +152,8 @@ class IndependentFile(SharedFile):
             self._open = False
             self._try(os.close, self._file)
 
+    drop = close
+
     def _begin(self, path: str, write: bool) -> None:
         self._file = self._try(os.open, path, os.O_RDWR if write else os.O_RDONLY)
 
@@ -158,15 +163,32 @@ class IndependentFile(SharedFile):
     def _move_piece(self, call: str, region: Region, piece: Box, part: Any) -> None:
         memory = memoryview(_inside(part, piece, region).reshape(-1)).cast("B")
         start, run, dims = _runs(region, piece)
+        extent = run + sum((length - 1) * stride for length, stride in dims)
+        with self._locked(call, region.offset + start, extent):
+            self._move_runs(call, memory, region.offset + start, run, dims)
+
+    def _move_runs(self, call: str, memory: memoryview, start: int, run: int, dims: list[tuple[int, int]]) -> None:
         places = itertools.product(*(range(0, length * stride, stride) for length, stride in dims))
         for number, place in enumerate(places):
             chunk = memory[number * run : (number + 1) * run]
-            self._try(self._move_run, call, chunk, region.offset + start + sum(place))
+            self._try(self._move_run, call, chunk, start + sum(place))
+
+    @contextmanager
+    def _locked(self, call: str, start: int, size: int) -> Iterator[None]:
+        """On file systems of several nodes a lock keeps writers from the bytes between theirs."""
+        if call != "Write_all":
+            yield
+            return
+        with suppress(OSError):
+            fcntl.lockf(self._file, fcntl.LOCK_EX, size, start)
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                fcntl.lockf(self._file, fcntl.LOCK_UN, size, start)
 
     def _move_run(self, call: str, memory: memoryview, offset: int) -> None:
-        """Move one run, all of it; on file systems of several nodes the lock keeps it from others' bytes."""
-        with suppress(OSError):
-            fcntl.lockf(self._file, fcntl.LOCK_EX if call == "Write_all" else fcntl.LOCK_SH, len(memory), offset)
+        """Move one run, all of it."""
         done = 0
         while done < len(memory):
             move = os.pwrite if call == "Write_all" else os.preadv

@@ -83,7 +83,7 @@ class Job(Ranks):
         self._limits = warn, end
         if self._watcher:
             self._watcher.stop()
-            self._writer.peers.bury()
+            self._writer.peers.remove_ended()
         name = self.comm.bcast((self._writer.job if self._writer else name_job()) if self.rank == 0 else None)
         if not self.recorder.path:
             self.recorder = Recorder(name, self.rank)
@@ -91,8 +91,9 @@ class Job(Ranks):
         peers = Peers(places, self.rank, self.recorder)
         apart = len({one.node_id for one in places}) > 1 or not all(one.path for one in places)
         asks = apart and self._mpi.Query_thread() == self._mpi.THREAD_MULTIPLE
+        if self._writer is None:  # of programs that only import gridnn, before MPI is left
+            atexit.register(self._close_record, failed=False)
         self._writer = RecordWriter(name, peers)
-        atexit.register(self._close_record, failed=False)  # of programs that only import gridnn, before MPI is left
         self._watcher = Watcher(
             peers,
             self._writer,
@@ -136,10 +137,10 @@ class Job(Ranks):
         mine, all_of_them = array("i", [status, -status]), array("i", [0, 0])
         if self._failures == self._mpi.COMM_NULL:
             return None
-        request = self._failures.Iallreduce(mine, all_of_them, self._mpi.MAX)
         self._answers.append((mine, all_of_them))  # MPI may still write there
         deadline = time.monotonic() + (MISUSE_AGREEMENT if status == MISUSED else AGREEMENT)
         try:
+            request = self._failures.Iallreduce(mine, all_of_them, self._mpi.MAX)
             while not request.Test():
                 if time.monotonic() > deadline:
                     return None
@@ -150,6 +151,8 @@ class Job(Ranks):
 
     def fail(self, text: str, status: int) -> None:
         """Say once what went wrong; returns after a user's mistake on all ranks, otherwise ends the whole job."""
+        if self.joins and not self.survivors:
+            os._exit(status)  # one more death, for those who started this rank
         together = self._agree(status)
         if self.speaks or not together:
             self._say(text, together)
@@ -160,7 +163,7 @@ class Job(Ranks):
     def described(self, error: BaseException) -> str:
         """What is said of an error that is not the user's: a death is none of ours."""
         if isinstance(error, self._mpi.Exception) and tolerant(os.environ) and not self.survivors:
-            return f"a rank has died ({error}): --survive goes on without it, --resume from a checkpoint"
+            return f"a rank has died, or MPI failed ({error}): --survive goes on, --resume from a checkpoint"
         return "".join(traceback.format_exception(error)).rstrip()
 
     def end(self, status: int) -> NoReturn:
@@ -270,6 +273,10 @@ def _on_signals(receive: Callable[[int], None]) -> None:
 
     def wait() -> None:
         while True:
-            receive(os.read(reading, 1)[0])
+            number = os.read(reading, 1)[0]
+            try:
+                receive(number)
+            except Exception:  # of MPI, which another rank's death has left unusable
+                os._exit(128 + number)
 
     threading.Thread(target=wait, daemon=True).start()

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from gridnn.layout.counts import DIMENSIONS, Count
 
-PHASES = ("forward", "recompute", "backward", "update", "evaluation", "copy")
+PHASES = ("forward", "recompute", "backward", "update", "evaluation", "copy", "reshard")
 CONTROL = "(control)"  # agreements and small values that are no part of a step
 
 

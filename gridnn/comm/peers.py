@@ -124,7 +124,7 @@ class Record:
     def _pass(self, entry: Entry) -> tuple[str, str, bool, int]:
         kind, notes = self._schedule(entry.schedule)
         step = f"step {entry.step}" if entry.step else kind
-        note = notes[entry.place] if entry.place < len(notes) else Note("", f"operation {entry.place}", True)
+        note = notes[entry.place] if entry.place < len(notes) else Note("", f"operation {entry.place}", False)
         layer = [f"layer {note.layer}"] if note.layer else []
         doing = f"in {', '.join(filter(None, note[:2]))} of {step}"
         return ", ".join([step, *layer, note.text]), doing, note.waits, entry.began
@@ -187,7 +187,7 @@ class Peers:
         quiet = (time.monotonic_ns() - record.cells[Cell.BEAT]) / 1e9
         return replace(seen, state=SILENT) if quiet > QUIET else seen
 
-    def bury(self) -> None:
+    def remove_ended(self) -> None:
         """Remove the records of ranks of this node whose processes have ended, while the job goes on."""
         for rank in self.here:
             if rank != self.rank and self.look(rank).state == ENDED:

@@ -64,13 +64,19 @@ class Ranks:
         if not MPI.Is_initialized():
             self._initialise()
         self.comm, self._failures = MPI.COMM_WORLD, MPI.COMM_NULL
+        self._alone = MPI.COMM_WORLD.Get_size() == 1 and bool(self.launch.rank)  # others do not see it, nor it them
         self.recorder = Recorder()
         self.joins = JOINING in os.environ
         if self.joins:
             from gridnn.comm.survivors import join
 
             self.comm = join()
-        self.settle()
+        try:
+            self.settle()
+        except MPI.Exception as error:
+            if self.joins:
+                os._exit(1)  # one more death, for those who started it
+            raise UserError(f"a rank ended while the job started, or MPI failed ({error})") from error
 
     def _initialise(self) -> None:
         """Start MPI; ranks that could survive each other wait for one that has died before, for ever."""
@@ -104,7 +110,7 @@ class Ranks:
     @property
     def speaks(self) -> bool:
         """Whether this rank speaks for all: rank 0, and of ranks that do not see each other the launcher's first."""
-        return self.rank == 0 and not (self.size == 1 and self.launch.rank)
+        return self.rank == 0 and not self._alone
 
     def check_ranks(self) -> None:
         """Refuse processes that do not see each other (`launcher.check_ranks`)."""

@@ -143,6 +143,12 @@ class Recorder:
         self.cells[Cell.SCHEDULES] = number + 1
         return number
 
+    def forget(self) -> None:
+        """Forget the schedules, and which pass is under way: others come now, and there is room for as many again."""
+        for number in range(PASSES):
+            self.cells[RING + number * FIELDS] = -1
+        self.cells[Cell.SCHEDULES], self.cells[Cell.INSIDE], self._end = 0, 0, SIZE
+
     def begin(self, schedule: int, step: int, number: int) -> None:
         """A pass begins; `end` follows, unless it fails: then the record keeps the operation that failed."""
         cells, count = self.cells, self.cells[Cell.PASSES]

@@ -12,7 +12,7 @@ from gridnn.comm.ledger import Where
 from gridnn.layout.layout import Box, Layout, box_shape, box_size, common, within
 
 Array = Any
-WHERE = Where("(reshard)", "copy")
+WHERE = Where("(reshard)", "reshard")
 
 
 @dataclass(frozen=True)

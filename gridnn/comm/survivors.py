@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -20,7 +22,8 @@ from mpi4py import MPI
 from gridnn.comm.launcher import JOINING, tolerant
 from gridnn.errors import UserError
 
-MENDING = 60.0  # seconds that ranks may take to find each other after a death, and to start new ones
+MENDING, STARTING = 60.0, 180.0  # seconds that ranks may take to find each other after a death, and to start new ones
+ABANDONING = 1.0  # seconds that messages of revoked communicators have to end
 
 
 class Member(NamedTuple):
@@ -28,6 +31,7 @@ class Member(NamedTuple):
 
     identity: str
     node: str
+    process: int
 
 
 class Survivors:
@@ -48,6 +52,8 @@ class Survivors:
         Those of the grids: all that somebody may wait in is revoked after a death.
     members : list of Member
         By rank.
+    gone : set of (str, int)
+        Node and process of those that have died.
 
     Raises
     ------
@@ -63,14 +69,21 @@ class Survivors:
         self.communicators: list[Any] = []
         self._kept: list[Any] = []  # what MPI may still write to
         self._parted = False  # whether the last agreement said that the job is to be mended
-        self._me = Member(uuid.uuid4().hex, MPI.Get_processor_name())
+        self._me = Member(uuid.uuid4().hex, platform.node(), os.getpid())
+        self.gone: set[tuple[str, int]] = set()
         self._meet()
 
     def _meet(self) -> None:
-        self.members: list[Member] = self.job.comm.allgather(self._me)
+        members = self.job.comm.allgather(self._me)
         self.agree()
+        self.members: list[Member] = members
 
-    def share(self, value: Any) -> Any:
+    @staticmethod
+    def is_revoked(error: BaseException) -> bool:
+        """Whether an error says only that another rank has revoked the communicator."""
+        return isinstance(error, MPI.Exception) and error.Get_error_class() == MPI.ERR_REVOKED
+
+    def bcast_first(self, value: Any) -> Any:
         """The ``value`` of the first rank that has one, on all ranks; None if none has."""
         having = [rank for rank, has in enumerate(self.job.comm.allgather(value is not None)) if has]
         return self.job.comm.bcast(value, having[0]) if having else None
@@ -84,8 +97,8 @@ class Survivors:
 
     def mend(self) -> list[str]:
         """Make the job one of the living; returns who died, as ``rank 3 (node7)``: nobody, if it was another error."""
-        self.job.record("a rank has died")
-        with limited(MENDING, "those who are left do not find each other after a death"):
+        self.job.record("an error of MPI, as after a death")
+        with limited(STARTING if self.respawn else MENDING, "those who are left do not find each other after a death"):
             while True:
                 self._revoke()
                 with suppress(self.error):  # another one dies: once more
@@ -101,25 +114,29 @@ class Survivors:
         self.agree()
         living = set(comm.allgather(self._me))
         died = [rank for rank, member in enumerate(self.members) if member not in living]
-        if died and self.respawn:
-            self._start(comm, self._rank(), died)
-        self.job.settle()
         told = [f"rank {rank} ({self.members[rank].node})" for rank in died]
+        if died and self.respawn and not self._start(comm, died):
+            told.append("for which no new ranks can be started")
+        self.gone |= {(self.members[rank].node, self.members[rank].process) for rank in died}
+        self.job.settle()
         self._meet()
         return told
 
-    def _rank(self) -> int:
-        return self.members.index(self._me)
-
-    def _start(self, comm: MPI.Comm, rank: int, died: Sequence[int]) -> None:
-        """Start as many ranks as ``died``, each in the place of one."""
+    def _start(self, comm: MPI.Comm, died: Sequence[int]) -> bool:
+        """Start as many ranks as ``died``, each in the place of one; False if they cannot be started."""
         info = MPI.Info.Create({"PMIX_ENVAR": f"{JOINING}=1", "wdir": os.getcwd()})
         command, *arguments = [sys.executable, *sys.orig_argv[1:]]
-        between = comm.Spawn(command, arguments, len(died), info)
-        info.Free()
+        try:
+            between = comm.Spawn(command, arguments, len(died), info)
+        except self.error:
+            self.agree()  # all live: there is no place for new ones
+            return False
+        finally:
+            info.Free()
         together = between.Merge(False)
         together.bcast(died)
-        self.job.replace(together.Split(0, rank))
+        self.job.replace(together.Split(0, self.members.index(self._me)))
+        return True
 
     def _revoke(self) -> None:
         """Let nobody wait any more, and break off what was started."""
@@ -128,8 +145,9 @@ class Survivors:
         for comm in self.job.communicators:
             with suppress(self.error):
                 comm.Revoke()
+        until = time.monotonic() + ABANDONING
         for communicator in self.communicators:
-            self._kept += communicator.abandon()
+            self._kept += communicator.abandon(until)
         self.communicators.clear()
 
 

@@ -78,6 +78,13 @@ class Watcher:
         if finished and self._told:
             self.peers.recorder.beat()
             self._tell_end()
+        self._yield()
+
+    def _yield(self) -> None:
+        """Let another rank of the node speak."""
+        claim, self._claim = self._claim, -1
+        if claim >= 0:
+            os.close(claim)
 
     def _watch(self) -> None:
         while not self._stop.wait(self.tick):
@@ -96,10 +103,10 @@ class Watcher:
         if time.monotonic_ns() - since < 1e9 * (min(self.warn, self.end) - self.tick):
             return
         own = self.peers.look(self.peers.rank)
-        waited = own.seconds if own.waits or (own.reads and len(self.peers.places) == 1) else 0.0
+        waited = own.seconds if own.waits or (own.reads and self._nobody_waits()) else 0.0
         late = self.end + GRACE * (self.peers.order + 1)  # if the one that speaks does not
         if waited >= self.end and (waited >= late or self._speaks(waited, self.end)):
-            self._end_job(own)
+            self._end_job(own, since)
         elif waited >= self.warn and not self._told and not self._asked and self._speaks(waited, self.warn):
             line = tell(own, self._everyone(own, LOOK))
             if not recorder.cells[Cell.ENDING]:
@@ -141,16 +148,20 @@ class Watcher:
         self._say(f"{own.where}: went on after {seconds:.0f} s")
         if not self._stop.is_set():
             self._ask(WENT_ON, "")
-        if self._claim >= 0:
-            os.close(self._claim)
-            self._claim = -1
+        self._yield()
 
-    def _end_job(self, own: RankState) -> None:
+    def _nobody_waits(self) -> bool:
+        """Whether no rank of this node waits for others: where all wait for their readers somebody must tell it."""
+        return not any(self.peers.look(rank).waits for rank in self.peers.here)
+
+    def _end_job(self, own: RankState, since: int) -> None:
         seen = self._everyone(own, LOOK)
+        if self._stop.is_set() or self.peers.recorder.since != since:
+            return  # it has gone on meanwhile
         line = tell(own, seen)
         folder = self.writer.write(line, everyone=True, seen=seen, patience=LONGER)
         self._everyone(own, WRITE, line)
-        if self.peers.recorder.cells[Cell.ENDING]:
+        if self.peers.recorder.cells[Cell.ENDING] or self._stop.is_set() or self.peers.recorder.since != since:
             return
         where = f"; gridnn check --last shows what all ranks did ({folder})" if folder else ""
         self._leave(f"{line}; --stall-exit {self.end:g} ends the job{where}")
@@ -174,7 +185,7 @@ class Watcher:
         return [found.get(rank) or self.peers.unseen(rank) for rank in range(len(self.peers.places))]
 
     def _ask(self, question: str, reason: str) -> None:
-        for rank in self.peers.away if self.comm else ():
+        for rank in self.peers.away if self.comm and not self._stop.is_set() else ():
             self._send((self.peers.rank, question, reason), rank, QUESTION)
 
     def _answer(self) -> None:

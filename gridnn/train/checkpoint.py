@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -106,19 +106,18 @@ def save(path: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], gri
 
 def _write(path: str, header: Header, tensors: Mapping[str, Tensor], grid: Grid) -> None:
     backend, sums = grid.backend, []
-    file = _file(grid)(grid.all.comm, path, write=True)
-    backend.synchronize()
-    for name, tensor in tensors.items():
-        box, part = tensor.share(grid) or (tensor.box(grid), None)
-        file.write(_region(header, name, box), None if part is None else backend.to_host(part))
-        sums.append(0 if part is None else checksum(backend, part, box, tensor.layout.shape))
-    digests = sum_modulo(grid.all.comm, sums)
-    file.sync()
-    found = _read_back(file, header, tensors, grid)
-    file.write_first(0, replace(header, digests=dict(zip(tensors, digests, strict=True))).encode())
-    file.sync()
-    failure = file.failure()
-    file.close()
+    with _file(path, grid, write=True) as file:
+        backend.synchronize()
+        for name, tensor in tensors.items():
+            box, part = tensor.share(grid) or (tensor.box(grid), None)
+            file.write(_region(header, name, box), None if part is None else backend.to_host(part))
+            sums.append(0 if part is None else checksum(backend, part, box, tensor.layout.shape))
+        digests = sum_modulo(grid.all.comm, sums)
+        file.sync()
+        found = _read_back(file, header, tensors, grid)
+        file.write_first(0, replace(header, digests=dict(zip(tensors, digests, strict=True))).encode())
+        file.sync()
+        failure = file.failure()
     if failure or found != digests:
         failure = failure or "what was read back is not what was written"
         raise UserError(f"checkpoint {path} cannot be written: {failure}; is the disk full, or the quota used up?")
@@ -135,10 +134,9 @@ def load(path: str, header: Header, tensors: Mapping[str, Tensor], grid: Grid, w
         On all ranks, if the file holds other tensors than these; `Damaged` if not those that were written.
     """
     _compare(path, header, tensors, with_optimizer)
-    file = _file(grid)(grid.all.comm, path)
-    found = _fill(file, header, tensors, grid)
-    failure = file.failure()
-    file.close()
+    with _file(path, grid) as file:
+        found = _fill(file, header, tensors, grid)
+        failure = file.failure()
     if failure:
         raise Damaged(f"checkpoint {path} cannot be read: {failure}")
     wrong = [name for name, total in zip(tensors, found, strict=True) if total != header.digests.get(name)]
@@ -204,9 +202,16 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:LISTED]) + more
 
 
-def _file(grid: Grid) -> type[SharedFile]:
-    """How the ranks of a grid share a file."""
-    return IndependentFile if grid.survives else SharedFile
+@contextlib.contextmanager
+def _file(path: str, grid: Grid, write: bool = False) -> Iterator[SharedFile]:
+    """A file that the ranks of a grid share, open."""
+    file = (IndependentFile if grid.survives else SharedFile)(grid.all.comm, path, write=write)
+    try:
+        yield file
+    except BaseException:
+        file.drop()
+        raise
+    file.close()
 
 
 def _region(header: Header, name: str, box: Box) -> Region:

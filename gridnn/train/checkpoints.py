@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import tempfile
+from collections.abc import Collection
 from importlib import metadata
 from typing import Any
 
@@ -32,6 +33,10 @@ class Checkpoints:
         The run.
     optimizer : OptimizerState
         What the optimizer keeps.
+    lock : Lock, optional
+        Of the directory, if this rank has it already.
+    gone : collection of (node, process)
+        Processes of this job that have died.
 
     Raises
     ------
@@ -40,10 +45,12 @@ class Checkpoints:
         not to be resumed.
     """
 
-    def __init__(self, session: Any, optimizer: Any) -> None:
+    def __init__(
+        self, session: Any, optimizer: Any, lock: Lock | None = None, gone: Collection[tuple[str, int]] = ()
+    ) -> None:
         self.config, self.session, self.optimizer, self.grid = session.config.train, session, optimizer, session.grid
         self.directory, self.keep = self.config.checkpoint, self.config.keep or KEEP
-        self._lock: Lock | None = None
+        self._lock, self._lent, self._gone = lock, lock is not None, gone
         try:
             self._begin()
         except BaseException:
@@ -143,8 +150,15 @@ class Checkpoints:
         """Make the directory and lock it; whose it was, if that run could not give it back."""
         with writing("--checkpoint", self.directory):
             os.makedirs(self.directory, exist_ok=True)
-            self._lock = Lock(self.directory)
+            if self._lock:
+                return ""
+            self._lock = Lock(self.directory, self._gone)
         return self._lock.left
+
+    def lend(self) -> Lock | None:
+        """The lock of the directory, for somebody who keeps it when this one is closed; None on other ranks."""
+        self._lent = True
+        return self._lock
 
     def _check_seen(self) -> None:
         """Find out whether every rank sees what the first one writes into the directory, which is locked."""
@@ -161,7 +175,7 @@ class Checkpoints:
 
     def close(self) -> None:
         """Let other runs use the directory."""
-        if self._lock:
+        if self._lock and not self._lent:
             self._lock.release()
 
     def _probe(self) -> str:

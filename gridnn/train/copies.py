@@ -88,14 +88,18 @@ class Copies:
         self.agree, self._asked = agree, every
         self.last: Copy | None = None
 
-    def follow(self, config: RunConfig, tensors: Mapping[str, Tensor], grid: Grid, nodes: Sequence[str]) -> None:
+    def attach(self, config: RunConfig, tensors: Mapping[str, Tensor], grid: Grid, nodes: Sequence[str]) -> None:
         """Copy these tensors from now on; ``nodes`` are the names of the nodes by place."""
         self._config, self._tensors, self._grid = config, tensors, grid
         self._layouts = {name: tensor.layout for name, tensor in tensors.items()}
-        self._shift, self._sent = choose_shift(grid.shape.rows, nodes), unique(self._layouts, nodes)
+        self._shift, self._sent = choose_shift(grid.shape.rows, nodes), tensors_to_send(self._layouts, nodes)
         self._spare: dict[str, Array] = {}
         self.every, self._taken, self._count = self._asked, 0, 0
         self._news = "as asked for" if self._asked else None
+
+    def detach(self) -> None:
+        """Let the tensors go; the last copy stays."""
+        self._tensors, self._spare = {}, {}
 
     def due(self, done: int) -> bool:
         """Whether a copy is due after ``done`` steps."""
@@ -195,7 +199,7 @@ def choose_shift(rows: int, nodes: Sequence[str]) -> int:
     return max(choices, key=lambda shift: sum(nodes[place] != nodes[(place + shift) % size] for place in range(size)))
 
 
-def unique(layouts: Mapping[str, Layout], nodes: Sequence[str]) -> frozenset[str]:
+def tensors_to_send(layouts: Mapping[str, Layout], nodes: Sequence[str]) -> frozenset[str]:
     """The tensors of which some part lies with one rank alone, or on one of several nodes."""
     found, least = set(), min(2, len(set(nodes)))
     for name, layout in layouts.items() if len(nodes) > 1 else ():

@@ -18,16 +18,34 @@ from gridnn.runtime.optimizers import OptimizerState
 from gridnn.train.agreement import collective_check, refuse_differences, shared_devices
 from gridnn.train.checkpoint import Tensor, tensors_of
 from gridnn.train.config import RunConfig
+from gridnn.train.lock import Lock
 from gridnn.train.runner import Runner
 from gridnn.train.setup import prepare_run
 from gridnn.train.weights import fill as fill_weights
 
 
 class Inherited(NamedTuple):
-    """What one session of a run, on one grid, leaves to the next one: open data, and the account of what moved."""
+    """What one session of a run, on one grid, leaves to the next one.
 
-    data: Data
-    ledger: Ledger
+    Attributes
+    ----------
+    data : Data or None
+        Open.
+    ledger : Ledger or None
+        The account of what moved.
+    lock : Lock or None
+        Of the directory of the checkpoints, on the rank that has it.
+    gone : frozenset of (node, process)
+        The processes that have died.
+    """
+
+    data: Data | None = None
+    ledger: Ledger | None = None
+    lock: Lock | None = None
+    gone: frozenset[tuple[str, int]] = frozenset()
+
+
+NOTHING = Inherited()
 
 
 class Session(Runner):
@@ -64,7 +82,7 @@ class Session(Runner):
         job: Any,
         asking: Callable[[], bool] | None = None,
         *,
-        before: Inherited | None = None,
+        before: Inherited = NOTHING,
         survivors: Any = None,
     ) -> None:
         self.config, device = config, config.device
@@ -76,13 +94,13 @@ class Session(Runner):
             )
         with recorder.waiting("comparing devices"):
             self.notes = shared_devices(job, backend)
-        self.made = prepare_run(config, job.size, before and before.data, recorder.doing)
+        self.made = prepare_run(config, job.size, before.data, recorder.doing)
         self.data, _, plan, self.batch, program = self.made
         self.notes += self.data.notes
         shape = plan.grid
         self.transports = Transports.choose(device.transport, job, backend.device, shape) if backend.device else None
         options = {"order": shape.order, "backend": backend, "transports": self.transports, "recorder": recorder}
-        options |= {"communicators": survivors and survivors.communicators, "ledger": before and before.ledger}
+        options |= {"communicators": survivors and survivors.communicators, "ledger": before.ledger}
         grid = Grid(job.comm, shape.rows, shape.cols, **options)
         with recorder.doing("comparing networks"):
             refuse_differences(self.made, grid)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from gridnn.errors import UserError, within_memory
 from gridnn.train.config import RunConfig
-from gridnn.train.copies import Copies, restore
+from gridnn.train.copies import Copies, Copy, Moment, restore
 from gridnn.train.moving import move_tensors
 from gridnn.train.report import Reporter
 from gridnn.train.resume import go_on
-from gridnn.train.session import Inherited
+from gridnn.train.session import NOTHING
 from gridnn.train.setup import prepare_run
 from gridnn.train.trainer import Trainer
 
@@ -51,7 +53,7 @@ class Supervisor:
     ) -> None:
         self.config, self.job, self.report, self.signalled = config, job, report, signalled
         self.prepare, self.ranks = prepare, job.size
-        self.kept: Inherited | None = None
+        self.kept = NOTHING
         self.survivors: Any = None
         self.copies: Copies | None = None
         self._died: tuple[type[BaseException], ...] = ()
@@ -69,45 +71,67 @@ class Supervisor:
         UserError
             As `Trainer.train`, and if no plan is found for another grid.
         """
+        try:
+            trainer = self._train()
+        finally:
+            if self.kept.lock:
+                self.kept.lock.release()
+        if self.survivors is None:  # it leaves without a word, which somebody may no longer hear
+            trainer.session.grid.free()
+
+    def _train(self) -> Trainer:
         trainer: Trainer | None = None
         while True:
             try:
                 trainer = trainer or (self._restored([]) if self.job.joins else self._first())
                 trainer.train()
                 if not trainer.paused:
-                    break
+                    return trainer
                 trainer = self._regridded(trainer)
             except self._died as error:
+                trainer = None  # its memory is needed
                 trainer = self._recovered(error)
-        if self.survivors is None:  # it leaves without a word, which somebody may no longer hear
-            trainer.session.grid.free()
 
     # -- trainers ----------------------------------------------------------------------------------------------
 
     def _first(self) -> Trainer:
-        for step, grid in self.config.train.regrids.items():
-            self._check_grid(step, grid)
         trainer = self._make(self.config, self.config.train.resume)
-        self.prepare(trainer)
+        try:
+            for step, grid in self.config.train.regrids.items():
+                self._check_grid(step, grid)
+            self.prepare(trainer)
+        except BaseException:
+            trainer.close()
+            raise
         return trainer
 
     def _make(self, config: RunConfig, append: bool, bring: Callable[[Trainer], None] | None = None) -> Trainer:
         """The trainer of ``config`` on the ranks that there are; ``bring`` gives it what another one had."""
-        with within_memory():
-            options = {"before": self.kept, "survivors": self.survivors, "goes_on": bring is not None}
-            trainer = Trainer(config, self.job, self.report(append), self.signalled, **options)
+        self.job.recorder.forget()
+        reporter = self.report(append)
+        options = {"before": self.kept, "survivors": self.survivors, "goes_on": bring is not None}
+        try:
+            with within_memory():
+                trainer = Trainer(config, self.job, reporter, self.signalled, **options)
+        except BaseException:
+            if reporter:
+                reporter.close()
+            raise
+        session, lock = trainer.session, self.kept.lock
+        if trainer.checkpoints:
+            lock = trainer.checkpoints.lend() or lock
+        self.kept = self.kept._replace(data=session.data, ledger=session.ledger, lock=lock)
         try:
             if bring:
                 bring(trainer)
         except BaseException:
             trainer.close()
             raise
-        session, self.config, self.ranks = trainer.session, config, self.job.size
-        self.kept = Inherited(session.data, session.ledger)
+        self.config, self.ranks = config, self.job.size
         if self.copies:
             shape, members = session.plan.grid, self.survivors.members
             ranks = (shape.rank(place % shape.rows, place // shape.rows) for place in range(shape.size))
-            self.copies.follow(config, trainer.tensors, session.grid, [members[rank].node for rank in ranks])
+            self.copies.attach(config, trainer.tensors, session.grid, [members[rank].node for rank in ranks])
             trainer.copies = self.copies
         return trainer
 
@@ -120,7 +144,7 @@ class Supervisor:
 
     def _try_plan(self, config: RunConfig) -> None:
         """Refuse a configuration that has no plan for the ranks that there are."""
-        prepare_run(config, self.job.size, self.kept and self.kept.data)
+        prepare_run(config, self.job.size, self.kept.data)
 
     def _on(self, grid: str) -> RunConfig:
         """The configuration with another grid; a plan of a file, or a group of ranks, is of the one before."""
@@ -150,40 +174,57 @@ class Supervisor:
         while True:
             more = self.survivors.mend()
             if not more:
-                raise error
+                raise RuntimeError(f"MPI failed, though no rank has died: {self._cause(error)}") from error
+            self.copies.detach()
+            traceback.clear_frames(error.__traceback__)  # with the old trainer, whose messages are broken off by now
             died += more
             try:
-                trainer = self._restored(died)
+                with self.job.recorder.doing("going on after a death"):
+                    trainer = self._restored(died)
             except self._died as another:
                 error = another
                 continue
             trainer.notes[-1] += f" ({time.perf_counter() - began:.1f} s)"
             return trainer
 
+    def _cause(self, error: BaseException) -> str:
+        """What was wrong first: on other ranks it shows as communicators that are revoked."""
+        revoked = self.survivors.is_revoked(error)
+        return self.survivors.bcast_first(None if revoked else str(error)) or str(error)
+
     def _restored(self, died: Sequence[str]) -> Trainer:
         """A trainer on the ranks of the job, at the newest copy, the newest checkpoint, or the beginning."""
         self.job.use_threads(self.config.device.threads)
-        died = self.survivors.share(died or None) or died  # ranks that are new have not seen it
+        first = self.survivors.bcast_first  # ranks that are new have seen nothing
+        died = first(died or None) or died
+        self.kept = self.kept._replace(gone=first(frozenset(self.survivors.gone) or None) or frozenset())
         mine = self.copies.last
-        moment = self.survivors.share(mine.moment if mine else None)
+        moment = first(mine.moment if mine else None)
         config, ranks = (moment.config, moment.places) if moment else (self.config, self.ranks)
-        if self.survivors.share(self.kept and True):  # else not even the directory of the checkpoints was looked at
+        if began := bool(first(self.kept.data and True)):  # else not even the directory of checkpoints was looked at
             config = _continued(config)
 
         def bring(trainer: Trainer) -> None:
-            if moment and restore(mine, moment, trainer.tensors, trainer.session.grid):
-                go_on(trainer.session, trainer.optimizer, trainer.progress, moment.progress, moment.scale)
-                told = f"from the copy of step {trainer.done}"
-            elif trainer.checkpoints and trainer.checkpoints.newest is not None:
-                told = "; ".join(trainer.checkpoints.resume(trainer.progress))
-            else:
-                told = "no copy is whole and there is no checkpoint, so the run begins again"
+            told = self._bring(trainer, mine, moment)
             told += f"; goes on with {self.job.size} ranks as {trainer.session.plan.grid}"
             if trainer.options.regrid != config.train.regrid:
                 told += f", without --regrid {config.train.regrid}, which is for {ranks}"
             trainer.notes.append(f"{', '.join(died)} died: {told}")
 
-        return self._make(self._fitting(config, ranks), True, bring)
+        return self._make(self._fitting(config, ranks), began or config.train.resume, bring)
+
+    def _bring(self, trainer: Trainer, mine: Copy | None, moment: Moment | None) -> str:
+        """Set a trainer to the newest that there is; says to what."""
+        saved = trainer.checkpoints.newest if trainer.checkpoints else None
+        if saved is not None and moment and saved > moment.progress.done:
+            with suppress(UserError):  # a damaged one is no reason to give up, while there is a copy
+                return "; ".join(trainer.checkpoints.resume(trainer.progress))
+        if moment and restore(mine, moment, trainer.tensors, trainer.session.grid):
+            go_on(trainer.session, trainer.optimizer, trainer.progress, moment.progress, moment.scale)
+            return f"from the copy of step {trainer.done}"
+        if saved is not None:
+            return "; ".join(trainer.checkpoints.resume(trainer.progress))
+        return "no copy is whole and there is no checkpoint, so the run begins again"
 
     def _fitting(self, config: RunConfig, ranks: int) -> RunConfig:
         """The configuration of so many ``ranks`` on those that there are: with a grid, and a strategy that has one."""

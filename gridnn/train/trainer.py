@@ -22,7 +22,7 @@ from gridnn.train.copies import Copies
 from gridnn.train.report import Reporter
 from gridnn.train.resume import Progress
 from gridnn.train.schedules import make_schedule
-from gridnn.train.session import Inherited, Session
+from gridnn.train.session import NOTHING, Inherited, Session
 from gridnn.train.setup import check_passes, make_optimizer
 from gridnn.train.summary import moved, summary, warnings
 from gridnn.train.tracing import Tracer, price_runner
@@ -71,7 +71,7 @@ class Trainer:
         reporter: Reporter | None = None,
         signalled: Callable[[], int] = lambda: 0,
         *,
-        before: Inherited | None = None,
+        before: Inherited = NOTHING,
         survivors: Any = None,
         goes_on: bool = False,
     ) -> None:
@@ -91,7 +91,9 @@ class Trainer:
         self.tracer: Tracer | None = None
         self.progress, self.notes = Progress(), [*self.session.notes, *warnings(self.session)]
         self._unsaved = 0  # checkpoints one after the other that could not be written
-        self.checkpoints = Checkpoints(self.session, self.optimizer) if self.options.checkpoint else None
+        self.checkpoints: Checkpoints | None = None
+        if self.options.checkpoint:
+            self.checkpoints = Checkpoints(self.session, self.optimizer, before.lock, before.gone)
         if self.checkpoints and self.checkpoints.left:
             self.notes.append(f"{self.options.checkpoint} was left by {self.checkpoints.left}, which does not run now")
         self.copies: Copies | None = None

@@ -55,7 +55,7 @@ def prepare(job: Job, trainer: Trainer) -> None:
     def now(*_: Any) -> bool:
         return trainer.done == STEP - 1 and bool(session.grid.recorder.cells[5])
 
-    if HOW == "reading":
+    if HOW in ("reading", "all reading"):
         hang(type(session.data.train), "read", lambda _, indices, box, out, step=0: step == STEP, nap)
     if HOW in ("kernel", "nodes"):
         hang(Linear, "forward", now, nap)
@@ -78,7 +78,7 @@ def body(job: Job) -> None:
         job.watch(WARN or math.inf, END or math.inf)
     own = {"model": f"{__file__}:sleepy", "widths": "128,128"} if HOW == "model" else {}
     trainer = Trainer(CONFIG.replaced(**own), job)
-    if job.rank == WHO:
+    if job.rank == WHO or HOW == "all reading":
         prepare(job, trainer)
     trainer.train()
     rows = trainer.session.ledger.rows.items()

@@ -10,7 +10,7 @@ from running import LENET, MLP, Told, folder, job_of, same, trained
 from gridnn.comm.grid import GridShape
 from gridnn.layout.layout import Dim, Layout
 from gridnn.layout.partition import Even
-from gridnn.train.copies import Copies, choose_shift, restore, unique
+from gridnn.train.copies import Copies, choose_shift, restore, tensors_to_send
 from gridnn.train.resume import Progress
 from gridnn.train.supervisor import Supervisor
 from gridnn.train.trainer import Trainer
@@ -28,7 +28,7 @@ def test_a_copy_moves_the_words_that_are_predicted(comm):
     for grid in grids(comm):
         trainer = Trainer(MLP.replaced(grid=grid, replicas=True), job_of(comm))
         session, copies = trainer.session, Copies(lambda: None, 1)
-        copies.follow(trainer.config, trainer.tensors, session.grid, ["node"] * comm.size)
+        copies.attach(trainer.config, trainer.tensors, session.grid, ["node"] * comm.size)
         session.ledger.clear()
         for _ in range(3):
             copies.take(trainer.progress, None)
@@ -51,7 +51,7 @@ def test_a_copy_is_of_its_moment_and_whole_without_any_one_rank(comm):
     trainer = Trainer(MLP.replaced(grid=f"{comm.size}x1", replicas=True), job_of(comm))
     grid, tensors = trainer.session.grid, trainer.tensors
     copies = Copies(lambda: None, 1)
-    copies.follow(trainer.config, tensors, grid, ["node"] * comm.size)
+    copies.attach(trainer.config, tensors, grid, ["node"] * comm.size)
     for value in (1.0, 2.0, 3.0):  # buffers are swapped
         for number, tensor in enumerate(tensors.values()):
             tensor.array[...] = value + number + 0.01 * grid.index
@@ -81,11 +81,11 @@ def test_copies_go_to_other_nodes():
 
 def test_what_replicas_hold_is_not_sent():
     divided, doubled = (Layout(mesh, (Dim(Even(6, 2), (0,)),)) for mesh in ((2,), (2, 2)))
-    assert unique({"one": divided}, ["a", "b"]) == {"one"}
-    assert unique({"one": doubled}, ["a", "b", "a", "b"]) == frozenset()
-    assert unique({"one": doubled}, ["a", "a", "b", "b"]) == {"one"}  # both replicas would die with their node
-    assert unique({"one": doubled}, ["a"] * 4) == frozenset()
-    assert unique({"one": Layout((1,), (Dim(Even(6, 1)),))}, ["a"]) == frozenset()
+    assert tensors_to_send({"one": divided}, ["a", "b"]) == {"one"}
+    assert tensors_to_send({"one": doubled}, ["a", "b", "a", "b"]) == frozenset()
+    assert tensors_to_send({"one": doubled}, ["a", "a", "b", "b"]) == {"one"}  # both replicas would die with their node
+    assert tensors_to_send({"one": doubled}, ["a"] * 4) == frozenset()
+    assert tensors_to_send({"one": Layout((1,), (Dim(Even(6, 1)),))}, ["a"]) == frozenset()
 
 
 # -- other grids ---------------------------------------------------------------------------------------------

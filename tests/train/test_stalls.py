@@ -72,6 +72,13 @@ def test_a_kernel_that_holds_the_interpreter():
     assert re.fullmatch(rf"gridnn: {SUM}: waiting 4 s for {said}", told)
 
 
+def test_all_ranks_hang_in_reading():
+    """As when a file system hangs: nobody waits for another rank, and it is told all the same."""
+    (told, last), _ = stalling("all reading", 0, 1, 0, 4)
+    assert re.match(rf"gridnn: .*: waiting \d s for rank \d \(node {NODE}\), last seen reading batch 3 \(for", told)
+    assert "went on after" in last
+
+
 def test_a_model_file_that_loops_on_one_rank():
     (told, _), _ = stalling("model", 2, 1, 0, 3)
     doing = rf"making the network \({HELPERS}/stalling\.py:sleepy\)"

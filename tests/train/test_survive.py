@@ -44,6 +44,21 @@ CASES = {
         *(3, "--grid 3x1 --save-every 1 --checkpoint {path}", "1:saving:30"),
         ["rank 1 .* died: from the copy of step 1; goes on with 2 ranks"],
     ),
+    "rank 0, which has the lock of the checkpoints": (
+        *(3, "--grid 3x1 --save-every 3 --checkpoint {path}", "0:step:8"),
+        ["rank 0 .* died: from the copy of step 7; goes on with 2 ranks"],
+    ),
+    "a checkpoint newer than the copy": (
+        *(3, "--grid 3x1 --save-every 1 --copy-every 100 --checkpoint {path}", "0:step:8"),
+        ["rank 0 .* died: resumed from .*step-00000007.safetensors: 7 steps, written by 3 ranks; goes on with 2"],
+    ),
+    "a grid that was still to come": (
+        *(3, "--grid 3x1 --regrid 5:1x3,10:3x1", "2:step:7"),
+        [
+            "after step 5 from grid 3x1 to grid 1x3",
+            "goes on with 2 ranks as .*, without --regrid 10:3x1, which is for 3",
+        ],
+    ),
     "evaluating": (3, "--grid 1x3", "0:evaluating:2", ["rank 0 .* died: from the copy of step 6"]),
     "mending": (4, "--grid 4x1", "1:step:5,3:mending:1", ["rank 1 .*, rank 3 .* died: from the copy of step 4"]),
     "restoring": (4, "--grid 4x1", "1:step:5,3:restoring:1", ["goes on with 2 ranks"]),
@@ -83,9 +98,9 @@ def check(done, log, told) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_a_run_outlives_deaths(tmp_path, case):
     ranks, options, deaths, told = CASES[case]
-    done = survived(
-        ranks, deaths, tmp_path / "log", "--copy-every", "1", *options.format(path=tmp_path / "saved").split()
-    )
+    options = options.format(path=tmp_path / "saved").split()
+    every = [] if "--copy-every" in options else ["--copy-every", "1"]
+    done = survived(ranks, deaths, tmp_path / "log", *every, *options)
     check(done, tmp_path / "log", told)
     assert "Traceback" not in done.stderr
 
@@ -94,6 +109,21 @@ def test_a_run_outlives_deaths(tmp_path, case):
 def test_new_ranks_in_the_place_of_dead_ones(tmp_path, ranks, grid, deaths):
     done = survived(ranks, deaths, tmp_path / "log", "--copy-every", "1", "--grid", grid, how="respawn")
     check(done, tmp_path / "log", [f"died: from the copy of step .; goes on with {ranks} ranks as {grid}"])
+
+
+def test_a_run_that_was_not_to_be_resumed_is_refused_after_a_death_too(tmp_path):
+    options = ["--checkpoint", str(tmp_path / "saved"), "--grid", "2x1"]
+    assert gridnn(2, *RUN, *options, "--steps", "3", "--quiet").returncode == 0
+    done = survived(3, "0:planning:1", tmp_path / "log", *options[:2], "--grid", "3x1")
+    assert done.returncode == 2
+    assert "of an earlier run: --resume continues it, or name another directory" in done.stderr
+
+
+def test_the_last_one_is_heard(tmp_path):
+    """Rank 2 of three is alone, and its mistake is told."""
+    done = survived(3, "0:step:4,1:step:4", tmp_path / "log", "--copy-every", "1", "--grid", "1x3", "--lr", "1e300")
+    assert done.returncode == 2
+    assert re.search("gridnn: .*loss is .* at step", done.stderr), done.stderr
 
 
 def test_copies_are_as_frequent_as_their_cost_allows(tmp_path):
@@ -127,5 +157,5 @@ def test_the_commands_of_the_page(page):
 def test_a_death_without_the_option_is_told(tmp_path):
     command = [*mpirun_command(), "--with-ft", "ulfm", "-n", "2", sys.executable, str(HELPERS / "dying.py")]
     done = run([*command, "1:step:3", *RUN, "--grid", "1x2"], 30, clean_environment())
-    assert "a rank has died (" in done.stderr  # what mpirun returns then is its own affair
+    assert "a rank has died, or MPI failed (" in done.stderr  # what mpirun returns then is its own affair
     assert "Traceback" not in done.stderr

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Any, TypeVar
 
 Array = Any
@@ -23,11 +22,9 @@ class Work:
         """
         raise NotImplementedError
 
-    def abandon(self) -> bool:
-        """Whether it has ended, however, now that its communicator is revoked; its arrays are the caller's then."""
-        with suppress(Exception):
-            self.wait()
-        return True
+    def abandon(self, until: float) -> bool:
+        """Whether it ends, however, before ``until`` (`time.monotonic`), now that its communicator is revoked."""
+        raise NotImplementedError
 
 
 class Transport:

@@ -10,7 +10,6 @@ from mpi4py import MPI
 
 from gridnn.comm.transports.base import Array, Messages, Transport, Work
 
-ABANDONED = 1.0  # seconds that requests of a revoked communicator have to end
 OPERATIONS = {"sum": MPI.SUM, "max": MPI.MAX}
 
 
@@ -20,10 +19,9 @@ class Requests(Work):
     def __init__(self, backend: Any, requests: list[MPI.Request | None], buffers: list[tuple[Any, Array]]) -> None:
         self.backend, self.requests, self.buffers = backend, [one for one in requests if one is not None], buffers
 
-    def abandon(self) -> bool:
-        end = time.monotonic() + ABANDONED
+    def abandon(self, until: float) -> bool:
         for request in self.requests:
-            while time.monotonic() < end:
+            while time.monotonic() < until:
                 try:
                     if request.Test():
                         break
