@@ -18,6 +18,7 @@ HELPERS = Path(__file__).resolve().parent
 ROOT = HELPERS.parent.parent
 BIN = Path(sys.executable).parent
 ENDING = (sys.executable, str(HELPERS / "ending.py"))
+NOT_STARTED = "The PMIx server's listener thread failed to start."
 LAUNCHER_VARIABLES = ("OMPI_", "PMIX_", "PMI_", "PRTE_", "SLURM_")
 
 # Open MPI: more ranks than cores, not bound to any, also as root. Other MPIs ignore these.
@@ -51,6 +52,9 @@ def clean_environment(**changes: str) -> dict[str, str]:
 def run(command: list[str], timeout: float, env: dict[str, str]) -> subprocess.CompletedProcess:
     """Run ``command`` in a session of its own; at the limit all of its processes are killed.
 
+    Where Open MPI's mpirun cannot start its own listener, as happens once in a hundred times on a machine with much
+    else to do, it is started again: no rank has run.
+
     Raises
     ------
     TimeoutError
@@ -76,6 +80,8 @@ def run(command: list[str], timeout: float, env: dict[str, str]) -> subprocess.C
     except BaseException:
         kill(process)
         raise
+    if process.returncode and NOT_STARTED in err:
+        return run(command, timeout, env)
     return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 

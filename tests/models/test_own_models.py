@@ -86,7 +86,7 @@ def test_what_a_file_does_wrong_is_told_with_its_line(tmp_path):
     file = tmp_path / "mine.py"
     missing = r"--model .*mine.py:nett: unknown function 'nett': did you mean net\?"
     refused(file, missing, "def net(shape, outputs):\n    pass\n", "nett")
-    refused(file, "mine.py defines no functions", "x = 1\n")
+    refused(file, "mine.py defines no functions", "x = 123\n")  # compiled files know a size and a second
     refused(file, r"line 3: ZeroDivisionError: division by zero", "1 / 0\n")
     refused(file, r"line 4: KeyError: 'x'", "def net(shape, outputs):\n    return {}['x']\n")
     refused(file, r"line 4: ValueError: odd", "def net(shape, outputs):\n    raise ValueError('odd')\n")

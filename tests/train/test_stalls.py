@@ -58,7 +58,7 @@ def shown(state, *options: str) -> str:
 def test_one_line_says_for_whom_the_others_wait_and_one_that_it_went_on(how, doing):
     (told, ended), out = stalling(how, 1, 1, 0, 3)
     assert re.fullmatch(
-        rf"gridnn: {SUM}: waiting 1 s for rank 1 \(node {NODE}\), last seen {doing} \(for [12] s\)", told
+        rf"gridnn: {SUM}: waiting \d+ s for rank 1 \(node {NODE}\), last seen {doing} \(for \d+ s\)", told
     )
     assert re.fullmatch(rf"gridnn: {SUM}: went on after [23] s", ended)
     assert [line.split(",")[:2] for line in out] == [[f"rank {r}: 8 steps", " 0 messages"] for r in range(3)]
@@ -75,21 +75,23 @@ def test_a_kernel_that_holds_the_interpreter():
 def test_all_ranks_hang_in_reading():
     """As when a file system hangs: nobody waits for another rank, and it is told all the same."""
     (told, last), _ = stalling("all reading", 0, 1, 0, 4)
-    assert re.match(rf"gridnn: .*: waiting \d s for rank \d \(node {NODE}\), last seen reading batch 3 \(for", told)
+    assert re.match(rf"gridnn: .*: waiting \d+ s for rank \d \(node {NODE}\), last seen reading batch 3 \(for", told)
     assert "went on after" in last
 
 
 def test_a_model_file_that_loops_on_one_rank():
     (told, _), _ = stalling("model", 2, 1, 0, 3)
     doing = rf"making the network \({HELPERS}/stalling\.py:sleepy\)"
-    assert re.match(rf"gridnn: making the grid: waiting 1 s for rank 2 \(node {NODE}\), last seen {doing} \(for", told)
+    assert re.match(
+        rf"gridnn: making the grid: waiting \d+ s for rank 2 \(node {NODE}\), last seen {doing} \(for", told
+    )
 
 
 def test_ranks_that_wait_for_each_other(state):
     (told, last), _ = stalling("mismatch", 1, 1, 2, 0, status=3, env=state)
     behind = rf"rank 1 \(node {NODE}\), last seen making step 3, exchanging values"
     where = f"({SUM}|making step 3, exchanging values)"  # whoever was the first to wait
-    said = rf"gridnn: {where}: waiting \d s for others, and so do all 3 ranks; the farthest behind is {behind} \(for"
+    said = rf"gridnn: {where}: waiting \d+ s for others, and so do all 3 ranks; the farthest behind is {behind} \(for"
     assert re.match(said, told) and re.match(said, last)
     assert "; --stall-exit 2 ends the job; gridnn check --last shows what all ranks did (" in last
     assert str(last_job_record([Path(state["XDG_STATE_HOME"], "gridnn")]).folder) in last
@@ -99,8 +101,8 @@ def test_ranks_of_other_nodes_are_asked(state):
     """As if each rank had a node for itself: nothing is read, and rank 0, which is stopped, does not answer."""
     (told, last), _ = stalling("node stopped", 0, 1, 3, 0, status=3, env=state)
     who = r"rank 0 \(node n0\), not answering \(stopped, or its node is gone\)"
-    assert re.fullmatch(rf"gridnn: {SUM}: waiting \d s for {who}", told)
-    assert re.match(rf"gridnn: {SUM}: waiting \d s for {who}; --stall-exit 3 ends the job; ", last)
+    assert re.fullmatch(rf"gridnn: {SUM}: waiting \d+ s for {who}", told)
+    assert re.match(rf"gridnn: {SUM}: waiting \d+ s for {who}; --stall-exit 3 ends the job; ", last)
     found = last_job_record([Path(state["XDG_STATE_HOME"], "gridnn")])
     assert [(one.node, one.state) for one in found.seen.values()] == [("n0", "not reached"), ("n1", ""), ("n2", "")]
     assert {1, 2} <= set(found.operations)
@@ -109,7 +111,7 @@ def test_ranks_of_other_nodes_are_asked(state):
 def test_ranks_of_other_nodes_answer():
     lines, out = stalling("nodes", 1, 1, 0, 5)
     who = r"rank 1 \(node n1\), last seen in fc1, forward of step 3"
-    assert re.fullmatch(rf"gridnn: {SUM}: waiting 1 s for {who} \(for [12] s\)", lines[0])
+    assert re.fullmatch(rf"gridnn: {SUM}: waiting \d+ s for {who} \(for \d+ s\)", lines[0])
     assert "went on after" in lines[1]
     assert sum(int(re.search(r"(\d+) messages", line)[1]) for line in out) <= 6  # two questions and answers, two ends
 
@@ -122,7 +124,7 @@ def test_a_run_that_does_not_stall_sends_nothing():
 
 def test_one_rank_that_waits_for_its_data(state):
     (told, last), _ = stalling("reading", 0, 1, 2, 5, ranks=1, status=3, env=state)
-    assert told.endswith(f": waiting 1 s for rank 0 (node {NODE}), last seen reading batch 3 (for 1 s)")
+    assert re.search(rf": waiting \d+ s for rank 0 \(node {NODE}\), last seen reading batch 3 \(for \d+ s\)$", told)
     assert "--stall-exit 2 ends the job" in last
 
 
@@ -137,7 +139,7 @@ def test_a_rank_that_is_stopped(state, rank):
     told, last = (line for line in err.splitlines() if line.startswith("gridnn: "))
     who = rf"rank {rank} \(node {NODE}\), stopped by a signal, last seen [\w ,-]+ \(for \d s\)"
     where = r"(step \d+, |evaluation, layer|evaluating|training)[\w ,-]*"  # wherever it was then
-    assert re.fullmatch(rf"gridnn: {where}: waiting 1 s for {who}", told)
+    assert re.fullmatch(rf"gridnn: {where}: waiting \d+ s for {who}", told)
     assert re.match(rf"gridnn: {where}: waiting [23] s for {who}; --stall-exit 2.5 ends the job; ", last)
     text = shown(state, "--operations", "4")
     assert re.search(rf"^{rank} +{NODE} +stopped ", text, re.MULTILINE)
