@@ -23,6 +23,7 @@ from gridnn.comm.launcher import JOINING, tolerant
 from gridnn.errors import UserError
 
 MENDING, STARTING = 60.0, 180.0  # seconds that ranks may take to find each other after a death, and to start new ones
+NOTICING = 0.3  # seconds in which a death is noticed
 ABANDONING = 1.0  # seconds that messages of revoked communicators have to end
 
 
@@ -77,6 +78,21 @@ class Survivors:
         members = self.job.comm.allgather(self._me)
         self.agree()
         self.members: list[Member] = members
+
+    def explains(self, error: BaseException) -> bool:
+        """Whether an error may be that of a death: of MPI, or any other one when a rank has died.
+
+        Open MPI now and then gives memory that nobody has written for a good answer, where a rank died while it was
+        sent; then the error is that of whoever reads it.
+        """
+        until = time.monotonic() + NOTICING
+        while not isinstance(error, self.error):
+            if self.job.comm.Get_failed().Get_size():
+                return True
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.01)
+        return True
 
     @staticmethod
     def is_revoked(error: BaseException) -> bool:

@@ -56,12 +56,10 @@ class Supervisor:
         self.kept = NOTHING
         self.survivors: Any = None
         self.copies: Copies | None = None
-        self._died: tuple[type[BaseException], ...] = ()
         options = config.train
         if options.survive:
             self.survivors = job.survive(respawn=options.survive == "respawn")
             self.copies = Copies(self.survivors.agree, options.copy_every)
-            self._died = (self.survivors.error,)
 
     def train(self) -> None:
         """Run to the end.
@@ -88,9 +86,14 @@ class Supervisor:
                 if not trainer.paused:
                     return trainer
                 trainer = self._regridded(trainer)
-            except self._died as error:
+            except Exception as error:
+                if not self._is_death(error):
+                    raise
                 trainer = None  # its memory is needed
                 trainer = self._recovered(error)
+
+    def _is_death(self, error: BaseException) -> bool:
+        return self.survivors is not None and self.survivors.explains(error)
 
     # -- trainers ----------------------------------------------------------------------------------------------
 
@@ -181,7 +184,9 @@ class Supervisor:
             try:
                 with self.job.recorder.doing("going on after a death"):
                     trainer = self._restored(died)
-            except self._died as another:
+            except Exception as another:
+                if not self._is_death(another):
+                    raise
                 error = another
                 continue
             trainer.notes[-1] += f" ({time.perf_counter() - began:.1f} s)"
