@@ -226,16 +226,16 @@ def tell(own: RankState, seen: Sequence[RankState], named: int = 4) -> str:
     """One line: where this rank waits, how long, and for whom; ``seen`` are all ranks."""
     begin = f"{own.where}: waiting {own.seconds:.0f} s for"
     if own.reads:
-        return f"{begin} {_named(own)}"
+        return f"{begin} {_describe(own)}"
     found = missing(seen)
     if not found:
         last = min(seen, key=lambda one: (one.progress, -one.seconds))
-        return f"{begin} others, and so do all {len(seen)} ranks; the farthest behind is {_named(last)}"
+        return f"{begin} others, and so do all {len(seen)} ranks; the farthest behind is {_describe(last)}"
     more = f"; and {len(found) - named} more" * (len(found) > named)
-    return f"{begin} {'; '.join(map(_named, found[:named]))}{more}"
+    return f"{begin} {'; '.join(map(_describe, found[:named]))}{more}"
 
 
-def _named(one: RankState) -> str:
+def _describe(one: RankState) -> str:
     states: dict[str, Any] = {
         STOPPED: "stopped by a signal",
         SILENT: "not answering (in native code)",

@@ -49,7 +49,7 @@ class Parts:
         return all(holders or not box_size(box) for box, (holders, _) in self.boxes().items())
 
 
-def reshard(parts: Parts, target: Layout, out: Array, grid: Grid, where: Where = WHERE) -> None:
+def reshard(parts: Parts, target: Layout, out: Array, grid: Grid) -> None:
     """Fill ``out``, this rank's box of ``target``, from whoever holds its elements; all ranks of ``grid`` call it.
 
     Of several who hold a box a rank takes it from itself where it can, else from the one whose turn it is.
@@ -68,7 +68,7 @@ def reshard(parts: Parts, target: Layout, out: Array, grid: Grid, where: Where =
     xp = grid.backend.xp
     received = [(giver, need, grid.backend.empty((box_size(need),), out.dtype)) for giver, need in takes]
     sends = [(taker, xp.ascontiguousarray(piece).reshape(-1)) for taker, piece in gives]
-    grid.all.start_exchange(sends, [(giver, flat) for giver, _, flat in received], where).wait()
+    grid.all.start_exchange(sends, [(giver, flat) for giver, _, flat in received], WHERE).wait()
     for _, need, flat in received:
         out[within(need, target.box(me))] = flat.reshape(box_shape(need))
 

@@ -22,7 +22,7 @@ from mpi4py import MPI
 from gridnn.comm.launcher import JOINING, tolerant
 from gridnn.errors import UserError
 
-MENDING, STARTING = 60.0, 180.0  # seconds that ranks may take to find each other after a death, and to start new ones
+MENDING, RESPAWNING = 60.0, 180.0  # seconds to find each other after a death, and to start new ranks besides
 NOTICING = 0.3  # seconds in which a death is noticed
 ABANDONING = 1.0  # seconds that messages of revoked communicators have to end
 
@@ -114,7 +114,9 @@ class Survivors:
     def mend(self) -> list[str]:
         """Make the job one of the living; returns who died, as ``rank 3 (node7)``: nobody, if it was another error."""
         self.job.record("an error of MPI, as after a death")
-        with limited(STARTING if self.respawn else MENDING, "those who are left do not find each other after a death"):
+        with limited(
+            RESPAWNING if self.respawn else MENDING, "those who are left do not find each other after a death"
+        ):
             while True:
                 self._revoke()
                 with suppress(self.error):  # another one dies: once more

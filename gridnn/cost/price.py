@@ -60,7 +60,7 @@ class Price:
     @property
     def rank(self) -> int:
         """The priced rank of the job."""
-        return self.plan.grid.rank(self.index % self.plan.grid.rows, self.index // self.plan.grid.rows)
+        return self.plan.grid.rank_at(self.index)
 
     @property
     def seconds(self) -> float:

@@ -95,6 +95,15 @@ class GridShape:
         """P = Pr Pc."""
         return self.rows * self.cols
 
+    @property
+    def ranks(self) -> list[int]:
+        """The ranks of the job by grid index."""
+        return [self.rank_at(index) for index in range(self.size)]
+
+    def rank_at(self, index: int) -> int:
+        """The rank of the job at a grid index: the inverse of `index`."""
+        return self.rank(index % self.rows, index // self.rows)
+
     def index(self, rank: int) -> int:
         """The grid index of a rank of the job: its place counted down the columns, ``c * Pr + r``."""
         if self.order == "column":

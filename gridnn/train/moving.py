@@ -11,9 +11,7 @@ from gridnn.train.checkpoint import Tensor
 
 def move_tensors(tensors: Mapping[str, Tensor], before: Grid, targets: Mapping[str, Tensor], grid: Grid) -> None:
     """Fill ``targets``, of ``grid``, with the ``tensors`` of the same ranks on the grid ``before``; all call it."""
-    shape = before.shape
-    ranks = (shape.rank(place % shape.rows, place // shape.rows) for place in range(shape.size))
-    holders = {place: (grid.shape.index(rank),) for place, rank in enumerate(ranks)}
+    holders = {place: (grid.shape.index(rank),) for place, rank in enumerate(before.shape.ranks)}
     for name, target in targets.items():
         tensor = tensors[name]
         parts = Parts(tensor.layout, holders, {before.index: tensor.array})

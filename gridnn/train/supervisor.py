@@ -132,9 +132,8 @@ class Supervisor:
             raise
         self.config, self.ranks = config, self.job.size
         if self.copies:
-            shape, members = session.plan.grid, self.survivors.members
-            ranks = (shape.rank(place % shape.rows, place // shape.rows) for place in range(shape.size))
-            self.copies.attach(config, trainer.tensors, session.grid, [members[rank].node for rank in ranks])
+            nodes = [self.survivors.members[rank].node for rank in session.plan.grid.ranks]
+            self.copies.attach(config, trainer.tensors, session.grid, nodes)
             trainer.copies = self.copies
         return trainer
 
